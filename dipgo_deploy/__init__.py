@@ -1,0 +1,31 @@
+"""Prune, cut and run diffusers denoisers as straight-line programs.
+
+The public verbs are ``load_model``, ``trace``, ``lower``, ``export``, ``load_bundle``, ``generate`` and ``verify``. Each is
+imported on first use, so that ``import dipgo_deploy`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_VERBS = {
+    "load_model": "dipgo_deploy.models",
+    "trace": "dipgo_deploy.graphs",
+    "lower": "dipgo_deploy.lowering",
+    "export": "dipgo_deploy.graphs",
+    "load_bundle": "dipgo_deploy.runtime",
+    "generate": "dipgo_deploy.runtime",
+    "verify": "dipgo_deploy.runtime",
+}
+
+__all__ = ["__version__", *_VERBS]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public verb from its package the first time it is used."""
+    if name not in _VERBS:
+        raise AttributeError(f"module 'dipgo_deploy' has no attribute {name!r}")
+    return getattr(import_module(_VERBS[name]), name)

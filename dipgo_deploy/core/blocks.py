@@ -1,0 +1,133 @@
+"""BlockGraph: what of a denoiser can be skipped, what each part needs and what it costs.
+
+The nodes of the traced graph fall into **pieces**: nodes from which the same feature tensors can be reached without
+passing another feature tensor. Whether a node runs in a step depends only on that set, so a piece runs as a whole, and
+the cost of any set of computed blocks is a sum over pieces, exact to the node, without the graph at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from dipgo_deploy.core.tensors import TensorSpec
+
+__all__ = ["PREDICTION", "Block", "BlockGraph", "Kind", "Macs", "Piece", "ZERO_MACS"]
+
+PREDICTION = "prediction"
+"""The model's output, the last block of every model. A step that reuses it needs no network call."""
+
+Kind = Literal["output", "residual"]
+"""What a reused block stands for: its output, or its output minus its input (chain-shaped transformers)."""
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one row of the network's batch, in the two conventions of the field.
+
+    ``papers``: linear layers, convolutions and LayerNorm (4 per element), no attention products; the count behind
+    DiP-GO's tables. ``full``: every matrix product and convolution, attention included, no normalisation.
+    """
+
+    papers: int
+    full: int
+
+    def __add__(self, other: Macs) -> Macs:
+        return Macs(self.papers + other.papers, self.full + other.full)
+
+
+ZERO_MACS = Macs(0, 0)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A submodule that can be skipped, or ``prediction``.
+
+    ``features`` names its distinct output tensors in the order its forward returns them; ``residual_input`` the value
+    that enters it, where output and input have one shape (else None); ``macs`` and ``weight_bytes`` cover the pieces
+    inside it; ``ms`` is a measured latency in milliseconds, where there is one.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    residual_input: str | None
+    macs: Macs
+    weight_bytes: int
+    ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Nodes that always run together. ``reads`` and ``gives`` are the named values that cross its border.
+
+    ``gives`` lists feature tensors and values that other pieces read; ``weights`` the names of its weight tensors.
+    """
+
+    index: int
+    block: str | None
+    reads: tuple[str, ...]
+    gives: tuple[str, ...]
+    macs: Macs
+    weight_bytes: int
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BlockGraph:
+    """The blocks of one denoiser in execution order, its pieces in topological order and every value between them.
+
+    ``inputs`` are the network's inputs in call order (the latent first, the timestep second); ``values`` describes all
+    inputs, features and crossing values; ``model_class`` and ``model_digest`` identify the weights that were traced.
+    """
+
+    model_class: str
+    model_digest: str
+    granularity: str
+    patterns: tuple[str, ...]
+    dtype: str
+    inputs: tuple[TensorSpec, ...]
+    blocks: tuple[Block, ...]
+    pieces: tuple[Piece, ...]
+    values: Mapping[str, TensorSpec] = field(repr=False)
+    weight_bytes: int = 0
+
+    @cached_property
+    def block_names(self) -> tuple[str, ...]:
+        """Names in execution order; the last is ``prediction``."""
+        return tuple(block.name for block in self.blocks)
+
+    @cached_property
+    def block_of_name(self) -> dict[str, Block]:
+        """Each block by its name."""
+        return {block.name: block for block in self.blocks}
+
+    @cached_property
+    def block_of_feature(self) -> dict[str, str]:
+        """The block that each feature tensor belongs to."""
+        return {feature: block.name for block in self.blocks for feature in block.features}
+
+    @cached_property
+    def giver(self) -> dict[str, Piece]:
+        """The piece that computes each value."""
+        return {value: piece for piece in self.pieces for value in piece.gives}
+
+    @cached_property
+    def prediction(self) -> str:
+        """Name of the network's output value."""
+        return self.block_of_name[PREDICTION].features[0]
+
+    @cached_property
+    def macs(self) -> Macs:
+        """One forward of the whole network, per row."""
+        return self.cost(self.pieces)
+
+    @cached_property
+    def outside_macs(self) -> Macs:
+        """The part that lies in no block and so can never be skipped while the network is called."""
+        return self.cost(piece for piece in self.pieces if piece.block is None)
+
+    def cost(self, pieces: Iterable[Piece]) -> Macs:
+        """Sum of MACs, per row."""
+        return sum((piece.macs for piece in pieces), ZERO_MACS)

@@ -1,0 +1,243 @@
+"""The file formats: JSON documents of every artifact, checked by pydantic, written atomically.
+
+Every document holds ``format`` (which artifact) and ``format_version`` (``major.minor``); a newer major is refused, unknown
+fields and non-finite numbers too. Described for readers in docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from dipgo_deploy.core import blocks, bundle, contract, program, tensors
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.bundle import BundleManifest
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.schedule import Schedule, check_schedule
+
+__all__ = [
+    "FORMAT_VERSION",
+    "check_digest",
+    "format_of",
+    "load_block_graph",
+    "load_document",
+    "load_manifest",
+    "load_program",
+    "load_schedule",
+    "path_inside",
+    "records_of",
+    "save_block_graph",
+    "save_manifest",
+    "save_program",
+    "save_schedule",
+    "sha256_of",
+    "write_atomic",
+]
+
+FORMAT_VERSION = "1.0"
+"""Version of every document written here. A reader accepts any minor of the same major."""
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+for _module in (blocks, bundle, contract, program, tensors):
+    for _name in _module.__all__:
+        _type = getattr(_module, _name)
+        if isinstance(_type, type) and dataclasses.is_dataclass(_type):
+            _type.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass(frozen=True)
+class _ScheduleDocument:
+    """Schedule as people edit it: a string of 0 and 1 per block, one character a step."""
+
+    contract: contract.Contract
+    granularity: str
+    kind: blocks.Kind
+    compute: dict[str, str]
+    forecasts: dict[str, dict[int, tuple[float, ...]]] = dataclasses.field(default_factory=dict)
+    experts: tuple[str, ...] = ()
+    origin: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    __pydantic_config__ = _STRICT
+
+
+T = TypeVar("T")
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write to a temporary name in the same folder, then rename: a reader sees the old file or the new one, whole."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def path_inside(folder: Path, relative: str) -> Path:
+    """``folder / relative`` for a plain relative path; InputError for one that is absolute or climbs out."""
+    pure = PurePosixPath(relative)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or not pure.parts:
+        raise InputError(f"{relative!r} in {folder} is no path inside that folder: the files were tampered with")
+    return folder / pure
+
+
+def check_digest(path: Path, record: bundle.FileRecord, whole: bool = True) -> None:
+    """InputError unless ``path`` is a regular file of the recorded size and (if ``whole``) sha256."""
+    if not path.is_file() or path.is_symlink():
+        raise InputError(f"{path} is missing or not a regular file: export the bundle again")
+    found = path.stat().st_size
+    if found != record.bytes:
+        raise InputError(f"{path} has {found} bytes, {record.bytes} are recorded: export the bundle again")
+    if whole and sha256_of(path) != record.sha256:
+        raise InputError(f"{path} differs from its recorded sha256 {record.sha256[:12]}: export the bundle again")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, a JSON file is wanted: name the file inside it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text ({error}): check the path") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}): write the file anew") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path} holds a JSON {type(document).__name__}, an object is wanted: write the file anew")
+    return document
+
+
+def format_of(path: Path) -> str:
+    """The ``format`` field of a document: blocks, schedule, program or bundle."""
+    return str(_read_json(path).get("format"))
+
+
+def load_document(path: Path, kind: str, schema: type[T]) -> T:
+    """Read a document of format ``kind``. InputError says in one line what is wrong with the file."""
+    document = _read_json(path)
+    found, version = document.pop("format", None), str(document.pop("format_version", "0"))
+    if found != kind:
+        raise InputError(f"{path} has format {found!r}, {kind!r} is wanted: name a {kind} file")
+    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        raise InputError(
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: update the program or write the "
+            "file anew"
+        )
+    try:
+        return TypeAdapter(schema).validate_json(json.dumps(document))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise InputError(f"{path}: {where}: {first['msg']} ({error.error_count()} in all): mend or rewrite it") from None
+
+
+def _save(path: Path, kind: str, value: object, indent: int | None = None) -> None:
+    body: dict[str, Any] = TypeAdapter(type(value)).dump_python(value, mode="json")
+    document = {"format": kind, "format_version": FORMAT_VERSION, **body}
+    write_atomic(path, json.dumps(document, indent=indent, allow_nan=False) + "\n")
+
+
+def save_block_graph(path: Path, graph: BlockGraph) -> None:
+    """Write ``blocks.json``."""
+    _save(path, "blocks", graph)
+
+
+def load_block_graph(path: Path) -> BlockGraph:
+    """Read ``blocks.json``; InputError if damaged."""
+    return load_document(path, "blocks", BlockGraph)
+
+
+def save_program(path: Path, value: Program) -> None:
+    """Write ``program.json``."""
+    _save(path, "program", value)
+
+
+def load_program(path: Path) -> Program:
+    """Read ``program.json``; InputError if damaged."""
+    return load_document(path, "program", Program)
+
+
+def save_manifest(path: Path, manifest: BundleManifest) -> None:
+    """Write ``bundle.json``."""
+    _save(path, "bundle", manifest, indent=1)
+
+
+def load_manifest(path: Path) -> BundleManifest:
+    """Read ``bundle.json``; InputError if damaged or if a path in it leaves the bundle."""
+    manifest = load_document(path, "bundle", BundleManifest)
+    for relative in (r.path for r in manifest.files):
+        path_inside(path.parent, relative)
+    return manifest
+
+
+def save_schedule(path: Path, schedule: Schedule) -> None:
+    """Write ``schedule.json``, one string of 0 and 1 per block."""
+    columns = zip(*schedule.compute, strict=True)
+    forecasts: dict[str, dict[int, tuple[float, ...]]] = {}
+    for (step, block), coefficients in sorted(schedule.forecasts.items()):
+        forecasts.setdefault(block, {})[step] = coefficients
+    document = _ScheduleDocument(
+        contract=schedule.contract,
+        granularity=schedule.granularity,
+        kind=schedule.kind,
+        compute={b: "".join("01"[on] for on in column) for b, column in zip(schedule.blocks, columns, strict=True)},
+        forecasts=forecasts,
+        experts=schedule.experts,
+        origin=dict(schedule.origin),
+    )
+    _save(path, "schedule", document, indent=1)
+
+
+def load_schedule(path: Path) -> Schedule:
+    """Read and check ``schedule.json``; InputError if damaged or if it cannot be run."""
+    document = load_document(path, "schedule", _ScheduleDocument)
+    calls = document.contract.sampler.calls
+    for block, bits in document.compute.items():
+        if len(bits) != calls or set(bits) - {"0", "1"}:
+            raise InputError(
+                f"{path}: compute.{block} must be {calls} characters 0 or 1 (one per network call), found {len(bits)} "
+                f"characters {''.join(sorted(set(bits)))!r}: mend it"
+            )
+    schedule = Schedule(
+        contract=document.contract,
+        granularity=document.granularity,
+        kind=document.kind,
+        blocks=tuple(document.compute),
+        compute=tuple(tuple(bit == "1" for bit in row) for row in zip(*document.compute.values(), strict=True)),
+        forecasts={(s, b): c for b, steps in document.forecasts.items() for s, c in steps.items()},
+        experts=document.experts,
+        origin=document.origin,
+    )
+    check_schedule(schedule)
+    return schedule
+
+
+def records_of(folder: Path) -> tuple[bundle.FileRecord, ...]:
+    """FileRecords of every regular file below ``folder``, sorted by path."""
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != bundle.BUNDLE_FILE)
+    return tuple(
+        bundle.FileRecord(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_of(p)) for p in found
+    )

@@ -1,0 +1,141 @@
+"""Which pieces of the network really run at each step of a schedule, and which features are kept for later.
+
+1. Backwards over the steps, like a register allocator: what later steps read, an earlier step must write.
+2. A step's demands are its prediction (where computed) and the features later steps read.
+3. From the demands, walk against the arrows. A computed block is walked through; a reused one ends the walk at its stored
+   feature (output kind) or goes on at its input (residual kind). What is not reached does not run: the dead blocks of
+   DiP-GO's post-processing need no rule of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, BlockGraph, Kind, Macs
+from dipgo_deploy.core.schedule import Schedule
+
+__all__ = [
+    "Reach",
+    "StepPlan",
+    "block_of_stored",
+    "plan_steps",
+    "pruned_ratio",
+    "reach",
+    "residual_name",
+    "schedule_macs",
+    "stored_names",
+]
+
+_RESIDUAL = ":residual"
+
+
+def residual_name(block: str) -> str:
+    """Name under which ``output - input`` of a block is stored."""
+    return block + _RESIDUAL
+
+
+def block_of_stored(graph: BlockGraph, name: str) -> str:
+    """The block that a stored name (a feature, or a residual) belongs to."""
+    return name.removesuffix(_RESIDUAL) if name.endswith(_RESIDUAL) else graph.block_of_feature[name]
+
+
+def is_residual(graph: BlockGraph, block: str, kind: Kind) -> bool:
+    """Whether reusing ``block`` means input + stored residual. The prediction is always reused as an output."""
+    return kind == "residual" and block != PREDICTION and graph.block_of_name[block].residual_input is not None
+
+
+def stored_names(graph: BlockGraph, block: str, kind: Kind) -> tuple[str, ...]:
+    """The names under which a block's computed result is kept for later steps."""
+    return (residual_name(block),) if is_residual(graph, block, kind) else graph.block_of_name[block].features
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Indices of the pieces that run, the stored names they read, and the blocks that are computed."""
+
+    pieces: frozenset[int]
+    reads: frozenset[str]
+    computes: frozenset[str]
+
+
+def reach(graph: BlockGraph, computed: frozenset[str], demands: Iterable[str], kind: Kind) -> Reach:
+    """Walk back from ``demands`` (feature, residual or other value names) when the blocks of ``computed`` are computed."""
+    pieces: set[int] = set()
+    reads: set[str] = set()
+    computes: set[str] = set()
+    seen: set[str] = set()
+    todo = list(demands)
+    while todo:
+        value = todo.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.endswith(_RESIDUAL):
+            block = graph.block_of_name[value.removesuffix(_RESIDUAL)]
+            todo += [*block.features, *_residual_input(block.residual_input)]
+            continue
+        owner = graph.block_of_feature.get(value)
+        if owner is not None and owner not in computed:
+            if is_residual(graph, owner, kind):
+                reads.add(residual_name(owner))
+                todo += _residual_input(graph.block_of_name[owner].residual_input)
+            else:
+                reads.add(value)
+            continue
+        if owner is not None:
+            computes.add(owner)
+        piece = graph.giver.get(value)
+        if piece is not None and piece.index not in pieces:
+            pieces.add(piece.index)
+            todo += piece.reads
+    return Reach(frozenset(pieces), frozenset(reads), frozenset(computes))
+
+
+def _residual_input(name: str | None) -> list[str]:
+    return [] if name is None else [name]
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step runs; ``writes`` are the stored names it must give, the prediction included where computed."""
+
+    step: int
+    reach: Reach
+    writes: frozenset[str]
+
+    @property
+    def is_call(self) -> bool:
+        """Whether the network is called at all."""
+        return bool(self.writes)
+
+
+def plan_steps(schedule: Schedule, graph: BlockGraph) -> tuple[StepPlan, ...]:
+    """The plan of every step. Raises InputError, naming step and block, where a read has no earlier write."""
+    needed: set[tuple[str, int]] = set()
+    plans: list[StepPlan] = []
+    for step in range(schedule.steps - 1, -1, -1):
+        if schedule.is_computed(step, PREDICTION):
+            needed.add((graph.prediction, step))
+        else:
+            needed |= {(graph.prediction, source) for source, _ in schedule.sources(step, PREDICTION)}
+        writes = frozenset(name for name, at in needed if at == step)
+        found = reach(graph, schedule.computed[step], writes, schedule.kind)
+        for name in found.reads:
+            block = block_of_stored(graph, name)
+            needed |= {(name, source) for source, _ in schedule.sources(step, block)}
+        plans.append(StepPlan(step, found, writes))
+    return tuple(reversed(plans))
+
+
+def schedule_macs(schedule: Schedule, graph: BlockGraph) -> Macs:
+    """MACs per row of the reachable pieces, summed over all steps."""
+    total = ZERO_MACS
+    for plan in plan_steps(schedule, graph):
+        total = total + graph.cost(graph.pieces[index] for index in plan.reach.pieces)
+    return total
+
+
+def pruned_ratio(schedule: Schedule, graph: BlockGraph) -> float:
+    """DiP-GO's ratio: the share of the full run's MACs that is not computed ("0.80" keeps 20 %), ``papers`` convention."""
+    return 1.0 - schedule_macs(schedule, graph).papers / (graph.macs.papers * schedule.steps)

@@ -1,0 +1,149 @@
+"""Program: the straight-line list of calls that makes one batch of images, over named slots.
+
+Three calls: ``Run`` (a graph), ``Combine`` (a linear combination of slots) and ``Sample`` (a scheduler's own step, for
+samplers that are not linear). No branch is left. Slots are shared by values whose lifetimes do not meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from dipgo_deploy.core.blocks import Kind, Macs
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.tensors import TensorSpec
+
+__all__ = ["Call", "Combine", "Graph", "Half", "Layout", "Program", "Run", "Sample", "Term", "memory_bytes"]
+
+Layout = Literal["subnets", "segments"]
+"""``subnets``: one graph per distinct set of computed blocks. ``segments``: every weight in exactly one graph."""
+
+Half = Literal["all", "first", "second"]
+"""Which rows of a slot a term takes: under concatenated guidance the first half is unconditional."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph to cut from the master graph and run.
+
+    ``computes``: the blocks it computes; ``inputs``: the network inputs it takes; ``reads``: every other graph input, a
+    stored name or a value of another segment; ``writes``: every graph output; ``pieces``: indices into
+    BlockGraph.pieces; ``macs`` per row. A name ``<block>:residual`` read means that the graph adds it to the block's
+    input, written that it subtracts.
+    """
+
+    name: str
+    expert: str
+    computes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    pieces: tuple[int, ...]
+    macs: Macs
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a graph: ``inputs`` and ``outputs`` pair a graph's tensor name with a slot; the timestep input is a constant."""
+
+    graph: str
+    step: int
+    timestep: float
+    inputs: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, str], ...]
+    op: Literal["run"] = "run"
+
+
+@dataclass(frozen=True)
+class Term:
+    """``(constant + guided * scale) * slot`` with ``scale`` the guidance scale of the run.
+
+    ``half`` selects rows; ``channels`` keeps the first channels only (learned-sigma models), None keeps all.
+    """
+
+    slot: str
+    constant: float
+    guided: float = 0.0
+    half: Half = "all"
+    channels: int | None = None
+
+
+@dataclass(frozen=True)
+class Combine:
+    """Write the sum of ``terms`` to ``target``, ``copies`` times along the batch; accumulated in float32."""
+
+    target: str
+    terms: tuple[Term, ...]
+    step: int
+    copies: int = 1
+    op: Literal["combine"] = "combine"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Let the diffusers scheduler make its step ``step`` from a latent and a guided output."""
+
+    step: int
+    latent: str
+    output: str
+    target: str
+    op: Literal["sample"] = "sample"
+
+
+Call = Run | Combine | Sample
+
+
+@dataclass(frozen=True)
+class Program:
+    """Calls over slots. ``noise`` and ``conditioning`` are slots the caller fills, ``image`` the slot that holds the result.
+
+    ``conditioning`` pairs a network input's name with its slot.
+    """
+
+    contract: Contract
+    granularity: str
+    kind: Kind
+    layout: Layout
+    graphs: tuple[Graph, ...]
+    slots: tuple[TensorSpec, ...]
+    calls: tuple[Call, ...]
+    noise: str
+    image: str
+    conditioning: tuple[tuple[str, str], ...]
+    full_macs: Macs = field(default=Macs(0, 0))
+
+    @cached_property
+    def graph_of_name(self) -> Mapping[str, Graph]:
+        """Each graph by its name."""
+        return {graph.name: graph for graph in self.graphs}
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The network calls, in order."""
+        return tuple(call for call in self.calls if isinstance(call, Run))
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per image: steps in which any graph runs."""
+        return len({run.step for run in self.runs})
+
+    @property
+    def macs(self) -> Macs:
+        """MACs of a whole trajectory per image, guidance rows included."""
+        total = Macs(0, 0)
+        for run in self.runs:
+            total = total + self.graph_of_name[run.graph].macs
+        factor = self.contract.rows_per_image
+        return Macs(total.papers * factor, total.full * factor)
+
+
+def memory_bytes(program: Program, batch: int) -> dict[str, int]:
+    """Bytes known before anything runs: ``slots`` for ``batch`` images and ``weights`` summed over graphs."""
+    sizes = program.contract.sizes(batch)
+    return {
+        "slots": sum(slot.nbytes(sizes) for slot in program.slots),
+        "weights": sum(graph.weight_bytes for graph in program.graphs),
+    }

@@ -1,0 +1,121 @@
+"""Schedule: for every step and block, compute or reuse, and what a reuse stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from dipgo_deploy.core.blocks import PREDICTION, Kind
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.errors import InputError
+
+__all__ = ["HOLD", "MAIN_EXPERT", "Schedule", "check_schedule", "full_schedule"]
+
+HOLD = (1.0,)
+"""Coefficients of the plainest backup: the last computed feature, unchanged."""
+
+MAIN_EXPERT = "main"
+"""Name of the only expert of a model that is not a mixture."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A static reuse schedule.
+
+    ``compute[step][i]`` says whether block ``blocks[i]`` is computed at that step (a step is one network call of the full
+    run, from 0). A reused block stands for ``sum_j c_j f_j`` over its last computed features, newest first, with c from
+    ``forecasts[(step, block)]``, or ``(1.0,)`` (hold) where absent. ``experts[step]`` names the model of that step.
+    ``origin`` records how it was made: method, options, seed.
+    """
+
+    contract: Contract
+    granularity: str
+    kind: Kind
+    blocks: tuple[str, ...]
+    compute: tuple[tuple[bool, ...], ...]
+    forecasts: Mapping[tuple[int, str], tuple[float, ...]] = field(default_factory=dict)
+    experts: tuple[str, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def steps(self) -> int:
+        """Number of network calls of the full run."""
+        return len(self.compute)
+
+    @cached_property
+    def computed(self) -> tuple[frozenset[str], ...]:
+        """Names of the computed blocks, step by step."""
+        return tuple(frozenset(b for b, on in zip(self.blocks, row, strict=True) if on) for row in self.compute)
+
+    def is_computed(self, step: int, block: str) -> bool:
+        """Whether ``block`` is computed at ``step``."""
+        return block in self.computed[step]
+
+    def sources(self, step: int, block: str) -> tuple[tuple[int, float], ...]:
+        """``(source step, coefficient)`` of the backup of ``block`` at ``step``, newest first.
+
+        Raises InputError where fewer features were computed before than there are coefficients.
+        """
+        coefficients = self.forecasts.get((step, block), HOLD)
+        found = self.earlier(step, block)[: len(coefficients)]
+        if len(found) < len(coefficients):
+            raise InputError(
+                f"step {step} reuses {block} from {len(coefficients)} computed feature(s), but it was computed only "
+                f"{len(found)} time(s) before: compute {block} at an earlier step"
+            )
+        return tuple(zip(found, coefficients, strict=True))
+
+    def earlier(self, step: int, block: str) -> list[int]:
+        """The steps before ``step`` at which ``block`` was computed, newest first."""
+        return [s for s in range(step - 1, -1, -1) if block in self.computed[s]]
+
+    def with_compute(self, computed: Sequence[frozenset[str]]) -> Schedule:
+        """The same schedule with other compute sets; forecasts of blocks that are now computed fall away."""
+        rows = tuple(tuple(block in step for block in self.blocks) for step in computed)
+        kept = {key: c for key, c in self.forecasts.items() if key[1] not in computed[key[0]]}
+        return replace(self, compute=rows, forecasts=kept)
+
+
+def full_schedule(contract: Contract, granularity: str, kind: Kind, blocks: tuple[str, ...]) -> Schedule:
+    """The schedule that computes everything: the full run."""
+    row = (True,) * len(blocks)
+    return Schedule(contract, granularity, kind, blocks, (row,) * contract.sampler.calls, origin={"method": "full"})
+
+
+def check_schedule(schedule: Schedule, blocks: tuple[str, ...] | None = None) -> None:
+    """Raise InputError, naming step and block, if the schedule cannot be run (on a model with these ``blocks``)."""
+    if blocks is not None and schedule.blocks != blocks:
+        odd = sorted(set(schedule.blocks) ^ set(blocks)) or ["their order"]
+        raise InputError(
+            f"the schedule names {len(schedule.blocks)} blocks, the model has {len(blocks)} at granularity "
+            f"{schedule.granularity}; they differ in {odd[0]}: search a schedule for this model"
+        )
+    if not schedule.blocks or schedule.blocks[-1] != PREDICTION:
+        raise InputError(f"the last block of a schedule must be '{PREDICTION}', found {schedule.blocks[-1:]}: add it")
+    if schedule.steps != schedule.contract.sampler.calls:
+        raise InputError(
+            f"the schedule has {schedule.steps} steps, its sampler makes {schedule.contract.sampler.calls} network "
+            "calls: give one entry per call"
+        )
+    _check_rows(schedule)
+    _check_forecasts(schedule)
+
+
+def _check_rows(schedule: Schedule) -> None:
+    for step, row in enumerate(schedule.compute):
+        if len(row) != len(schedule.blocks):
+            raise InputError(f"step {step} has {len(row)} entries for {len(schedule.blocks)} blocks: give one each")
+        for block in schedule.blocks:
+            if block not in schedule.computed[step]:
+                schedule.sources(step, block)
+    if schedule.experts and len(schedule.experts) != schedule.steps:
+        raise InputError(f"{len(schedule.experts)} experts for {schedule.steps} steps: name one expert per step")
+
+
+def _check_forecasts(schedule: Schedule) -> None:
+    for step, block in schedule.forecasts:
+        if block not in schedule.blocks or not 0 <= step < schedule.steps:
+            raise InputError(f"a forecast is given for step {step} of {block}, which does not exist: remove it")
+        if block in schedule.computed[step]:
+            raise InputError(f"a forecast is given for step {step} of {block}, which is computed there: remove one")

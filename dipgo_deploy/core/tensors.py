@@ -1,0 +1,47 @@
+"""The description of a tensor whose leading sizes are known only at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+__all__ = ["DTYPE_BYTES", "Dim", "TensorSpec", "resolve_dim"]
+
+Dim = int | str
+"""A size: a number, or a product of symbols and numbers such as ``"rows"`` or ``"5*rows"``.
+
+Symbols: ``batch`` (images asked for) and ``rows`` (rows of the network's batch: 2 * batch under concatenated guidance).
+"""
+
+DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
+"""Bytes of one element, for every dtype that a slot may have."""
+
+
+def resolve_dim(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """The number that ``dim`` stands for, given the value of every symbol; KeyError names an unknown symbol."""
+    if isinstance(dim, int):
+        return dim
+    return prod(int(factor) if factor.isdigit() else sizes[factor] for factor in dim.split("*"))
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, symbolic shape and dtype of one tensor."""
+
+    name: str
+    shape: tuple[Dim, ...]
+    dtype: str
+
+    def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape in numbers."""
+        return tuple(resolve_dim(dim, sizes) for dim in self.shape)
+
+    def nbytes(self, sizes: Mapping[str, int]) -> int:
+        """Size in bytes."""
+        return prod(self.resolve(sizes)) * DTYPE_BYTES[self.dtype]
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether any size depends on the batch."""
+        return any(isinstance(dim, str) for dim in self.shape)
