@@ -1,0 +1,130 @@
+"""The numbers of the model cards: `python -m dipgo_deploy.models.digits.evaluate MODEL_DIR`.
+
+1. Accuracy: the share of class-conditional samples that the shipped classifier recognises.
+2. Convergence: the PSNR between images of DDIM with few steps and with 1000, from the same noise.
+3. Frechet distance between samples and all real digits, in the classifier's features.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy.linalg import sqrtm
+
+from dipgo_deploy.models.digits.classifier import accuracy, load_classifier
+from dipgo_deploy.models.digits.data import CLASSES, load_split
+from dipgo_deploy.models.digits.denoisers import load_denoiser
+from dipgo_deploy.models.digits.sampling import cycle_labels, draw_noise, sample
+
+GRID_ROWS = 8
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The knobs of an evaluation.
+
+    Attributes:
+        samples: images judged at each guidance scale.
+        converged_samples: how many of them are also run with 1000 steps.
+        steps: DDIM steps of the samples.
+        guidances: guidance scales to judge; `samples.png` shows the last one.
+        seed: seed of the starting noise.
+    """
+
+    samples: int = 512
+    converged_samples: int = 32
+    steps: int = 50
+    guidances: tuple[float, ...] = (1.0, 2.0)
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured at one guidance scale; accuracy in 0..1, PSNR percentiles in dB."""
+
+    guidance: float
+    accuracy: float
+    psnr_p10: float
+    psnr_p50: float
+    frechet: float
+
+
+def evaluate(folder: Path, options: EvaluateOptions) -> Iterator[Scores]:
+    """Judge the model in `folder`, yielding the scores of one guidance scale after the other.
+
+    Also writes `samples.png` into `folder`, ten classes wide and eight samples high.
+
+    Raises:
+        OSError: `folder` holds no reference denoiser.
+    """
+    denoiser, scheduler = load_denoiser(folder)
+    classifier = load_classifier()
+    noise, labels = draw_noise(options.samples, options.seed), cycle_labels(options.samples)
+    few, real = options.converged_samples, load_split("all").images
+    for guidance in options.guidances:
+        images = sample(denoiser, scheduler, noise, labels, steps=options.steps, guidance=guidance)
+        converged = sample(denoiser, scheduler, noise[:few], labels[:few], steps=1000, guidance=guidance)
+        decibels = psnr(images[:few], converged)
+        images = images.clamp(-1, 1)
+        with torch.no_grad():
+            distance = frechet_distance(classifier.features(images), classifier.features(real))
+        low, middle = decibels.quantile(torch.tensor([0.1, 0.5])).tolist()
+        yield Scores(guidance, accuracy(classifier, images, labels), low, middle, distance)
+    save_grid(images[: CLASSES * GRID_ROWS], folder / "samples.png")
+
+
+def psnr(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Return the PSNR (N,) in dB of images (N, ...), clamped and mapped from [-1, 1] to [0, 1]."""
+    difference = (images.clamp(-1, 1) - reference.clamp(-1, 1)) / 2
+    return -10 * difference.square().flatten(1).mean(1).clamp(min=1e-12).log10()
+
+
+def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the Frechet distance between Gaussians fitted to two sets of features (N, D) and (M, D).
+
+    Source: Heusel et al. 2017, eq. 6; comparable only between sets judged by the same features.
+    """
+    x, y = first.double().numpy(), second.double().numpy()
+    first_cov, second_cov = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    shift = x.mean(0) - y.mean(0)
+    root = sqrtm(first_cov @ second_cov).real
+    return float(shift @ shift + np.trace(first_cov + second_cov - 2 * root))
+
+
+def save_grid(images: torch.Tensor, path: Path, zoom: int = 4, gap: int = 4) -> None:
+    """Write images (N, 1, 16, 16) in [-1, 1] as one grey PNG, ten to a row, dark ink on white paper."""
+    large = F.interpolate(images, scale_factor=zoom, mode="bicubic", align_corners=False).clamp(-1, 1)
+    padded = F.pad(large.squeeze(1), (gap,) * 4, value=-1.0)
+    rows = [torch.cat(list(row), 1) for row in padded.split(CLASSES)]
+    grey = (1 - torch.cat(rows, 0)) / 2 * 255
+    Image.fromarray(grey.round().byte().numpy()).save(path, optimize=True)
+
+
+def main() -> None:
+    """Read the command line, judge one model folder and print one line for each guidance scale."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of digits-unet or digits-dit")
+    parser.add_argument(
+        "--samples", type=int, default=EvaluateOptions.samples, help="images per guidance scale"
+    )
+    given = parser.parse_args()
+    torch.set_num_threads(2)
+    options = EvaluateOptions(samples=given.samples, converged_samples=min(32, given.samples))
+    for scores in evaluate(given.folder, options):
+        print(
+            f"guidance {scores.guidance:.1f}: accuracy {scores.accuracy:.3f}, "
+            f"DDIM-{options.steps} against DDIM-1000 PSNR p10 {scores.psnr_p10:.1f} dB "
+            f"p50 {scores.psnr_p50:.1f} dB, Frechet {scores.frechet:.3f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
