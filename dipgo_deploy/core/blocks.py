@@ -79,7 +79,8 @@ class BlockGraph:
     """The blocks of one denoiser in execution order, its pieces in topological order and every value between them.
 
     ``inputs`` are the network's inputs in call order (the latent first, the timestep second); ``values`` describes all
-    inputs, features and crossing values; ``model_class`` and ``model_digest`` identify the weights that were traced.
+    inputs, features and crossing values; ``weights`` gives the bytes of every weight tensor; ``model_class`` and
+    ``model_digest`` identify the weights that were traced.
     """
 
     model_class: str
@@ -91,7 +92,7 @@ class BlockGraph:
     blocks: tuple[Block, ...]
     pieces: tuple[Piece, ...]
     values: Mapping[str, TensorSpec] = field(repr=False)
-    weight_bytes: int = 0
+    weights: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     @cached_property
     def block_names(self) -> tuple[str, ...]:
@@ -124,9 +125,18 @@ class BlockGraph:
         return self.cost(self.pieces)
 
     @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(self.weights.values())
+
+    @cached_property
     def outside_macs(self) -> Macs:
         """The part that lies in no block and so can never be skipped while the network is called."""
         return self.cost(piece for piece in self.pieces if piece.block is None)
+
+    def weight_bytes_of(self, pieces: Iterable[Piece]) -> int:
+        """Bytes of the distinct weights of ``pieces``."""
+        return sum(self.weights[name] for name in {name for piece in pieces for name in piece.weights})
 
     def cost(self, pieces: Iterable[Piece]) -> Macs:
         """Sum of MACs, per row."""

@@ -1,7 +1,7 @@
 """The exceptions of the project: each one carries the exit code that the command line ends with.
 
-A message is one line that says what was wanted, what was found and what to do. Exit codes: 0 done; 1 unexpected failure;
-2 usage; 3 bad, unsafe or incompatible input; 4 a quality or accuracy gate not met; 5 something missing in the
+A message is one line that says what was wanted, what was found and what to do. Exit codes: 0 done; 1 unexpected
+failure; 2 usage; 3 bad, unsafe or incompatible input; 4 a quality or accuracy gate not met; 5 something missing in the
 environment; 130 interrupted.
 """
 

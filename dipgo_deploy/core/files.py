@@ -1,7 +1,7 @@
 """The file formats: JSON documents of every artifact, checked by pydantic, written atomically.
 
-Every document holds ``format`` (which artifact) and ``format_version`` (``major.minor``); a newer major is refused, unknown
-fields and non-finite numbers too. Described for readers in docs/formats.md.
+Every document holds ``format`` (which artifact) and ``format_version`` (``major.minor``); a newer major is refused,
+unknown fields and non-finite numbers too. Described for readers in docs/formats.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import tempfile
-
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -143,15 +142,15 @@ def load_document(path: Path, kind: str, schema: type[T]) -> T:
         raise InputError(f"{path} has format {found!r}, {kind!r} is wanted: name a {kind} file")
     if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise InputError(
-            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: update the program or write the "
-            "file anew"
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: update the program or "
+            "write the file anew"
         )
     try:
         return TypeAdapter(schema).validate_json(json.dumps(document))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise InputError(f"{path}: {where}: {first['msg']} ({error.error_count()} in all): mend or rewrite it") from None
+        raise InputError(f"{path}: {where}: {first['msg']} ({error.error_count()} errors): mend it") from None
 
 
 def _save(path: Path, kind: str, value: object, indent: int | None = None) -> None:

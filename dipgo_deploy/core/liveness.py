@@ -2,14 +2,14 @@
 
 1. Backwards over the steps, like a register allocator: what later steps read, an earlier step must write.
 2. A step's demands are its prediction (where computed) and the features later steps read.
-3. From the demands, walk against the arrows. A computed block is walked through; a reused one ends the walk at its stored
-   feature (output kind) or goes on at its input (residual kind). What is not reached does not run: the dead blocks of
+3. From the demands, walk against the arrows. A computed block is walked through; a reused one ends the walk at its
+   stored feature (output kind) or goes on at its input (residual kind). What is not reached does not run: the dead blocks of
    DiP-GO's post-processing need no rule of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, BlockGraph, Kind, Macs
@@ -19,6 +19,7 @@ __all__ = [
     "Reach",
     "StepPlan",
     "block_of_stored",
+    "is_residual",
     "plan_steps",
     "pruned_ratio",
     "reach",
@@ -60,7 +61,7 @@ class Reach:
 
 
 def reach(graph: BlockGraph, computed: frozenset[str], demands: Iterable[str], kind: Kind) -> Reach:
-    """Walk back from ``demands`` (feature, residual or other value names) when the blocks of ``computed`` are computed."""
+    """Walk back from ``demands`` (names of features, residuals or other values) with ``computed`` blocks computed."""
     pieces: set[int] = set()
     reads: set[str] = set()
     computes: set[str] = set()
@@ -110,8 +111,29 @@ class StepPlan:
         return bool(self.writes)
 
 
-def plan_steps(schedule: Schedule, graph: BlockGraph) -> tuple[StepPlan, ...]:
-    """The plan of every step. Raises InputError, naming step and block, where a read has no earlier write."""
+def plan_steps(schedule: Schedule, graph: BlockGraph, share_rows: bool = False) -> tuple[StepPlan, ...]:
+    """The plan of every step. Raises InputError, naming step and block, where a read has no earlier write.
+
+    With ``share_rows`` all steps that compute the same blocks write the same features, so that they can share a graph:
+    repeated until nothing is added, since a graph that writes more may read more.
+    """
+    plans = _plan_backwards(schedule, graph, {})
+    while share_rows:
+        united: dict[frozenset[str], frozenset[str]] = {}
+        for plan in plans:
+            if plan.is_call:
+                row = schedule.computed[plan.step]
+                united[row] = united.get(row, frozenset()) | plan.writes
+        wider = _plan_backwards(schedule, graph, united)
+        if wider == plans:
+            break
+        plans = wider
+    return plans
+
+
+def _plan_backwards(
+    schedule: Schedule, graph: BlockGraph, united: Mapping[frozenset[str], frozenset[str]]
+) -> tuple[StepPlan, ...]:
     needed: set[tuple[str, int]] = set()
     plans: list[StepPlan] = []
     for step in range(schedule.steps - 1, -1, -1):
@@ -120,6 +142,8 @@ def plan_steps(schedule: Schedule, graph: BlockGraph) -> tuple[StepPlan, ...]:
         else:
             needed |= {(graph.prediction, source) for source, _ in schedule.sources(step, PREDICTION)}
         writes = frozenset(name for name, at in needed if at == step)
+        if writes:
+            writes |= united.get(schedule.computed[step], frozenset())
         found = reach(graph, schedule.computed[step], writes, schedule.kind)
         for name in found.reads:
             block = block_of_stored(graph, name)
@@ -137,5 +161,5 @@ def schedule_macs(schedule: Schedule, graph: BlockGraph) -> Macs:
 
 
 def pruned_ratio(schedule: Schedule, graph: BlockGraph) -> float:
-    """DiP-GO's ratio: the share of the full run's MACs that is not computed ("0.80" keeps 20 %), ``papers`` convention."""
+    """DiP-GO's ratio, the share of the full run's MACs that is not computed (0.80 keeps 20 %), ``papers`` convention."""
     return 1.0 - schedule_macs(schedule, graph).papers / (graph.macs.papers * schedule.steps)

@@ -47,7 +47,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Run:
-    """Run a graph: ``inputs`` and ``outputs`` pair a graph's tensor name with a slot; the timestep input is a constant."""
+    """Run a graph: ``inputs`` and ``outputs`` pair a graph's tensor name with a slot; the timestep is a constant."""
 
     graph: str
     step: int
@@ -98,7 +98,7 @@ Call = Run | Combine | Sample
 
 @dataclass(frozen=True)
 class Program:
-    """Calls over slots. ``noise`` and ``conditioning`` are slots the caller fills, ``image`` the slot that holds the result.
+    """Calls over slots. The caller fills ``noise`` and ``conditioning``; ``image`` holds the result.
 
     ``conditioning`` pairs a network input's name with its slot.
     """

@@ -1,0 +1,173 @@
+"""Emission: the trajectory as calls over values that are written once.
+
+Value names: ``noise``, ``c:<input>`` (given by the caller); ``x<i>`` the latent before step i; ``in<i>`` the network's
+latent input; ``e<i>`` a guided output (opaque samplers only); ``<tensor>@<i>`` a tensor computed at step i;
+``<tensor>@<i>~`` a backup or a reused block's output made by a combination at step i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
+from dipgo_deploy.core.liveness import StepPlan, block_of_stored, is_residual, residual_name
+from dipgo_deploy.core.program import Call, Combine, Run, Sample, Term
+from dipgo_deploy.core.sampler import OpaqueSampler, SamplerReading, Update
+from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.lowering.layouts import GraphPlan
+
+__all__ = ["Emission"]
+
+TIMESTEP = "timestep"
+"""The network input that is a constant of the step."""
+
+
+class Emission:
+    """Collects calls and the spec of every value; ``image`` names the last latent."""
+
+    def __init__(self, schedule: Schedule, graph: BlockGraph, plans: Sequence[StepPlan], layouts: GraphPlan) -> None:
+        self.schedule, self.graph, self.plans, self.layouts = schedule, graph, plans, layouts
+        self.calls: list[Call] = []
+        contract = schedule.contract
+        self._latent = TensorSpec("", ("batch", *contract.latent_shape), "float32")
+        self.specs: dict[str, TensorSpec] = {"noise": self._latent}
+        self.conditioning = {s.name: f"c:{s.name}" for s in graph.inputs[1:] if s.name != TIMESTEP}
+        self.specs |= {value: graph.values[name] for name, value in self.conditioning.items()}
+        self.inputs = ("noise", *self.conditioning.values())
+        self.image = "noise"
+
+    def emit_trajectory(self, sampler: SamplerReading) -> None:
+        """All steps, from the noise to the image."""
+        latents = ["noise"]
+        if sampler.initial_scale != 1.0:
+            latents = [self._combine("x0", self._latent, [Term("noise", sampler.initial_scale)], 0)]
+        for plan in self.plans:
+            if plan.is_call:
+                self._emit_graphs(plan, latents[-1], sampler.input_scales[plan.step])
+            target = f"x{plan.step + 1}"
+            if isinstance(sampler, OpaqueSampler):
+                output = self._combine(f"e{plan.step}", self._latent, self._output_terms(plan.step, 1.0), plan.step)
+                self.specs[target] = self._latent
+                self.calls.append(Sample(plan.step, latents[-1], output, target))
+            else:
+                self._combine(target, self._latent, self._update_terms(plan.step, sampler.updates, latents), plan.step)
+            latents.append(target)
+        self.image = latents[-1]
+
+    def _combine(self, target: str, spec: TensorSpec, terms: list[Term], step: int, copies: int = 1) -> str:
+        if target not in self.specs:
+            self.specs[target] = spec
+            self.calls.append(Combine(target, tuple(terms), step, copies))
+        return target
+
+    def _update_terms(self, step: int, updates: Sequence[Update], latents: Sequence[str]) -> list[Term]:
+        update = updates[step]
+        terms = [Term(latents[step - j], c) for j, c in enumerate(update.latents) if c != 0.0]
+        for j, c in enumerate(update.outputs):
+            if c != 0.0:
+                terms += self._output_terms(step - j, c)
+        return merge_terms(terms)
+
+    def _output_terms(self, step: int, coefficient: float) -> list[Term]:
+        """``coefficient`` times the guided output of ``step``: u + scale * (c - u), from its backup where reused."""
+        sources: Sequence[tuple[int, float]] = [(step, 1.0)]
+        if not self.schedule.is_computed(step, PREDICTION):
+            sources = self.schedule.sources(step, PREDICTION)
+        name = self.graph.prediction
+        given, wanted = self.graph.values[name].shape[1], self.schedule.contract.latent_shape[0]
+        plain = Term("", 0.0, channels=wanted if given != wanted else None)
+        terms = []
+        for source, share in sources:
+            c = coefficient * share
+            value = replace(plain, slot=f"{name}@{source}")
+            if self.schedule.contract.guidance == "concat":
+                terms.append(replace(value, constant=c, guided=-c, half="first"))
+                terms.append(replace(value, constant=0.0, guided=c, half="second"))
+            else:
+                terms.append(replace(value, constant=c))
+        return terms
+
+    def _emit_graphs(self, plan: StepPlan, latent: str, scale: float) -> None:
+        for index in self.layouts.by_step[plan.step]:
+            graph = self.layouts.graphs[index]
+            inputs = [(name, self._network_input(name, plan.step, latent, scale)) for name in graph.inputs]
+            inputs += [(name, self._read(name, plan.step)) for name in graph.reads]
+            outputs = [(name, f"{name}@{plan.step}") for name in graph.writes]
+            for name, value in outputs:
+                self.specs[value] = self._stored_spec(name)
+            self.calls.append(
+                Run(
+                    graph=graph.name,
+                    step=plan.step,
+                    timestep=self.schedule.contract.sampler.timesteps[plan.step],
+                    inputs=tuple((name, value) for name, value in inputs if name != TIMESTEP),
+                    outputs=tuple(outputs),
+                )
+            )
+        for name in sorted(plan.writes):
+            self._emit_residual(name, plan.step)
+
+    def _stored_spec(self, name: str) -> TensorSpec:
+        if name in self.graph.values:
+            return self.graph.values[name]
+        return self.graph.values[self.graph.block_of_name[block_of_stored(self.graph, name)].features[0]]
+
+    def _network_input(self, name: str, step: int, latent: str, scale: float) -> str:
+        if name in self.conditioning:
+            return self.conditioning[name]
+        if name == TIMESTEP:
+            return ""
+        spec = self.graph.values[name]
+        copies = self.schedule.contract.rows_per_image
+        if copies == 1 and scale == 1.0 and spec.dtype == self._latent.dtype:
+            return latent
+        return self._combine(f"in{step}", spec, [Term(latent, scale)], step, copies)
+
+    def _read(self, name: str, step: int) -> str:
+        """The value of a graph's input at ``step``: computed in this step, or a backup."""
+        return self._value(name, step) if self.layouts.layout == "segments" else self._backup(name, step)
+
+    def _value(self, name: str, step: int) -> str:
+        """A value between graphs at ``step``; that of a reused block is its backup, or its input plus residual."""
+        owner = self.graph.block_of_feature.get(name)
+        if owner is None or self.schedule.is_computed(step, owner):
+            return f"{name}@{step}"
+        if not is_residual(self.graph, owner, self.schedule.kind):
+            return self._backup(name, step)
+        entry = self.graph.block_of_name[owner].residual_input
+        assert entry is not None
+        terms = [Term(self._value(entry, step), 1.0), Term(self._backup(residual_name(owner), step), 1.0)]
+        return self._combine(f"{name}@{step}~", self.graph.values[name], terms, step)
+
+    def _backup(self, name: str, step: int) -> str:
+        block = block_of_stored(self.graph, name)
+        sources = self.schedule.sources(step, block)
+        if len(sources) == 1 and sources[0][1] == 1.0:
+            return f"{name}@{sources[0][0]}"
+        terms = [Term(f"{name}@{source}", c) for source, c in sources]
+        return self._combine(f"{name}@{step}~", self._stored_spec(name), terms, step)
+
+    def _emit_residual(self, name: str, step: int) -> None:
+        """Output minus input of a block, where no graph gives it itself."""
+        value = f"{name}@{step}"
+        if value in self.specs:
+            return
+        block = self.graph.block_of_name[block_of_stored(self.graph, name)]
+        assert block.residual_input is not None
+        entry = self._value(block.residual_input, step)
+        terms = [Term(f"{block.features[0]}@{step}", 1.0), Term(entry, -1.0)]
+        self._combine(value, self._stored_spec(name), terms, step)
+
+
+def merge_terms(terms: Sequence[Term]) -> list[Term]:
+    """Add up terms that take the same part of the same value."""
+    merged: dict[tuple[str, str, int | None], Term] = {}
+    for term in terms:
+        key = (term.slot, term.half, term.channels)
+        before = merged.get(key)
+        merged[key] = term if before is None else replace(
+            before, constant=before.constant + term.constant, guided=before.guided + term.guided
+        )
+    return list(merged.values())

@@ -1,0 +1,82 @@
+"""Folding: combinations that follow one another without a network call in between become one.
+
+1. In each run of consecutive combinations, a value that nobody needs after the run is written out in its users.
+2. A value that is needed later stays and is read by its neighbours as it is.
+3. What nobody needs at all goes: ``drop_unused``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from dipgo_deploy.core.program import Call, Combine, Run, Term
+from dipgo_deploy.lowering.emission import merge_terms
+
+__all__ = ["drop_unused", "fold", "reads_of", "writes_of"]
+
+
+def reads_of(call: Call) -> tuple[str, ...]:
+    """Names that a call reads."""
+    if isinstance(call, Run):
+        return tuple(value for _, value in call.inputs)
+    if isinstance(call, Combine):
+        return tuple(term.slot for term in call.terms)
+    return (call.latent, call.output)
+
+
+def writes_of(call: Call) -> tuple[str, ...]:
+    """Names that a call writes."""
+    return tuple(value for _, value in call.outputs) if isinstance(call, Run) else (call.target,)
+
+
+def fold(calls: Sequence[Call], image: str) -> list[Call]:
+    """The same values with every chain of combinations folded; arithmetic on coefficients is float64."""
+    folded: list[Call] = []
+    start = 0
+    while start < len(calls):
+        end = start
+        while end < len(calls) and isinstance(calls[end], Combine):
+            end += 1
+        if end == start:
+            folded.append(calls[start])
+            start += 1
+            continue
+        later = {image}.union(*(reads_of(call) for call in calls[end:]))
+        folded += _fold_run([call for call in calls[start:end] if isinstance(call, Combine)], later)
+        start = end
+    return folded
+
+
+def _fold_run(run: Iterable[Combine], later: set[str]) -> list[Call]:
+    inner: dict[str, Combine] = {}
+    kept: list[Call] = []
+    for call in run:
+        terms: list[Term] = []
+        for term in call.terms:
+            source = inner.get(term.slot)
+            terms += [term] if source is None else _expanded(term, source)
+        call = replace(call, terms=tuple(merge_terms(terms)))
+        if call.target in later or call.copies != 1:
+            kept.append(call)
+        else:
+            inner[call.target] = call
+    return kept
+
+
+def _expanded(term: Term, source: Combine) -> list[Term]:
+    """``term`` of a combination's result, in terms of what that combination reads."""
+    assert term.half == "all" and term.guided == 0.0 and term.channels is None, term
+    factor = term.constant
+    return [replace(part, constant=part.constant * factor, guided=part.guided * factor) for part in source.terms]
+
+
+def drop_unused(calls: Sequence[Call], image: str) -> list[Call]:
+    """The calls without combinations whose result is never read."""
+    needed, kept = {image}, []
+    for call in reversed(calls):
+        if isinstance(call, Combine) and call.target not in needed:
+            continue
+        kept.append(call)
+        needed.update(reads_of(call))
+    return kept[::-1]
