@@ -1,0 +1,32 @@
+"""The options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dipgo_deploy.core.errors import UsageError
+
+__all__ = ["Backend", "Batch", "Blocks", "BundleFolder", "Granularity", "GuidanceScale", "Json", "Layout", "Model", "patterns_of"]
+
+Json = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or a diffusers folder.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
+Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
+Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]
+Layout = Annotated[Literal["subnets", "segments"], typer.Option(help="One graph per compute set, or per piece.")]
+Backend = Annotated[Literal["onnxruntime", "torch"], typer.Option(help="What runs the graphs.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
+GuidanceScale = Annotated[float, typer.Option("--guidance", min=0.0, help="Guidance scale of the run.")]
+
+
+def patterns_of(blocks: str | None) -> tuple[str, ...] | None:
+    """The patterns of a ``--blocks`` option; UsageError for an empty one."""
+    if blocks is None:
+        return None
+    patterns = tuple(pattern.strip() for pattern in blocks.split(","))
+    if not all(patterns):
+        raise UsageError(f"--blocks {blocks!r} holds an empty pattern: give dotted paths separated by commas")
+    return patterns

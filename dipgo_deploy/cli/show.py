@@ -1,0 +1,82 @@
+"""``dipgo-deploy show``: any artifact in readable form, and a schedule as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dipgo_deploy.cli.options import Json
+from dipgo_deploy.cli.output import emit, result, say
+from dipgo_deploy.core.errors import InputError, UsageError
+
+_FILES = ("bundle.json", "blocks.json", "schedule.json", "program.json")
+"""What stands for a folder: the first of these that it holds."""
+
+
+def show(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="blocks, schedule, program or bundle; or its folder.")],
+    out: Annotated[Path | None, typer.Option(help="Also draw a schedule as .png or .svg.")] = None,
+    json: Json = False,
+) -> None:
+    """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory."""
+    if out is not None and out.suffix not in (".png", ".svg"):
+        raise UsageError(f"--out {out} ends in neither .png nor .svg: name a picture")
+    from dipgo_deploy.core.files import format_of
+
+    file = _file_of(path)
+    kind = format_of(file)
+    loaded = _load(file, kind)
+    if json:
+        import json as codec
+
+        emit({"path": str(file), "document": codec.loads(file.read_text(encoding="utf-8"))})
+    else:
+        result(_view(loaded, kind, file))
+    if out is not None:
+        _draw(file, kind, loaded, out)
+
+
+def _file_of(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in _FILES if (path / name).is_file()), None)
+    if found is None:
+        raise InputError(f"{path} holds none of {', '.join(_FILES)}: name a bundle, a trace folder or a file")
+    return found
+
+
+def _load(file: Path, kind: str) -> Any:
+    from dipgo_deploy.core import files
+
+    loaders = {
+        "blocks": files.load_block_graph,
+        "schedule": files.load_schedule,
+        "program": files.load_program,
+        "bundle": files.load_manifest,
+    }
+    if kind not in loaders:
+        raise InputError(f"{file} has format {kind!r}, one of {', '.join(loaders)} is wanted: name an artifact")
+    return loaders[kind](file)
+
+
+def _view(loaded: Any, kind: str, file: Path) -> Any:
+    from dipgo_deploy.cli import views
+
+    if kind == "bundle":
+        return views.bundle_view(loaded, file.parent)
+    return {"blocks": views.blocks_view, "schedule": views.schedule_view, "program": views.program_view}[kind](loaded)
+
+
+def _draw(file: Path, kind: str, loaded: Any, out: Path) -> None:
+    if kind == "bundle":
+        from dipgo_deploy.core.files import load_schedule
+
+        kind, loaded = "schedule", load_schedule(file.parent / "schedule.json")
+    if kind != "schedule":
+        raise UsageError(f"--out draws schedules, {file} is a {kind} file: leave --out away")
+    from dipgo_deploy.bench.pictures import schedule_picture
+
+    schedule_picture(loaded, out)
+    say(f"picture in {out}")

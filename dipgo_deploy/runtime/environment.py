@@ -1,0 +1,82 @@
+"""The environment a result was made in: versions, machine, providers. Measurements carry it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dipgo_deploy import __version__
+from dipgo_deploy.runtime.devices import execution_providers, probe_cuda
+
+__all__ = ["PACKAGES", "environment", "package_versions"]
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "numpy",
+    "safetensors",
+    "pydantic",
+    "typer",
+)
+"""Distributions whose versions are worth knowing when two machines disagree."""
+
+
+def package_versions() -> dict[str, str]:
+    """Version of every installed package of ``PACKAGES``; nothing is imported."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform, processor, usable cores, memory in bytes, execution providers and GPUs, as plain data."""
+    driver = probe_cuda()
+    return {
+        "dipgo_deploy": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "usable_cores": _usable_cores(),
+        "memory_bytes": _memory_bytes(),
+        "packages": package_versions(),
+        "providers": list(execution_providers()),
+        "gpus": list(driver.devices),
+        "cuda": driver.version,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _usable_cores() -> int | None:
+    """Cores this process may use: containers often allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
