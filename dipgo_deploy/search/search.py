@@ -1,0 +1,58 @@
+"""The one entry point: a method's name and a ratio in, a checked schedule out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.schedule import Schedule, check_schedule
+from dipgo_deploy.search.options import SearchOptions
+from dipgo_deploy.search.random_schedule import random_search
+from dipgo_deploy.search.rules import Candidate, deepcache, fora, uniform
+
+__all__ = ["search_schedule"]
+
+_RULES: dict[str, Callable[[BlockGraph, int, SearchOptions], Candidate]] = {
+    "uniform": uniform,
+    "deepcache": deepcache,
+    "fora": fora,
+    "random": random_search,
+}
+
+
+def search_schedule(graph: BlockGraph, contract: Contract, options: SearchOptions) -> Schedule:
+    """The schedule that ``options.method`` gives for this model and sampler, as near to the asked ratio as it can come.
+
+    ``origin`` records ``method``, ``ratio`` (asked), ``reached``, ``seed`` and the method's own knobs; a ratio that the
+    method cannot reach is no error. Raises InputError where graph and contract describe different models or no block
+    has a residual to reuse, UsageError for a knob that does not fit this model.
+    """
+    _check_model(graph, contract, options)
+    found = _RULES[options.method](graph, contract.sampler.calls, options)
+    origin = {
+        "method": options.method,
+        "ratio": f"{options.ratio:g}",
+        "reached": f"{found.ratio:.4f}",
+        "seed": str(options.seed),
+        **found.knobs,
+    }
+    rows = tuple(tuple(block in step for block in graph.block_names) for step in found.computed)
+    schedule = Schedule(contract, graph.granularity, options.kind, graph.block_names, rows, origin=origin)
+    check_schedule(schedule, graph.block_names)
+    return schedule
+
+
+def _check_model(graph: BlockGraph, contract: Contract, options: SearchOptions) -> None:
+    for name in ("model_class", "model_digest"):
+        ours, theirs = getattr(graph, name), getattr(contract, name)
+        if ours != theirs:
+            raise InputError(
+                f"the blocks were traced from {name} {ours[:40]}, the contract names {theirs[:40]}: trace that model"
+            )
+    if options.kind == "residual" and all(block.residual_input is None for block in graph.blocks):
+        raise InputError(
+            f"no block of {graph.model_class} at granularity {graph.granularity} has one input of its output's shape, "
+            "so there is no residual to reuse: choose kind output"
+        )
