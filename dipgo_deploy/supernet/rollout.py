@@ -1,0 +1,156 @@
+"""The reference: what a schedule means, on the live model with the sampler's own steps.
+
+1. Step i feeds the network the scaled latent, its rows doubled under concatenated guidance, unconditional ones first.
+2. A computed block computes and its feature is kept; a reused one returns its backup (supernet/backup.py).
+3. A step that reuses ``prediction`` and computes no other block calls no network. One that computes any calls it, for
+   the features; its output is dropped.
+4. The sampler sees ``u + scale * (c - u)``, the first half of the channels where the network has twice the latent's.
+
+Nothing here knows of programs, slots or lowering: every faster path is judged by this one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from dipgo_deploy.core.blocks import PREDICTION
+from dipgo_deploy.core.schedule import Schedule, check_schedule
+from dipgo_deploy.supernet.backup import BackupStore, block_input
+from dipgo_deploy.supernet.stepper import SamplerStepper
+from dipgo_deploy.supernet.surgery import gated
+
+__all__ = ["Denoiser", "RolloutStep", "reference_trajectory"]
+
+TIMESTEP = "timestep"
+
+
+class Denoiser(Protocol):
+    """A network with its module, called with named inputs; the latent is the first parameter of the module's forward."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The live model, in eval mode."""
+        ...
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """The prediction (rows, C or 2C, H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class RolloutStep:
+    """One step of the reference.
+
+    ``latent`` (B, C, H, W) is the one after the step, the image after the last; ``prediction`` the network's output (or
+    its backup) that the sampler's step stood on, all rows; ``stored`` what was computed and kept, by stored name
+    (``<block>:<k>``, ``<block>:residual``); ``called`` whether the network ran.
+    """
+
+    step: int
+    latent: torch.Tensor
+    prediction: torch.Tensor
+    stored: Mapping[str, torch.Tensor]
+    called: bool
+
+
+def reference_trajectory(
+    model: Denoiser,
+    schedule: Schedule,
+    noise: torch.Tensor | np.ndarray,
+    conditioning: Mapping[str, torch.Tensor | np.ndarray],
+    *,
+    guidance_scale: float = 1.0,
+    seed: int | None = None,
+) -> Iterator[RolloutStep]:
+    """Run ``schedule`` on the live model, step by step.
+
+    Network and features work in the module's dtype, latents and sampler in float32 or wider.
+
+    Args:
+        model: the network; it is under surgery only while it is called, never while a step is looked at.
+        schedule: what to compute; its contract gives sampler and guidance.
+        noise: (B, C, H, W), standard normal.
+        conditioning: every network input but latent and timestep, by name, rows first.
+        guidance_scale: weight of the conditional output under concatenated guidance.
+        seed: of the sampler's own noise; see SamplerStepper.
+
+    Raises:
+        InputError: the schedule cannot be run.
+
+    """
+    check_schedule(schedule)
+    rollout = _Rollout(model, schedule, conditioning, guidance_scale)
+    stepper = SamplerStepper(schedule.contract.sampler)
+    stepper.restart(len(noise), seed)
+    latent = torch.as_tensor(noise).to(rollout.device, rollout.wide) * stepper.initial_scale
+    for step in range(schedule.steps):
+        called = bool(schedule.computed[step])
+        stored = rollout.call_network(step, stepper.scale_input(step, latent), stepper.timestep(step)) if called else {}
+        prediction = rollout.prediction(step)
+        latent = stepper.advance(step, rollout.guided(prediction), latent)
+        yield RolloutStep(step, latent, prediction, stored, called)
+
+
+class _Rollout:
+    """The network's side of a trajectory: its inputs, gates and backups."""
+
+    def __init__(
+        self, model: Denoiser, schedule: Schedule, conditioning: Mapping[str, Any], guidance_scale: float
+    ) -> None:
+        self.model, self.schedule, self.scale = model, schedule, guidance_scale
+        parameter = next(model.module.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self.wide = torch.promote_types(self.dtype, torch.float32)
+        self.latent_name = next(iter(inspect.signature(model.module.forward).parameters))
+        self.conditioning = {name: self._to_network(torch.as_tensor(v)) for name, v in conditioning.items()}
+        self.store = BackupStore(schedule)
+        self._output: torch.Tensor | None = None
+
+    def _to_network(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+
+    @torch.no_grad()
+    def call_network(self, step: int, latent: torch.Tensor, timestep: float) -> dict[str, torch.Tensor]:
+        """Run the gated network; returns what was computed and kept."""
+        rows = self._to_network(latent)
+        rows = torch.cat([rows, rows]) if self.schedule.contract.guidance == "concat" else rows
+        times = torch.full((len(rows),), timestep, dtype=torch.float32, device=self.device)
+        stored: dict[str, torch.Tensor] = {}
+
+        def gate(block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            entry = block_input(args, kwargs)
+            if not self.schedule.is_computed(step, block):
+                return self.store.backup(step, block, entry)
+            feature = forward(*args, **kwargs)
+            stored.update(self.store.keep(step, block, feature, entry))
+            return feature
+
+        blocks = [block for block in self.schedule.blocks if block != PREDICTION]
+        with gated(self.model.module, blocks, gate):
+            self._output = self.model.forward(**{self.latent_name: rows, TIMESTEP: times, **self.conditioning})
+        if self.schedule.is_computed(step, PREDICTION):
+            stored.update(self.store.keep(step, PREDICTION, self._output))
+        return stored
+
+    def prediction(self, step: int) -> torch.Tensor:
+        """The prediction that the sampler's step ``step`` stands on: computed there, or its backup."""
+        if self._output is not None and self.schedule.is_computed(step, PREDICTION):
+            return self._output
+        return self.store.backup(step, PREDICTION)
+
+    def guided(self, prediction: torch.Tensor) -> torch.Tensor:
+        """What the sampler sees: (B, C, H, W) from all rows of the network's output."""
+        wide = prediction.to(self.wide)
+        if wide.shape[1] == 2 * self.schedule.contract.latent_shape[0]:
+            wide = wide[:, : wide.shape[1] // 2]
+        if self.schedule.contract.guidance == "none":
+            return wide
+        unconditional, conditional = wide.chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)
