@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +19,9 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import write_atomic
 
 CHECKPOINT = "checkpoint.pt"
 _STATES = ("model", "average", "optimizer")
@@ -41,7 +44,7 @@ class TrainOptions:
         seed: seed of the initial weights and of every step.
     """
 
-    steps: int = 4000
+    steps: int = 3000
     batch: int = 64
     learning_rate: float = 2e-3
     warmup: int = 100
@@ -75,7 +78,7 @@ def train_loop(
         resume: continue from the checkpoint in `out` where there is one; otherwise begin anew.
 
     Raises:
-        ValueError: the checkpoint was made with other options.
+        InputError: the checkpoint was made with other options.
     """
     average.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(
@@ -124,19 +127,16 @@ class _Run:
     def save(self, step: int) -> None:
         state = {name: getattr(self, name).state_dict() for name in _STATES}
         state |= {"step": step, "options": asdict(self.options)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.path)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self.path, buffer.getvalue())
 
     def restore(self) -> int:
         state: dict[str, Any] = torch.load(self.path, weights_only=True)
         wanted, found = asdict(self.options), state["options"]
         if wanted != found:
-            changed = {
-                name: (value, found.get(name)) for name, value in wanted.items() if value != found.get(name)
-            }
-            raise ValueError(
+            changed = {name: (value, found.get(name)) for name, value in wanted.items() if value != found.get(name)}
+            raise InputError(
                 f"{self.path} was made with other options (wanted, found): {changed}; "
                 "run with the same options, or without --resume to begin anew"
             )

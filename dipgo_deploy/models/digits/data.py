@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from dipgo_deploy.core.errors import UsageError
+
 CLASSES = 10
 SIZE = 16
 TEST_IMAGES = 360
@@ -37,10 +39,10 @@ def load_split(split: Literal["train", "test", "all"]) -> Digits:
     read-only: it is cached.
 
     Raises:
-        ValueError: `split` is none of the three names.
+        UsageError: `split` is none of the three names.
     """
     if split not in ("train", "test", "all"):
-        raise ValueError(f"split must be 'train', 'test' or 'all', found {split!r}")
+        raise UsageError(f"split must be 'train', 'test' or 'all', found {split!r}")
     raw = load_digits()
     order = np.random.RandomState(_SPLIT_SEED).permutation(len(raw.target))
     chosen = {"train": order[TEST_IMAGES:], "test": order[:TEST_IMAGES], "all": order}[split]

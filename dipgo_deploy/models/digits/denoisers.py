@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import diffusers
+import diffusers  # noqa: TID251 - the home of diffusers
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel  # noqa: TID251 - the home of diffusers
 from torch import nn
 
+from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models.class_embedder import ClassEmbedder
 from dipgo_deploy.models.digits.data import CLASSES, SIZE
 
@@ -62,8 +63,8 @@ def build_scheduler() -> DDIMScheduler:
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
+        beta_start=0.0001,
+        beta_end=0.015,
         prediction_type="epsilon",
         timestep_spacing="trailing",
         clip_sample=False,
@@ -95,11 +96,12 @@ def load_denoiser(folder: Path) -> tuple[Denoiser, DDIMScheduler]:
     """Return the denoiser and the scheduler stored in a folder of `save_denoiser`.
 
     Raises:
-        OSError: `folder` is not such a folder, or a part is missing.
+        InputError: `folder` is not such a folder.
+        OSError: one of its parts is missing.
     """
     index = folder / "model_index.json"
     if not index.exists():
-        raise FileNotFoundError(f"{index} is missing; give a folder like digits-unet or digits-dit")
+        raise InputError(f"{index} is missing; give a folder like digits-unet or digits-dit")
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     if "transformer" in json.loads(index.read_text()):
         transformer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer")

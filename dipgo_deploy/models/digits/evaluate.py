@@ -8,16 +8,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy.linalg import sqrtm
 
+from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.models.digits.classifier import accuracy, load_classifier
 from dipgo_deploy.models.digits.data import CLASSES, load_split
 from dipgo_deploy.models.digits.denoisers import load_denoiser
@@ -62,7 +62,7 @@ def evaluate(folder: Path, options: EvaluateOptions) -> Iterator[Scores]:
     Also writes `samples.png` into `folder`, ten classes wide and eight samples high.
 
     Raises:
-        OSError: `folder` holds no reference denoiser.
+        InputError: `folder` holds no reference denoiser.
     """
     denoiser, scheduler = load_denoiser(folder)
     classifier = load_classifier()
@@ -91,11 +91,11 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
 
     Source: Heusel et al. 2017, eq. 6; comparable only between sets judged by the same features.
     """
-    x, y = first.double().numpy(), second.double().numpy()
-    first_cov, second_cov = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    shift = x.mean(0) - y.mean(0)
-    root = sqrtm(first_cov @ second_cov).real
-    return float(shift @ shift + np.trace(first_cov + second_cov - 2 * root))
+    first, second = first.double(), second.double()
+    shift, first_cov, second_cov = first.mean(0) - second.mean(0), first.T.cov(), second.T.cov()
+    # The trace of the product's square root is the sum of the square roots of its eigenvalues.
+    root = torch.linalg.eigvals(first_cov @ second_cov).real.clamp(min=0).sqrt().sum()
+    return float(shift @ shift + first_cov.trace() + second_cov.trace() - 2 * root)
 
 
 def save_grid(images: torch.Tensor, path: Path, zoom: int = 4, gap: int = 4) -> None:
@@ -111,19 +111,21 @@ def main() -> None:
     """Read the command line, judge one model folder and print one line for each guidance scale."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of digits-unet or digits-dit")
-    parser.add_argument(
-        "--samples", type=int, default=EvaluateOptions.samples, help="images per guidance scale"
-    )
+    parser.add_argument("--samples", type=int, default=EvaluateOptions.samples, help="images per guidance scale")
     given = parser.parse_args()
     torch.set_num_threads(2)
     options = EvaluateOptions(samples=given.samples, converged_samples=min(32, given.samples))
-    for scores in evaluate(given.folder, options):
-        print(
-            f"guidance {scores.guidance:.1f}: accuracy {scores.accuracy:.3f}, "
-            f"DDIM-{options.steps} against DDIM-1000 PSNR p10 {scores.psnr_p10:.1f} dB "
-            f"p50 {scores.psnr_p50:.1f} dB, Frechet {scores.frechet:.3f}",
-            flush=True,
-        )
+    try:
+        for scores in evaluate(given.folder, options):
+            print(
+                f"guidance {scores.guidance:.1f}: accuracy {scores.accuracy:.3f}, "
+                f"DDIM-{options.steps} against DDIM-1000 PSNR p10 {scores.psnr_p10:.1f} dB "
+                f"p50 {scores.psnr_p50:.1f} dB, Frechet {scores.frechet:.3f}",
+                flush=True,
+            )
+    except DipgoError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

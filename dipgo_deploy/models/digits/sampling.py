@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler  # noqa: TID251 - the home of diffusers
 
 from dipgo_deploy.models.digits.data import CLASSES, SIZE
 from dipgo_deploy.models.digits.denoisers import Denoiser

@@ -8,6 +8,7 @@ interrupted run and gives bit for bit what an uninterrupted run would have given
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,17 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 
+from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.models.digits.checkpoint import Loss, Progress, TrainOptions, train_loop
 from dipgo_deploy.models.digits.classifier import DigitsClassifier, save_classifier
 from dipgo_deploy.models.digits.data import CLASSES, augment, load_split
-from dipgo_deploy.models.digits.denoisers import Denoiser, build_denoiser, build_scheduler, save_denoiser
+from dipgo_deploy.models.digits.denoisers import Denoiser, Kind, build_denoiser, build_scheduler, save_denoiser
 
 Task = Literal["classifier", "unet", "dit"]
 DEFAULTS: dict[str, TrainOptions] = {
     "classifier": TrainOptions(steps=1500, label_dropout=0.0, ema_decay=0.99),
-    "unet": TrainOptions(),
-    "dit": TrainOptions(),
+    "unet": TrainOptions(steps=2000),
+    "dit": TrainOptions(steps=3000),
 }
 
 
@@ -39,7 +41,7 @@ def train(task: Task, out: Path, options: TrainOptions, *, resume: bool = False)
         resume: continue from the checkpoint in `out`, where there is one.
 
     Raises:
-        ValueError: `resume` meets a checkpoint made with other options.
+        InputError: `resume` meets a checkpoint made with other options.
     """
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
@@ -52,9 +54,9 @@ def train(task: Task, out: Path, options: TrainOptions, *, resume: bool = False)
         save_denoiser(average, out)
 
 
-def _pair(task: Task) -> tuple[Denoiser, Denoiser]:
-    model = build_denoiser(task)
-    return model.to(memory_format=torch.channels_last), build_denoiser(task)
+def _pair(kind: Kind) -> tuple[Denoiser, Denoiser]:
+    model = build_denoiser(kind)
+    return model.to(memory_format=torch.channels_last), build_denoiser(kind)
 
 
 def _classifier_loss(classifier: DigitsClassifier, options: TrainOptions) -> Loss:
@@ -103,14 +105,20 @@ def main() -> None:
     if given.steps is not None:
         options = replace(options, steps=given.steps)
     torch.set_num_threads(2)  # the shipped models' setting; the sums of other counts differ in the last bit
+    try:
+        _report(train(given.task, given.out, options, resume=given.resume), options.steps)
+    except DipgoError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _report(run: Iterator[Progress], steps: int) -> None:
     recent: list[float] = []
-    for progress in train(given.task, given.out, options, resume=given.resume):
+    for progress in run:
         recent = [*recent[-49:], progress.loss]
-        if progress.step % 50 == 0 or progress.step == options.steps:
-            mean = sum(recent) / len(recent)
-            print(
-                f"step {progress.step}/{options.steps} loss {mean:.4f} {progress.seconds:.0f} s", flush=True
-            )
+        if progress.step % 50 == 0 or progress.step == steps:
+            loss, done = sum(recent) / len(recent), f"{progress.step}/{steps}"
+            print(f"step {done} loss {loss:.4f} {progress.seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models.digits.checkpoint import CHECKPOINT, TrainOptions, learning_rate
 from dipgo_deploy.models.digits.train import train
 
@@ -36,7 +37,7 @@ def test_resumed_run_equals_uninterrupted_run(task: str, tmp_path: Path) -> None
 
 def test_resume_refuses_a_checkpoint_of_other_options(tmp_path: Path) -> None:
     list(train("classifier", tmp_path, TOY))
-    with pytest.raises(ValueError, match="other options.*steps.*without --resume"):
+    with pytest.raises(InputError, match=r"other options.*steps.*without --resume"):
         next(train("classifier", tmp_path, replace(TOY, steps=9), resume=True))
 
 
