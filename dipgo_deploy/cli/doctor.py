@@ -6,14 +6,14 @@ from dipgo_deploy.cli.options import Json
 from dipgo_deploy.cli.output import emit, result
 
 
-def doctor(json: Json = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Say which backends work here and what the others lack; a missing backend is no error."""
     from dataclasses import asdict
 
     from dipgo_deploy.runtime.devices import capabilities, execution_providers, probe_cuda
 
     found = capabilities(probe_cuda(), execution_providers())
-    if json:
+    if as_json:
         emit({"capabilities": [asdict(capability) for capability in found]})
         return
     for capability in found:

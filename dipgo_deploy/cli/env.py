@@ -8,12 +8,12 @@ from dipgo_deploy.cli.options import Json
 from dipgo_deploy.cli.output import emit, result
 
 
-def env(json: Json = False) -> None:
+def env(as_json: Json = False) -> None:
     """Print versions, platform, cores and execution providers."""
     from dipgo_deploy.runtime.environment import environment
 
     found = environment()
-    if json:
+    if as_json:
         emit(found)
         return
     lines = [f"{name:<14} {_text(value)}" for name, value in found.items() if name != "packages"]

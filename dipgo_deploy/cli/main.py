@@ -1,7 +1,7 @@
 """``dipgo-deploy``: the app, and how every outcome becomes an exit code and at most one line on stderr.
 
-Exit codes: 0 done; 1 unexpected failure; 2 usage; 3 bad, unsafe or incompatible input; 4 a quality or accuracy gate not met;
-5 something missing in the environment; 130 interrupted. Nothing heavy is imported before a command runs.
+Exit codes: 0 done; 1 unexpected failure; 2 usage; 3 bad, unsafe or incompatible input; 4 a quality or accuracy gate not
+met; 5 something missing in the environment; 130 interrupted. Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ __all__ = ["app", "main", "run"]
 
 _EXTRAS = {"onnxruntime": "cpu", "tensorrt": "tensorrt", "tensorrt_rtx": "rtx", "accelerate": "experts"}
 """Optional modules and the extra that installs each."""
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Prune, cut and run diffusers denoisers as straight-line programs.",
@@ -65,9 +67,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line in this process and return its exit code; no exception leaves but SystemExit."""
     try:
         code = app(args=list(arguments), prog_name="dipgo-deploy", standalone_mode=False)
+        if code == _INTERRUPTED:  # typer turns the exception into this code
+            return _fail("interrupted", _INTERRUPTED)
         return code if isinstance(code, int) else 0
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
     except TyperException as error:
         return _fail(f"{error.format_message()} See dipgo-deploy --help", UsageError.exit_code)
     except Exception as error:

@@ -9,7 +9,18 @@ import typer
 
 from dipgo_deploy.core.errors import UsageError
 
-__all__ = ["Backend", "Batch", "Blocks", "BundleFolder", "Granularity", "GuidanceScale", "Json", "Layout", "Model", "patterns_of"]
+__all__ = [
+    "Backend",
+    "Batch",
+    "Blocks",
+    "BundleFolder",
+    "Granularity",
+    "GuidanceScale",
+    "Json",
+    "Layout",
+    "Model",
+    "patterns_of",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or a diffusers folder.")]

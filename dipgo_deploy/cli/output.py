@@ -1,7 +1,7 @@
 """Where a command speaks: results go to stdout, everything else to stderr.
 
-Colour follows the terminal and ``NO_COLOR``; a spinner turns only on a terminal outside ``CI``, elsewhere each stage is one
-line. With ``--json`` the last line of stdout is one JSON document that holds ``schema_version``.
+Colour follows the terminal and ``NO_COLOR``; a spinner turns only on a terminal outside ``CI``, elsewhere each stage is
+one line. With ``--json`` the last line of stdout is one JSON document that holds ``schema_version``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def search(
     interval: Annotated[int | None, typer.Option(help="Full computation every so many steps.")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks computed at each end in between (deepcache).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the method random.")] = 0,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Search a schedule for MODEL that prunes the asked share of MACs."""
     from dipgo_deploy.search import SearchOptions, search_schedule
@@ -47,7 +47,7 @@ def search(
         schedule = search_schedule(graph, contract, options)
     save_schedule(out, schedule)
     summary = _summary(schedule, graph, ratio)
-    if json:
+    if as_json:
         emit({**summary, "out": str(out)})
         return
     result(_text(summary, method))
@@ -56,14 +56,14 @@ def search(
 
 def _summary(schedule: Schedule, graph: BlockGraph, asked: float) -> dict[str, Any]:
     """Asked and reached ratio and MACs per image in both conventions, guidance rows included."""
-    from dipgo_deploy.core.liveness import pruned_ratio, schedule_macs
+    from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, schedule_macs
 
     rows = schedule.contract.rows_per_image
     kept, full = schedule_macs(schedule, graph), graph.macs
     return {
         "asked_ratio": asked,
         "ratio": pruned_ratio(schedule, graph),
-        "calls": sum(any(row) for row in schedule.compute),
+        "calls": sum(bool(plan.reach.pieces) for plan in plan_steps(schedule, graph)),
         "steps": schedule.steps,
         "macs": {"papers": kept.papers * rows, "full": kept.full * rows},
         "full_macs": {"papers": full.papers * rows * schedule.steps, "full": full.full * rows * schedule.steps},
@@ -71,9 +71,11 @@ def _summary(schedule: Schedule, graph: BlockGraph, asked: float) -> dict[str, A
 
 
 def _text(summary: dict[str, Any], method: str) -> str:
+    from dipgo_deploy.cli.units import macs_text
+
     lines = [f"{method}: ratio {summary['ratio']:.4f} (asked {summary['asked_ratio']:g})"]
-    lines += [f"network calls: {summary['calls']} of {summary['steps']} steps"]
+    lines += [f"network calls: {summary['calls']} of {summary['steps']}"]
     for convention in ("papers", "full"):
         kept, full = summary["macs"][convention], summary["full_macs"][convention]
-        lines += [f"MACs per image ({convention}): {kept / 1e9:.3f} of {full / 1e9:.3f} G"]
+        lines += [f"MACs per image ({convention}): {macs_text(kept)} of {macs_text(full)}"]
     return "\n".join(lines)

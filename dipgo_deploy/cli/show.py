@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dipgo_deploy.cli.options import Json
 from dipgo_deploy.cli.output import emit, result, say
 from dipgo_deploy.core.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from dipgo_deploy.core.blocks import BlockGraph
 
 _FILES = ("bundle.json", "blocks.json", "schedule.json", "program.json")
 """What stands for a folder: the first of these that it holds."""
@@ -18,7 +21,7 @@ _FILES = ("bundle.json", "blocks.json", "schedule.json", "program.json")
 def show(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="blocks, schedule, program or bundle; or its folder.")],
     out: Annotated[Path | None, typer.Option(help="Also draw a schedule as .png or .svg.")] = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory."""
     if out is not None and out.suffix not in (".png", ".svg"):
@@ -28,10 +31,10 @@ def show(
     file = _file_of(path)
     kind = format_of(file)
     loaded = _load(file, kind)
-    if json:
-        import json as codec
+    if as_json:
+        import json
 
-        emit({"path": str(file), "document": codec.loads(file.read_text(encoding="utf-8"))})
+        emit({"path": str(file), "document": json.loads(file.read_text(encoding="utf-8"))})
     else:
         result(_view(loaded, kind, file))
     if out is not None:
@@ -63,20 +66,32 @@ def _load(file: Path, kind: str) -> Any:
 
 def _view(loaded: Any, kind: str, file: Path) -> Any:
     from dipgo_deploy.cli import views
+    from dipgo_deploy.core.files import load_program
 
     if kind == "bundle":
-        return views.bundle_view(loaded, file.parent)
-    return {"blocks": views.blocks_view, "schedule": views.schedule_view, "program": views.program_view}[kind](loaded)
+        return views.bundle_view(loaded, file.parent, load_program(file.parent / "program.json"))
+    if kind == "schedule":
+        return views.schedule_view(loaded, _blocks_beside(file))
+    return views.blocks_view(loaded) if kind == "blocks" else views.program_view(loaded)
+
+
+def _blocks_beside(file: Path) -> BlockGraph | None:
+    """The block graph in the same folder: with it, a schedule's dead blocks are known."""
+    from dipgo_deploy.core.files import load_block_graph
+
+    beside = file.parent / "blocks.json"
+    return load_block_graph(beside) if beside.is_file() else None
 
 
 def _draw(file: Path, kind: str, loaded: Any, out: Path) -> None:
     if kind == "bundle":
         from dipgo_deploy.core.files import load_schedule
 
-        kind, loaded = "schedule", load_schedule(file.parent / "schedule.json")
+        file = file.parent / "schedule.json"
+        kind, loaded = "schedule", load_schedule(file)
     if kind != "schedule":
         raise UsageError(f"--out draws schedules, {file} is a {kind} file: leave --out away")
     from dipgo_deploy.bench.pictures import schedule_picture
 
-    schedule_picture(loaded, out)
+    schedule_picture(loaded, out, _blocks_beside(file))
     say(f"picture in {out}")

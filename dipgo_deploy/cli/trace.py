@@ -16,7 +16,7 @@ def trace(
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; a cache folder if left out.")] = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Trace MODEL: which blocks can be skipped, what each needs, gives and costs."""
     patterns = patterns_of(blocks)
@@ -27,7 +27,7 @@ def trace(
     with working(f"tracing {model}"):
         traced = trace_model(load_model(model), granularity=granularity, patterns=patterns, out=out)
     graph = traced.blocks
-    if json:
+    if as_json:
         macs = {"papers": graph.macs.papers, "full": graph.macs.full}
         names = list(graph.block_names)
         emit({"folder": str(traced.folder), "blocks": names, "macs": macs, "weight_bytes": graph.weight_bytes})

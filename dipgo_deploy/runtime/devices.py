@@ -1,6 +1,6 @@
 """What this machine can run: the CUDA driver, asked directly, and from it the state of every backend.
 
-The driver is asked through ctypes (``cuInit``, ``cuDeviceGetCount``) because nothing above it can be trusted without it:
+The driver is asked through ctypes (``cuInit``, ``cuDeviceGetCount``) because nothing above it can be trusted without:
 ONNX Runtime lists its CUDA provider and silently falls back to the CPU, TensorRT's Runtime crashes when touched.
 """
 

@@ -1,0 +1,81 @@
+"""``dipgo-deploy demo``: the whole way on a shipped model, as the command lines that one would type oneself."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dipgo_deploy.cli.output import say
+
+__all__ = ["DemoOptions", "demo", "demo_commands"]
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demo runs: few images, so that it ends within minutes on two cores."""
+
+    model: str = "digits-unet"
+    sampler: str = "ddim"
+    steps: int = 50
+    guidance: str = "none"
+    ratio: float = 0.8
+    methods: tuple[str, ...] = ("uniform", "deepcache")
+    benched: str = "uniform"
+    bench_arguments: tuple[str, ...] = ("--batch", "8", "--repeats", "5", "--seeds", "64")
+
+
+def demo_commands(options: DemoOptions, folder: Path) -> Iterator[list[str]]:
+    """The argument lists of all steps, in order; everything is written below ``folder``."""
+    yield ["doctor"]
+    yield ["trace", options.model]
+    for method in options.methods:
+        yield from _way_of(method, options, folder)
+    yield ["bench", str(folder / options.benched), *options.bench_arguments]
+
+
+def _way_of(method: str, options: DemoOptions, folder: Path) -> Iterator[list[str]]:
+    """One schedule from its search to a grid of images."""
+    schedule, bundle = str(folder / f"{method}.json"), str(folder / method)
+    made_for = ["--sampler", options.sampler, "--steps", str(options.steps), "--guidance", options.guidance]
+    wanted = ["--method", method, "--ratio", str(options.ratio)]
+    yield ["search", options.model, *made_for, *wanted, "--out", schedule]
+    yield ["show", schedule, "--out", str(folder / f"{method}.png")]
+    yield ["export", options.model, "--schedule", schedule, "--out", bundle]
+    yield ["verify", bundle]
+    yield ["generate", bundle, "--seed", "0", "--out", str(folder / f"{method}-grid.png")]
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo"),
+) -> None:
+    """Run the whole way on a shipped model: trace, search, export, verify, generate, bench."""
+    from dipgo_deploy.cli.main import run
+
+    options, started = DemoOptions(), time.monotonic()
+    for arguments in demo_commands(options, out):
+        say(f"\n$ dipgo-deploy {shlex.join(arguments)}")
+        code = run(arguments)
+        if code:
+            raise typer.Exit(code)
+    say(f"\nDone in {time.monotonic() - started:.0f} s. Look at these:")
+    for picture in sorted(out.glob("*.png")):
+        say(f"  {picture}")
+    say(_next_steps(out, options))
+
+
+def _next_steps(out: Path, options: DemoOptions) -> str:
+    return "\n".join(
+        (
+            "Then try:",
+            f"  dipgo-deploy show {out / options.benched}",
+            f"  dipgo-deploy generate {out / options.benched} --class 7 --seed 1 --out seven.png",
+            "  dipgo-deploy search digits-dit --granularity branch --kind residual --method random --ratio 0.5",
+            f"  dipgo-deploy export {options.model} --schedule {out / options.benched}.json --layout segments --out s",
+        )
+    )

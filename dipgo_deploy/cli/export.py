@@ -1,0 +1,43 @@
+"""``dipgo-deploy export``: lower a schedule, cut its graphs and write the bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dipgo_deploy.cli.options import Json, Layout, Model
+from dipgo_deploy.cli.output import emit, result, working
+
+
+def export(
+    model: Model,
+    schedule: Annotated[Path, typer.Option(help="The schedule, as search writes it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    layout: Layout = "subnets",
+    limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Typed half precision.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Export MODEL under a schedule to a bundle that runs without this model's code."""
+    from dipgo_deploy.core.files import load_program, load_schedule
+    from dipgo_deploy.core.program import memory_bytes
+
+    wanted = load_schedule(schedule)
+    from dipgo_deploy.graphs import ExportOptions
+    from dipgo_deploy.graphs import export as export_bundle
+    from dipgo_deploy.models import load_model
+
+    options = ExportOptions(layout=layout, max_graphs=limit_graphs)
+    with working(f"exporting {model}"):
+        loaded = load_model(model, dtype="float16" if fp16 else wanted.contract.dtype)
+        folder = export_bundle(loaded, wanted, out, options)
+    program = load_program(folder / "program.json")
+    slots = memory_bytes(program, batch=1)["slots"]
+    graphs = [graph.name for graph in program.graphs]
+    if as_json:
+        emit({"bundle": str(folder), "layout": layout, "graphs": graphs, "nfe": program.nfe, "slot_bytes": slots})
+        return
+    result(f"{len(graphs)} graphs, {program.nfe} network calls an image, slots {slots / 1024:.0f} KiB an image")
+    result(f"in {folder}")
