@@ -32,7 +32,7 @@ TIMESTEP = "timestep"
 
 
 class Denoiser(Protocol):
-    """A network with its module, called with named inputs; the latent is the first parameter of the module's forward."""
+    """A network called with named inputs; the latent is the first parameter of its module's forward."""
 
     @property
     def module(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The sampler's own steps: a diffusers scheduler that can be started again and again, with noise of its own per image."""
+"""The sampler's own steps: a diffusers scheduler that can be started anew, with noise of its own for every image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["SamplerStepper"]
 class SamplerStepper:
     """A diffusers scheduler indexed by network call (step) instead of timestep.
 
-    Schedulers keep a history, so every run begins with ``restart``. Image i of a batch draws from a generator of its own,
-    seeded ``seed + i``: its noise does not depend on the batch, and a caller that splits images over several runs
+    Schedulers keep a history, so every run begins with ``restart``. Image i of a batch draws from a generator of its
+    own, seeded ``seed + i``: its noise does not depend on the batch, and a caller that splits images over several runs
     passes the seed of the first plus the images done. Noise that a scheduler draws past the generators it is given
     repeats with the seed, but not across batch sizes.
     """
