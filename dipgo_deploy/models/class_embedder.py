@@ -11,6 +11,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config  # noq
 from diffusers.models.modeling_utils import ModelMixin  # noqa: TID251 - the home of diffusers
 from torch import nn
 
+__all__ = ["ClassEmbedder"]
+
 
 class ClassEmbedder(ModelMixin, ConfigMixin):
     """Turn class labels into `encoder_hidden_states` for a `UNet2DConditionModel`.

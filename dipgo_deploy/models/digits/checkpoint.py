@@ -23,6 +23,8 @@ from torch import nn
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import write_atomic
 
+__all__ = ["CHECKPOINT", "Loss", "Progress", "TrainOptions", "learning_rate", "train_loop"]
+
 CHECKPOINT = "checkpoint.pt"
 _STATES = ("model", "average", "optimizer")
 Loss = Callable[[torch.Generator], torch.Tensor]
@@ -44,7 +46,7 @@ class TrainOptions:
         seed: seed of the initial weights and of every step.
     """
 
-    steps: int = 3000
+    steps: int = 2000
     batch: int = 64
     learning_rate: float = 2e-3
     warmup: int = 100

@@ -15,6 +15,8 @@ from torch import nn
 
 from dipgo_deploy.models.digits.data import CLASSES
 
+__all__ = ["SHIPPED", "DigitsClassifier", "accuracy", "load_classifier", "save_classifier"]
+
 SHIPPED = Path(__file__).parents[1] / "reference" / "digits-classifier"
 
 

@@ -17,6 +17,8 @@ from sklearn.datasets import load_digits
 
 from dipgo_deploy.core.errors import UsageError
 
+__all__ = ["CLASSES", "SIZE", "Digits", "augment", "load_split"]
+
 CLASSES = 10
 SIZE = 16
 TEST_IMAGES = 360

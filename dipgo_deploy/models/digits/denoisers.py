@@ -15,8 +15,18 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models.class_embedder import ClassEmbedder
 from dipgo_deploy.models.digits.data import CLASSES, SIZE
 
+__all__ = [
+    "DiTDenoiser",
+    "Denoiser",
+    "Kind",
+    "UNetDenoiser",
+    "build_denoiser",
+    "build_scheduler",
+    "load_denoiser",
+    "save_denoiser",
+]
+
 Kind = Literal["unet", "dit"]
-FOLDERS: dict[str, str] = {"unet": "digits-unet", "dit": "digits-dit"}
 _EMBEDDER = ["dipgo_deploy.models.class_embedder", "ClassEmbedder"]
 
 

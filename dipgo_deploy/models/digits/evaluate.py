@@ -23,6 +23,8 @@ from dipgo_deploy.models.digits.data import CLASSES, load_split
 from dipgo_deploy.models.digits.denoisers import load_denoiser
 from dipgo_deploy.models.digits.sampling import cycle_labels, draw_noise, sample
 
+__all__ = ["EvaluateOptions", "Scores", "evaluate", "frechet_distance", "psnr", "save_grid"]
+
 GRID_ROWS = 8
 
 
@@ -39,7 +41,7 @@ class EvaluateOptions:
     """
 
     samples: int = 512
-    converged_samples: int = 32
+    converged_samples: int = 20
     steps: int = 50
     guidances: tuple[float, ...] = (1.0, 2.0)
     seed: int = 1
@@ -114,7 +116,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=EvaluateOptions.samples, help="images per guidance scale")
     given = parser.parse_args()
     torch.set_num_threads(2)
-    options = EvaluateOptions(samples=given.samples, converged_samples=min(32, given.samples))
+    options = EvaluateOptions(
+        samples=given.samples, converged_samples=min(EvaluateOptions.converged_samples, given.samples)
+    )
     try:
         for scores in evaluate(given.folder, options):
             print(

@@ -8,6 +8,8 @@ from diffusers import DDIMScheduler  # noqa: TID251 - the home of diffusers
 from dipgo_deploy.models.digits.data import CLASSES, SIZE
 from dipgo_deploy.models.digits.denoisers import Denoiser
 
+__all__ = ["cycle_labels", "draw_noise", "sample"]
+
 
 def cycle_labels(count: int) -> torch.Tensor:
     """Return labels (count,): 0, 1, ..., 9, 0, 1, ..."""

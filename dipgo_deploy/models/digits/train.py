@@ -23,11 +23,13 @@ from dipgo_deploy.models.digits.classifier import DigitsClassifier, save_classif
 from dipgo_deploy.models.digits.data import CLASSES, augment, load_split
 from dipgo_deploy.models.digits.denoisers import Denoiser, Kind, build_denoiser, build_scheduler, save_denoiser
 
+__all__ = ["DEFAULTS", "Task", "train"]
+
 Task = Literal["classifier", "unet", "dit"]
 DEFAULTS: dict[str, TrainOptions] = {
     "classifier": TrainOptions(steps=1500, label_dropout=0.0, ema_decay=0.99),
-    "unet": TrainOptions(steps=2000),
-    "dit": TrainOptions(steps=3000),
+    "unet": TrainOptions(),
+    "dit": TrainOptions(steps=1600),
 }
 
 
