@@ -21,7 +21,7 @@ def unet_like(levels: int = 4) -> BlockGraph:
 
     MACs of a block fall by half per level, so the outermost blocks weigh most.
     """
-    stem, emb = _piece(0, None, ("sample",), ("stem",), 16), _piece(1, None, ("timestep",), ("emb",), 1)
+    stem, emb = _piece(0, ("sample",), ("stem",), 16), _piece(1, ("timestep",), ("emb",), 1)
     pieces, hidden = [stem, emb], "stem"
     blocks: list[Block] = []
     for i in range(levels):
@@ -39,7 +39,7 @@ def unet_like(levels: int = 4) -> BlockGraph:
 
 def chain_like(length: int = 6) -> BlockGraph:
     """A stem, ``length`` equal blocks in a row, each with a residual, and a tail modulated by the timestep."""
-    pieces = [_piece(0, None, ("sample",), ("stem",), 20), _piece(1, None, ("timestep",), ("emb",), 5)]
+    pieces = [_piece(0, ("sample",), ("stem",), 20), _piece(1, ("timestep",), ("emb",), 5)]
     blocks: list[Block] = []
     hidden = "stem"
     for i in range(length):
@@ -58,23 +58,23 @@ def _add(
     macs: int,
     residual_input: str | None = None,
 ) -> None:
-    pieces.append(_piece(len(pieces), name, reads, gives, macs))
+    pieces.append(_piece(len(pieces), reads, gives, macs))
     blocks.append(Block(name, gives, residual_input, Macs(macs, macs + macs // 10), 4 * macs))
 
 
-def _piece(index: int, block: str | None, reads: tuple[str, ...], gives: tuple[str, ...], macs: int) -> Piece:
-    return Piece(index, block, reads, gives, Macs(macs, macs + macs // 10), 4 * macs, (f"weight.{index}",))
+def _piece(index: int, reads: tuple[str, ...], gives: tuple[str, ...], macs: int) -> Piece:
+    return Piece(index, reads, gives, Macs(macs, macs + macs // 10), (f"weight.{index}",))
 
 
 def _graph(
     model_class: str, blocks: list[Block], pieces: list[Piece], tail_reads: tuple[str, ...], tail_macs: int
 ) -> BlockGraph:
-    pieces = [*pieces, _piece(len(pieces), None, tail_reads, (PREDICTION,), tail_macs)]
+    pieces = [*pieces, _piece(len(pieces), tail_reads, (PREDICTION,), tail_macs)]
     prediction = Block(PREDICTION, (PREDICTION,), None, Macs(0, 0), 0)
     names = [*(value for piece in pieces for value in piece.gives)]
     values = {spec.name: spec for spec in _INPUTS}
     values |= {name: TensorSpec(name, ("rows", 4, 8, 8), "float32") for name in names}
-    weights = {f"weight.{piece.index}": piece.weight_bytes for piece in pieces}
+    weights = {f"weight.{piece.index}": 4 * piece.macs.papers for piece in pieces}
     return BlockGraph(
         model_class,
         "d" * 64,

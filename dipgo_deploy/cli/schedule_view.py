@@ -1,0 +1,76 @@
+"""A schedule as block characters, in 80 columns."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dipgo_deploy.bench.cells import COMPUTED, DEAD, Cells, origin_line, read_cells, sampler_line, short_names
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.schedule import Schedule
+
+__all__ = ["schedule_view"]
+
+_WIDTH = 80
+_LOOKS = {"█": "blue", "▒": "cyan", "░": "dim cyan", "~": "magenta", "x": "red"}
+_MEANINGS = {
+    "█": "computed",
+    "▒": "reused, 1 step old",
+    "░": "older",
+    "~": "forecast",
+    "x": "computed in vain",
+}
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def schedule_view(schedule: Schedule, graph: BlockGraph | None = None) -> RenderableType:
+    """The schedule as blocks × steps, below it the kept share of every step; long runs go on in further chunks.
+
+    With the BlockGraph, blocks that are computed in vain are marked, and shares are those of MACs (``papers``).
+    """
+    cells = read_cells(schedule, graph)
+    names = short_names(schedule.blocks)
+    margin = max(len(name) for name in (*names, "MACs")) + 1
+    chunk = max(10, (_WIDTH - margin) // 10 * 10)
+    marks = _marks(cells)
+    lines = [Text(origin_line(schedule, cells), style="bold"), Text(sampler_line(schedule, cells))]
+    for start in range(0, schedule.steps, chunk):
+        part = slice(start, start + chunk)
+        lines.append(Text(" " * margin + _ruler(start, min(start + chunk, schedule.steps)), style="dim"))
+        lines += [_row(name, margin, row[part]) for name, row in zip(names, marks, strict=True)]
+        bars = "".join(_BARS[_bar(share)] for share in cells.kept[part])
+        lines.append(Text(("MACs" if cells.exact else "kept").ljust(margin) + bars))
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ignore"
+    return Group(*lines, _legend(marks))
+
+
+def _marks(cells: Cells) -> np.ndarray:
+    """One character per cell, shape (blocks, steps)."""
+    marks = np.where(cells.age > 1, "░", "▒")
+    marks = np.where(cells.forecast, "~", marks)
+    marks = np.where(cells.state == DEAD, "x", marks)
+    return np.where(cells.state == COMPUTED, "█", marks)
+
+
+def _bar(share: float) -> int:
+    """Height in eighths; what is not nothing shows."""
+    return int(share > 0) if share < 1 / 8 else min(8, round(8 * share))
+
+
+def _row(name: str, margin: int, marks: np.ndarray) -> Text:
+    line = Text(name.ljust(margin))
+    for mark in marks:
+        line.append(str(mark), style=_LOOKS[str(mark)])
+    return line
+
+
+def _ruler(start: int, stop: int) -> str:
+    """The number of every tenth step above it."""
+    return "".join(str(step).ljust(10) for step in range(start, stop, 10))
+
+
+def _legend(marks: np.ndarray) -> Text:
+    shown = [(mark, meaning) for mark, meaning in _MEANINGS.items() if (marks == mark).any()]
+    return Text("  ").join(Text.assemble((mark, _LOOKS[mark]), f" {meaning}") for mark, meaning in shown)

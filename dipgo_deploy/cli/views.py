@@ -1,0 +1,106 @@
+"""Views of the artifacts for the terminal: each returns a rich renderable, none prints.
+
+Block graphs and bundles are here, schedules and programs in files of their own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dipgo_deploy.cli.program_view import memory_line, program_view
+from dipgo_deploy.cli.schedule_view import schedule_view
+from dipgo_deploy.cli.units import count_text, macs_text, mib_text
+from dipgo_deploy.core.blocks import BlockGraph, Macs
+from dipgo_deploy.core.bundle import BundleManifest
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.program import Program
+
+__all__ = ["blocks_view", "bundle_view", "program_view", "schedule_view"]
+
+_OUTSIDE_LIMIT = 0.05
+"""Share of MACs outside every block above which a warning is due: it bounds what a schedule can prune."""
+
+
+def blocks_view(graph: BlockGraph) -> RenderableType:
+    """The blocks with MACs per row in both conventions, weights and feature shapes, and what lies outside of them.
+
+    A warning follows where more than 5 % of the MACs (``papers``) lie outside.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("block", no_wrap=True)
+    for heading in ("papers", "full", "%", "weights"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("features")
+    for block in graph.blocks:
+        shapes = ", ".join(_shape(graph, name) for name in block.features)
+        table.add_row(block.name, *_costs(block.macs, graph), mib_text(block.weight_bytes), shapes)
+    outside = max(0, graph.weight_bytes - sum(block.weight_bytes for block in graph.blocks))
+    table.add_row("outside every block", *_costs(graph.outside_macs, graph), mib_text(outside), "", style="dim")
+    table.add_row("whole network", *_costs(graph.macs, graph), mib_text(graph.weight_bytes), "", style="bold")
+    heading = (
+        f"{graph.model_class} {graph.model_digest[:12]}, {graph.dtype}: {len(graph.blocks)} blocks at granularity "
+        f"{graph.granularity}; MACs of one row, conventions papers and full"
+    )
+    return Group(Text(heading), table, *_outside_warning(graph))
+
+
+def _outside_warning(graph: BlockGraph) -> list[Text]:
+    share = graph.outside_macs.papers / max(1, graph.macs.papers)
+    if share <= _OUTSIDE_LIMIT:
+        return []
+    warning = (
+        f"warning: {share:.1%} of the MACs lie outside every block and cannot be pruned while the network is called"
+    )
+    return [Text(warning, style="yellow")]
+
+
+def _costs(macs: Macs, graph: BlockGraph) -> tuple[str, str, str]:
+    share = 100 * macs.papers / max(1, graph.macs.papers)
+    return macs_text(macs.papers), macs_text(macs.full), f"{share:.1f}"
+
+
+def _shape(graph: BlockGraph, name: str) -> str:
+    spec = graph.values.get(name)
+    return "?" if spec is None else "\N{MULTIPLICATION SIGN}".join(str(dim) for dim in spec.shape)
+
+
+def bundle_view(manifest: BundleManifest, folder: Path | None = None, program: Program | None = None) -> RenderableType:
+    """The contract, the files with sizes and short digests, and the tools that made them.
+
+    With its Program also the memory that it needs, known before anything runs.
+    """
+    total = sum(record.bytes for record in manifest.files)
+    heading = Text(f"bundle {folder}" if folder else "bundle", style="bold")
+    files = Table(box=None, pad_edge=False, header_style="bold")
+    files.add_column("file", overflow="fold")
+    files.add_column("size", justify="right", no_wrap=True)
+    files.add_column("sha256", no_wrap=True)
+    for record in manifest.files:
+        files.add_row(record.path, mib_text(record.bytes), record.sha256[:12])
+    summary = (
+        f"{count_text(len(manifest.files), 'file')}, {mib_text(total)}; {count_text(len(manifest.graphs), 'graph')}; "
+        f"the model's weights are {mib_text(manifest.model_weight_bytes)}"
+    )
+    versions = ", ".join(f"{tool} {version}" for tool, version in manifest.versions.items())
+    memory = [Text(memory_line(program, batch)) for batch in (1, 8)] if program else []
+    made = [Text(f"made with {versions}", style="dim")] if versions else []
+    return Group(heading, _contract_table(manifest.contract), files, Text(summary), *memory, *made)
+
+
+def _contract_table(contract: Contract) -> Table:
+    sampler, batch = contract.sampler, contract.batch
+    rows = {
+        "model": f"{contract.model_class} {contract.model_digest[:12]}, {contract.dtype}",
+        "sampler": f"{sampler.class_name}, {sampler.steps} steps, {sampler.calls} calls, config {sampler.digest[:12]}",
+        "guidance": contract.guidance,
+        "latent": "\N{MULTIPLICATION SIGN}".join(map(str, contract.latent_shape)),
+        "batch": f"{batch.min} to {batch.max}, best at {batch.opt}",
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
