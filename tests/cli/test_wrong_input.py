@@ -76,7 +76,7 @@ def test_show_draws_the_schedule(schedule, tmp_path, capsys):
     file.write_text(json.dumps(schedule))
     assert run(["show", str(file), "--out", str(picture)]) == 0
     assert picture.read_text().startswith("<?xml")
-    assert "mid_block" in capsys.readouterr().out
+    assert "prediction" in capsys.readouterr().out
 
 
 def test_show_json_holds_the_document(schedule, tmp_path, capsys):
