@@ -69,7 +69,7 @@ class TorchMemory:
 
     def write(self, buffer: torch.Tensor, array: np.ndarray) -> None:
         """See Memory."""
-        buffer.copy_(torch.tensor(array))
+        buffer.copy_(torch.from_numpy(np.array(array, order="C")))
 
     def read(self, buffer: torch.Tensor) -> np.ndarray:
         """See Memory."""

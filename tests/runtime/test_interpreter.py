@@ -190,6 +190,8 @@ def test_memory_dtypes():
     buffer = memory.allocate(spec, {"rows": 1})
     memory.write(buffer, np.array([[1.0, 1.00390625]]))
     assert memory.read(buffer).dtype == np.float32 and memory.read(buffer)[0, 0] == 1.0
+    memory.write(buffer, np.array([[1.0, 2.0]])[:, ::-1])
+    assert memory.read(buffer).tolist() == [[2.0, 1.0]]
     assert TorchMemory(dtype="float64").allocate(spec, {"rows": 1}).dtype == torch.float64
     with pytest.raises(UsageError, match="dtype 'int8' is no floating dtype"):
         TorchMemory(dtype="int8")
