@@ -62,15 +62,14 @@ class Block:
 class Piece:
     """Nodes that always run together. ``reads`` and ``gives`` are the named values that cross its border.
 
-    ``gives`` lists feature tensors and values that other pieces read; ``weights`` the names of its weight tensors.
+    ``reads`` also lists network inputs; ``gives`` are feature tensors and values that other pieces read; ``weights`` the
+    names of its weight tensors.
     """
 
     index: int
-    block: str | None
     reads: tuple[str, ...]
     gives: tuple[str, ...]
     macs: Macs
-    weight_bytes: int
     weights: tuple[str, ...] = ()
 
 
@@ -132,7 +131,8 @@ class BlockGraph:
     @cached_property
     def outside_macs(self) -> Macs:
         """The part that lies in no block and so can never be skipped while the network is called."""
-        return self.cost(piece for piece in self.pieces if piece.block is None)
+        inside = sum((block.macs for block in self.blocks), ZERO_MACS)
+        return Macs(self.macs.papers - inside.papers, self.macs.full - inside.full)
 
     def weight_bytes_of(self, pieces: Iterable[Piece]) -> int:
         """Bytes of the distinct weights of ``pieces``."""

@@ -53,7 +53,7 @@ class BackupStore:
     def keep(self, step: int, block: str, feature: Any, entry: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Keep the ``feature`` that ``block`` computed at ``step`` from its input ``entry``.
 
-        A residual is kept instead where the schedule's kind asks for it and the feature is one tensor of the shape of
+        A residual is kept instead where the schedule's kind asks for it and the feature is one tensor of the shape and dtype of
         ``entry``. Returns what was kept by its stored name (``<block>:<k>``, ``<block>:residual`` or ``prediction``).
         """
         tensors, self._templates[block] = flatten_feature(feature)
@@ -82,4 +82,5 @@ class BackupStore:
 
 
 def _is_one_like(tensors: Sequence[torch.Tensor], entry: torch.Tensor) -> bool:
-    return len(tensors) == 1 and tensors[0].shape == entry.shape
+    one = tensors[0] if len(tensors) == 1 else entry
+    return one is not entry and one.shape == entry.shape and one.dtype == entry.dtype

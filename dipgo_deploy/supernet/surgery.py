@@ -44,16 +44,16 @@ def _call_gate(gate: Gate, name: str, forward: Callable[..., Any], *args: Any, *
     return gate(name, forward, args, kwargs)
 
 
-def match_blocks(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+def match_blocks(module: nn.Module, patterns: Sequence[str], strict: bool = True) -> list[str]:
     """Dotted paths of the submodules that match any of ``patterns``; ``*`` stands within one path component.
 
-    Raises UsageError for a pattern that matches nothing, InputError for a block inside another block.
+    Raises UsageError for a pattern that matches nothing (if ``strict``) and for a block inside another block.
     """
     names = [name for name, _ in module.named_modules() if name]
     found: list[str] = []
     for pattern in patterns:
         matches = [name for name in names if _matches(name, pattern)]
-        if not matches:
+        if strict and not matches:
             raise UsageError(
                 f"block pattern {pattern!r} matches no submodule of {type(module).__name__}: its children are "
                 f"{', '.join(name for name, _ in module.named_children())}"

@@ -1,0 +1,95 @@
+"""Multiply-accumulates of ONNX nodes for one row of the batch, in the two conventions of the field (core.blocks.Macs)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+
+import onnx_ir as ir
+
+from dipgo_deploy.core.blocks import ZERO_MACS, Macs
+from dipgo_deploy.core.tensors import TensorSpec
+
+__all__ = ["LAYER_NORM_MACS", "node_macs"]
+
+LAYER_NORM_MACS = 4
+"""MACs per element of a LayerNorm in the ``papers`` convention: with it, SD-1.5 counts 338.75 G as published."""
+
+Shape = tuple[int, ...]
+
+_MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Identity")
+
+
+def node_macs(node: ir.Node, specs: Mapping[str, TensorSpec]) -> Macs:
+    """MACs of one node; zero for all but matrix products, convolutions and LayerNorm.
+
+    A product of two activations (attention) counts in ``full`` only.
+    """
+    count = _COUNTS.get(node.op_type)
+    if count is None:
+        return ZERO_MACS
+    shapes = [_shape(value, specs) for value in node.inputs]
+    macs = count(node, shapes, _shape(node.outputs[0], specs))
+    if node.op_type == "LayerNormalization":
+        return Macs(macs, 0)
+    is_product_of_activations = node.op_type in ("MatMul", "Einsum") and not any(map(_is_weight, node.inputs))
+    return Macs(0 if is_product_of_activations else macs, macs)
+
+
+def _shape(value: ir.Value | None, specs: Mapping[str, TensorSpec]) -> Shape:
+    if value is None:
+        return ()
+    spec = specs.get(str(value.name))
+    if spec is not None:
+        return spec.resolve({"rows": 1})
+    assert value.shape is not None
+    return tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    """Whether a value is an initializer, at most moved around or cast."""
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type not in _MOVES:
+            return False
+        value = producer.inputs[0]
+    return value is not None and value.is_initializer()
+
+
+def _matmul(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
+    return prod(out) * shapes[0][-1]
+
+
+def _gemm(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
+    inner = shapes[0][0] if node.attributes.get_int("transA", 0) else shapes[0][1]
+    return prod(out) * inner
+
+
+def _conv(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
+    return prod(out) * prod(shapes[1][1:])
+
+
+def _conv_transpose(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
+    return prod(shapes[0]) * prod(shapes[1][1:])
+
+
+def _layer_norm(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
+    return LAYER_NORM_MACS * prod(out)
+
+
+def _einsum(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
+    """Product of all index sizes; an einsum of one operand only moves data."""
+    if len(shapes) < 2:
+        return 0
+    terms = node.attributes.get_string("equation", "").split("->")[0].replace(" ", "").split(",")
+    sizes = {letter: size for term, shape in zip(terms, shapes, strict=True) for letter, size in zip(term, shape)}
+    return prod(sizes.values())
+
+
+_COUNTS: Mapping[str, Callable[[ir.Node, list[Shape], Shape], int]] = {
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "LayerNormalization": _layer_norm,
+    "Einsum": _einsum,
+}

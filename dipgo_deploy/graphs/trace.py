@@ -1,0 +1,189 @@
+"""Trace: a denoiser becomes a master graph with all block features as outputs, one weights file and a BlockGraph.
+
+A trace is a folder: ``master.onnx``, the weights, the denoiser's ``config.json`` and ``blocks.json``, written last. Traces are
+kept in a cache by the digest of model and patterns, so that search and export never trace twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+import dipgo_deploy
+from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import load_block_graph, save_block_graph, write_atomic
+from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.graphs.capture import Capture, capture
+from dipgo_deploy.graphs.pieces import block_totals, build_pieces
+from dipgo_deploy.graphs.shapes import infer_specs, make_shapes_constant
+from dipgo_deploy.graphs.simplify import simplify
+from dipgo_deploy.graphs.weights import INLINE_BYTES, WEIGHTS_FILE, externalize, save_weights
+from dipgo_deploy.models import LoadedModel, patterns_for
+from dipgo_deploy.models.loading import canonical_config
+from dipgo_deploy.supernet import execution_order, match_blocks
+
+__all__ = ["BLOCKS_FILE", "MASTER_FILE", "Trace", "cache_folder", "load_trace", "trace"]
+
+MASTER_FILE = "master.onnx"
+BLOCKS_FILE = "blocks.json"
+_PREFIX = "model."
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace on disk and its BlockGraph."""
+
+    folder: Path
+    blocks: BlockGraph
+
+    @property
+    def master(self) -> Path:
+        """The ONNX graph with every feature as an output."""
+        return self.folder / MASTER_FILE
+
+    @property
+    def weights(self) -> Path:
+        """The safetensors file behind all graphs."""
+        return self.folder / WEIGHTS_FILE
+
+
+def cache_folder() -> Path:
+    """Where traces are kept: DIPGO_CACHE, else ``dipgo-deploy`` in the user's cache folder."""
+    root = os.environ.get("DIPGO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dipgo-deploy"
+    return Path(root)
+
+
+def trace(
+    model: LoadedModel,
+    *,
+    granularity: str = "stage",
+    patterns: Sequence[str] | None = None,
+    out: Path | None = None,
+) -> Trace:
+    """Trace ``model`` with the blocks of ``granularity``, or of your own ``patterns``, into ``out`` or the cache.
+
+    Takes 10 to 30 s the first time and nothing after. Raises UsageError for patterns that match nothing or nest,
+    InputError where the model cannot be exported.
+    """
+    chosen = tuple(patterns) if patterns else patterns_for(model.class_name, granularity)
+    label = "custom" if patterns else granularity
+    folder = out or cache_folder() / "traces" / _key(model, chosen)
+    if (folder / BLOCKS_FILE).is_file():
+        found = load_trace(folder)
+        if found.blocks.model_digest == model.digest and found.blocks.patterns == chosen:
+            return found
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _write_trace(model, label, chosen, patterns is not None, temporary)
+        if folder.exists():
+            if any(folder.iterdir()) and not (folder / MASTER_FILE).exists():
+                raise InputError(f"{folder} exists and is no trace: choose another folder")
+            shutil.rmtree(folder)
+        os.chmod(temporary, 0o755)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return load_trace(folder)
+
+
+def load_trace(folder: Path) -> Trace:
+    """Open a trace folder; InputError if a part is missing or damaged."""
+    for name in (BLOCKS_FILE, MASTER_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} has no {name}: trace the model again")
+    return Trace(folder, load_block_graph(folder / BLOCKS_FILE))
+
+
+def _key(model: LoadedModel, patterns: Sequence[str]) -> str:
+    text = json.dumps([dipgo_deploy.__version__, model.digest, patterns])
+    return f"{model.class_name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _write_trace(model: LoadedModel, label: str, patterns: Sequence[str], strict: bool, folder: Path) -> None:
+    names = match_blocks(model.module, patterns, strict=strict)
+    example = model.example_inputs(2)
+    order = execution_order(model.module, names, lambda: model.forward(**example))
+    captured = capture(model, order)
+    graph = captured.model.graph
+    state = model.module.state_dict()
+    simplify(captured.model, captured.outputs, [_PREFIX + name for name in state])
+    make_shapes_constant(captured.model, infer_specs(captured.model))
+    specs = infer_specs(captured.model)
+    write_atomic(folder / "config.json", json.dumps(json.loads(_config(model)), indent=2) + "\n")
+    external = _write_weights(model, graph, folder)
+    blocks = _block_graph(model, label, patterns, captured, specs, external)
+    passes.ClearMetadataAndDocStringPass()(captured.model)
+    for value in (v for node in graph for v in node.outputs):
+        value.shape = ir.Shape(specs[str(value.name)].shape)
+    write_atomic(folder / MASTER_FILE, ir.to_proto(captured.model).SerializeToString())
+    save_block_graph(folder / BLOCKS_FILE, blocks)
+
+
+def _config(model: LoadedModel) -> str:
+    entries = json.loads(canonical_config(model.config))
+    return json.dumps({"_class_name": model.class_name, **entries})
+
+
+def _write_weights(model: LoadedModel, graph: ir.Graph, folder: Path) -> dict[str, int]:
+    """Write the weights file and make the graph refer to it; returns the bytes of every initializer in it."""
+    state = model.module.state_dict()
+    names, extras = {}, {}
+    for initializer, value in graph.initializers.items():
+        tensor = value.const_value
+        assert tensor is not None
+        short = initializer.removeprefix(_PREFIX)
+        if short in state and initializer.startswith(_PREFIX):
+            names[initializer] = short
+        elif tensor.nbytes >= INLINE_BYTES:
+            names[initializer] = short
+            extras[short] = tensor.numpy()
+    sizes = {initializer: graph.initializers[initializer].const_value.nbytes for initializer in names}  # type: ignore[union-attr]
+    save_weights(folder / WEIGHTS_FILE, state, extras)
+    externalize(graph, folder / WEIGHTS_FILE, names)
+    return sizes
+
+
+def _block_graph(
+    model: LoadedModel,
+    label: str,
+    patterns: Sequence[str],
+    captured: Capture,
+    specs: dict[str, TensorSpec],
+    external: dict[str, int],
+) -> BlockGraph:
+    graph = captured.model.graph
+    pieces = build_pieces(graph, captured.outputs, specs)
+    totals = block_totals(graph, list(captured.features), _PREFIX, specs)
+    weights = external | {
+        name: value.const_value.nbytes
+        for name, value in graph.initializers.items()
+        if name not in external and value.const_value is not None
+    }
+    blocks = [
+        Block(name, features, captured.entries.get(name), totals[name][0], sum(weights[w] for w in totals[name][1]))
+        for name, features in captured.features.items()
+    ]
+    used = {v for piece in pieces for v in (*piece.reads, *piece.gives)}
+    return BlockGraph(
+        model_class=model.class_name,
+        model_digest=model.digest,
+        granularity=label,
+        patterns=tuple(patterns),
+        dtype=model.dtype,
+        inputs=tuple(specs[str(value.name)] for value in graph.inputs),
+        blocks=(*blocks, Block(PREDICTION, (PREDICTION,), None, ZERO_MACS, 0)),
+        pieces=pieces,
+        values={name: spec for name, spec in specs.items() if name in used},
+        weights=weights,
+    )

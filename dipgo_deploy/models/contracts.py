@@ -1,0 +1,46 @@
+"""The contract of a model under a sampler, and the record of the libraries that made it."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from dipgo_deploy.core.contract import BatchRange, Contract, Guidance
+from dipgo_deploy.models.loading import LoadedModel
+from dipgo_deploy.models.samplers import sampler_spec
+
+__all__ = ["library_versions", "make_contract"]
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that shape a bundle."""
+    found = {}
+    for name in ("dipgo-deploy", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def make_contract(
+    model: LoadedModel,
+    *,
+    sampler: str = "ddim",
+    steps: int = 50,
+    guidance: Guidance = "none",
+    batch: BatchRange = BatchRange(),
+) -> Contract:
+    """Contract of ``model`` under a sampler named in SAMPLERS, with the model's own noise schedule.
+
+    Raises UsageError for an unknown sampler or an absurd number of steps.
+    """
+    return Contract(
+        model_class=model.class_name,
+        model_digest=model.digest,
+        dtype=model.dtype,
+        sampler=sampler_spec(sampler, steps, model.scheduler_config),
+        guidance=guidance,
+        latent_shape=model.latent_shape,
+        batch=batch,
+        versions=library_versions(),
+    )

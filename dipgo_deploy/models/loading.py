@@ -1,0 +1,223 @@
+"""Load a denoiser with what a run needs beside it: scheduler config, class embedder, input conventions.
+
+Accepted: the name of a shipped reference model, a local diffusers pipeline folder, a bare denoiser folder, or (from
+Python) any ``nn.Module`` with example inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dipgo_deploy.core.contract import Guidance
+from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.models.presets import PRESETS, Preset
+
+__all__ = ["DTYPES", "REFERENCE_MODELS", "LoadedModel", "load_model", "model_from_module"]
+
+REFERENCE_MODELS = ("digits-unet", "digits-dit")
+"""Names of the models that ship with the package."""
+
+_REFERENCE = Path(__file__).parent / "reference"
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+"""Dtypes that a model may be loaded in, by name."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A denoiser ready to be traced or run.
+
+    ``component`` is its folder name in a pipeline (``unet`` or ``transformer``); ``latent_shape`` is ``(C, H, W)``;
+    ``class_embedder`` turns labels into cross-attention tokens, where the pipeline has one.
+    """
+
+    module: nn.Module
+    class_name: str
+    config: Mapping[str, Any]
+    dtype: str
+    folder: Path | None
+    component: str
+    scheduler_config: Mapping[str, Any]
+    latent_shape: tuple[int, int, int]
+    preset: Preset
+    class_embedder: Any = None
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over class, config and every tensor of the state dict in this dtype."""
+        digest = hashlib.sha256(f"{self.class_name} {canonical_config(self.config)} {self.dtype}".encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes the model is conditioned on, or None; the label ``num_classes`` means no class."""
+        if self.class_embedder is not None:
+            return int(self.class_embedder.config["num_classes"])
+        return self.config.get("num_embeds_ada_norm") if "class_labels" in self.example_inputs(1) else None
+
+    @property
+    def tokens(self) -> int:
+        """Length of the cross-attention sequence."""
+        return 77 if self.class_embedder is None else int(self.class_embedder.config["tokens"])
+
+    def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
+        """Inputs of a forward by name, in call order, the latent first; floats in the model's dtype."""
+        inputs = self.preset.example(self.module, rows, self.tokens)
+        return {name: self._cast(name, tensor) for name, tensor in inputs.items()}
+
+    def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        keep = name == "timestep" or not tensor.is_floating_point()
+        return tensor if keep else tensor.to(DTYPES[self.dtype])
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """The network's output ``(rows, C, H, W)``."""
+        return self.preset.forward(self.module, **inputs)
+
+    @torch.no_grad()
+    def conditioning(self, classes: Sequence[int], guidance: Guidance) -> dict[str, np.ndarray]:
+        """Conditioning inputs for one class label per image; under ``concat`` the unconditional rows come first.
+
+        A model without class labels or embedder (a text model whose encoder is not loaded) gets standard normal
+        conditioning seeded by the label, and zeros as the unconditional one.
+        """
+        labels = torch.as_tensor(list(classes), dtype=torch.int64)
+        count = self.num_classes
+        if count is not None and (labels.min() < 0 or labels.max() >= count):
+            raise UsageError(f"class labels must lie between 0 and {count - 1}, found {sorted(set(classes))}")
+        names = [name for name in list(self.example_inputs(1))[1:] if name != "timestep"]
+        given: dict[str, np.ndarray] = {}
+        for name in names:
+            pair = self._condition(name, labels)
+            rows = torch.cat(pair) if guidance == "concat" else pair[1]
+            given[name] = self._cast(name, rows).numpy()
+        return given
+
+    def _condition(self, name: str, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unconditional and conditional rows of one input."""
+        null = torch.full_like(labels, self.num_classes or 0)
+        if name == "class_labels":
+            return null, labels
+        if name == "encoder_hidden_states" and self.class_embedder is not None:
+            return self.class_embedder(null), self.class_embedder(labels)
+        shape = self.example_inputs(1)[name].shape[1:]
+        rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(label))) for label in labels]
+        return torch.zeros(len(labels), *shape), torch.stack(rows)
+
+
+def canonical_config(config: Mapping[str, Any]) -> str:
+    """JSON of a diffusers config without the private and machine-dependent entries, keys sorted."""
+    return json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
+
+
+def load_model(source: str | Path, *, dtype: str = "float32") -> LoadedModel:
+    """Load a reference model by name, or a diffusers pipeline or denoiser folder, in ``dtype``.
+
+    Raises InputError if there is no such folder, it holds no supported denoiser, or a file in it is damaged.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
+    folder = _REFERENCE / str(source) if str(source) in REFERENCE_MODELS else Path(source)
+    if not folder.is_dir():
+        raise InputError(
+            f"no model {str(source)!r}: give a diffusers folder or one of {', '.join(REFERENCE_MODELS)}"
+        )
+    index = _read_config(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
+    component = _component(folder, index)
+    home = folder / component if index is not None else folder
+    config = _read_config(home / "config.json")
+    class_name = str(config.get("_class_name"))
+    module = _from_pretrained("diffusers", class_name, home, DTYPES[dtype])
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    embedder = None
+    if index is not None and "class_embedder" in index:
+        embedder = _from_pretrained("dipgo_deploy.models.class_embedder", "ClassEmbedder", folder / "class_embedder")
+    return model_from_module(
+        module,
+        dtype=dtype,
+        folder=folder,
+        component=component,
+        scheduler_config=_read_config(scheduler) if scheduler.is_file() else {},
+        class_embedder=embedder,
+    )
+
+
+def model_from_module(
+    module: nn.Module,
+    *,
+    dtype: str = "float32",
+    folder: Path | None = None,
+    component: str = "denoiser",
+    scheduler_config: Mapping[str, Any] | None = None,
+    class_embedder: Any = None,
+    preset: Preset | None = None,
+) -> LoadedModel:
+    """Wrap a live module. A class without a built-in preset needs ``preset``: its inputs, forward and latent shape."""
+    class_name = type(module).__name__
+    known = preset or PRESETS.get(class_name)
+    if known is None:
+        raise InputError(f"{class_name} is no supported denoiser ({', '.join(PRESETS)}): pass a Preset for it")
+    config = dict(getattr(module, "config", {}))
+    if any(p.dtype != DTYPES[dtype] for p in module.parameters()):
+        module = module.to(DTYPES[dtype])
+    return LoadedModel(
+        module=module.eval().requires_grad_(False),
+        class_name=class_name,
+        config=config,
+        dtype=dtype,
+        folder=folder,
+        component=component,
+        scheduler_config=dict(scheduler_config or {}),
+        latent_shape=known.latent_shape(config),
+        preset=known,
+        class_embedder=class_embedder,
+    )
+
+
+def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
+    if index is None:
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder} has neither model_index.json nor config.json: give a diffusers folder")
+        return str(_read_config(folder / "config.json").get("_class_name", "")).startswith("UNet") and "unet" or (
+            "transformer"
+        )
+    for name in ("unet", "transformer"):
+        if name in index:
+            return name
+    raise InputError(f"{folder / 'model_index.json'} names neither unet nor transformer: give a diffusion pipeline")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): restore the diffusers folder") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no JSON object: restore the diffusers folder")
+    return config
+
+
+def _from_pretrained(package: str, class_name: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    from importlib import import_module
+
+    if package == "diffusers" and class_name not in PRESETS:
+        raise InputError(f"{folder} holds a {class_name}, supported are {', '.join(PRESETS)}: use another model")
+    try:
+        kind = getattr(import_module(package), class_name)
+        model: nn.Module = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype)
+    except Exception as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{folder} cannot be loaded as {class_name} ({line}): restore its files") from None
+    return model.eval().requires_grad_(False)
