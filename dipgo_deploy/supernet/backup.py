@@ -53,8 +53,9 @@ class BackupStore:
     def keep(self, step: int, block: str, feature: Any, entry: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Keep the ``feature`` that ``block`` computed at ``step`` from its input ``entry``.
 
-        A residual is kept instead where the schedule's kind asks for it and the feature is one tensor of the shape and dtype of
-        ``entry``. Returns what was kept by its stored name (``<block>:<k>``, ``<block>:residual`` or ``prediction``).
+        A residual is kept instead where the schedule's kind asks for it and the feature is one tensor, of the shape and
+        dtype of ``entry`` but not ``entry`` itself. Returns what was kept by its stored name (``<block>:<k>``,
+        ``<block>:residual`` or ``prediction``).
         """
         tensors, self._templates[block] = flatten_feature(feature)
         if self._schedule.kind == "residual" and entry is not None and _is_one_like(tensors, entry):
