@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dipgo_deploy.graphs.cut import cut, cut_program
+from dipgo_deploy.graphs.export import ExportOptions, export
 from dipgo_deploy.graphs.trace import Trace, load_trace, trace
 
-__all__ = ["Trace", "load_trace", "trace"]
+__all__ = ["ExportOptions", "Trace", "cut", "cut_program", "export", "load_trace", "trace"]

@@ -24,7 +24,7 @@ __all__ = ["INLINE_BYTES", "WEIGHTS_FILE", "externalize", "read_layout", "save_w
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 """The name under which diffusers looks for a denoiser's weights."""
 
-INLINE_BYTES = 1024
+INLINE_BYTES = 256
 """Constants below this size stay inside each graph."""
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,12 @@ class LoadedModel:
         """Inputs of a forward by name, in call order, the latent first; floats in the model's dtype."""
         inputs = self.preset.example(self.module, rows, self.tokens)
         return {name: self._cast(name, tensor) for name, tensor in inputs.items()}
+
+    def as_dtype(self, dtype: str) -> LoadedModel:
+        """A copy of the model in another dtype; the model itself if it has that one."""
+        if dtype == self.dtype:
+            return self
+        return replace(self, module=deepcopy(self.module).to(DTYPES[dtype]), dtype=dtype)
 
     def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         keep = name == "timestep" or not tensor.is_floating_point()

@@ -1,0 +1,145 @@
+"""A bundle opened for use: its documents, its graphs, its model, and programs compiled from its master graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
+from dipgo_deploy.core.contract import check_same_contract
+from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.files import (
+    check_digest,
+    load_block_graph,
+    load_manifest,
+    load_program,
+    load_schedule,
+    path_inside,
+)
+from dipgo_deploy.core.program import Layout, Program
+from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
+from dipgo_deploy.graphs import cut_program
+from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.graphs.untrusted import load_graphs
+from dipgo_deploy.lowering import LowerOptions, lower
+from dipgo_deploy.models import LoadedModel, load_model
+from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.runtime.interpreter import Session
+from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from dipgo_deploy.runtime.torch_backend import TorchBackend
+
+__all__ = ["BackendName", "Compiled", "LoadedBundle", "load_bundle"]
+
+BackendName = Literal["onnxruntime", "torch"]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program with the serialized graphs it runs."""
+
+    program: Program
+    graphs: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class LoadedBundle:
+    """A bundle whose manifest, documents and file sizes have been checked."""
+
+    folder: Path
+    manifest: BundleManifest
+    schedule: Schedule
+    program: Program
+    blocks: BlockGraph
+
+    @property
+    def weights(self) -> Path:
+        """The weights file behind all graphs."""
+        return path_inside(self.folder, self.manifest.weights[MAIN_EXPERT])
+
+    @property
+    def denoiser(self) -> Path:
+        """The folder of graphs and weights."""
+        return path_inside(self.folder, self.manifest.denoiser)
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The bundle's own program and graphs, checked as untrusted input."""
+        files = [(name, path_inside(self.folder, path)) for name, path in self.manifest.graphs.items()]
+        return Compiled(self.program, load_graphs(files, self.weights))
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The PyTorch model, loaded from the bundle's own weights file."""
+        return load_model(self.folder, dtype=self.manifest.contract.dtype)
+
+    def compile(self, schedule: Schedule, layout: Layout = "subnets", fold: bool = True) -> Compiled:
+        """Lower and cut another schedule for the same model, in memory. The sampler may differ."""
+        program = lower(schedule, self.blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout, fold=fold))
+        return Compiled(program, cut_program(self.denoiser / MASTER_FILE, program, self.blocks))
+
+    def session(
+        self,
+        batch: int,
+        *,
+        backend: BackendName = "onnxruntime",
+        guidance_scale: float = 1.0,
+        threads: int | None = None,
+        device: str = "cpu",
+        compiled: Compiled | None = None,
+    ) -> Session:
+        """Bind the bundle's program (or another ``compiled`` one) to a backend, for ``batch`` images.
+
+        Raises UsageError for an unknown backend or a batch outside the contract, MissingError for a missing device.
+        """
+        allowed = self.manifest.contract.batch
+        if not allowed.min <= batch <= allowed.max:
+            raise UsageError(f"a batch of {batch} is outside the contract's {allowed.min} to {allowed.max} images")
+        if backend == "torch":
+            program = self._torch_program() if compiled is None else compiled.program
+            return Session(program, TorchBackend(self.model, self.blocks, program, device=device), batch, guidance_scale)
+        if backend != "onnxruntime":
+            raise UsageError(f"backend {backend!r} is unknown: choose onnxruntime or torch")
+        chosen = compiled or self.compiled
+        runner = OnnxRuntimeBackend(chosen.graphs, self.denoiser, threads=threads, device=device)
+        return Session(chosen.program, runner, batch, guidance_scale)
+
+    def _torch_program(self) -> Program:
+        """The subnets program, which alone the live model can run."""
+        return self.program if self.program.layout == "subnets" else self.compile(self.schedule).program
+
+
+def load_bundle(path: str | Path, *, whole: bool = False) -> LoadedBundle:
+    """Open a bundle folder. Sizes of all files are checked; ``whole`` checks every sha256 too.
+
+    Raises InputError where it is no bundle, newer than this program, or any part is damaged or does not fit.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give a bundle that export wrote")
+    if not (folder / BUNDLE_FILE).is_file():
+        raise InputError(f"{folder} has no {BUNDLE_FILE}: it is no bundle, or its export was interrupted; export again")
+    manifest = load_manifest(folder / BUNDLE_FILE)
+    for record in manifest.files:
+        small = record.bytes < 1_000_000 or record.path.endswith(".onnx")
+        check_digest(path_inside(folder, record.path), record, whole=whole or small)
+    _check_recorded(manifest, folder)
+    schedule = load_schedule(folder / "schedule.json")
+    program = load_program(folder / "program.json")
+    blocks = load_block_graph(folder / "blocks.json")
+    check_same_contract(manifest.contract, schedule.contract, f"{folder / 'schedule.json'}")
+    check_same_contract(manifest.contract, program.contract, f"{folder / 'program.json'}")
+    check_schedule(schedule, blocks.block_names)
+    return LoadedBundle(folder, manifest, schedule, program, blocks)
+
+
+def _check_recorded(manifest: BundleManifest, folder: Path) -> None:
+    """Everything that is read must be recorded: an unrecorded file has no digest."""
+    recorded = {record.path for record in manifest.files}
+    wanted = {"schedule.json", "program.json", "blocks.json", *manifest.graphs.values(), *manifest.weights.values()}
+    if missing := sorted(wanted - recorded):
+        raise InputError(f"{folder / BUNDLE_FILE} has no digest of {missing[0]}: export the bundle again")
+    if MAIN_EXPERT not in manifest.weights:
+        raise InputError(f"{folder / BUNDLE_FILE} names no weights of {MAIN_EXPERT}: export the bundle again")
