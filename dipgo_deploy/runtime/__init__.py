@@ -1,0 +1,18 @@
+"""Runtime: bundles opened, run and verified."""
+
+from __future__ import annotations
+
+from dipgo_deploy.runtime.generate import GenerateOptions, generate
+from dipgo_deploy.runtime.loaded import Compiled, LoadedBundle, load_bundle
+from dipgo_deploy.runtime.verify import VerifyOptions, VerifyReport, verify
+
+__all__ = [
+    "Compiled",
+    "GenerateOptions",
+    "LoadedBundle",
+    "VerifyOptions",
+    "VerifyReport",
+    "generate",
+    "load_bundle",
+    "verify",
+]

@@ -1,0 +1,63 @@
+"""Generate images with a bundle. Image i of a seed is the same whatever the batch it is made in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.runtime.loaded import BackendName, LoadedBundle
+
+__all__ = ["GenerateOptions", "generate", "noise_for"]
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What to draw: ``count`` images of each class (all classes if none is named), ``batch`` at a time."""
+
+    seed: int = 0
+    classes: tuple[int, ...] = ()
+    count: int = 1
+    guidance_scale: float = 1.0
+    backend: BackendName = "onnxruntime"
+    batch: int = 8
+    threads: int | None = None
+    device: str = "cpu"
+
+
+def noise_for(seeds: Sequence[int], shape: tuple[int, int, int]) -> np.ndarray:
+    """Standard normal noise (B, C, H, W), float32; row i depends on ``seeds[i]`` alone."""
+    rows = [np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds]
+    return np.stack(rows)
+
+
+def generate(bundle: LoadedBundle, options: GenerateOptions = GenerateOptions()) -> np.ndarray:
+    """Images (N, C, H, W), float32, class by class; the model's range is [-1, 1] as a rule.
+
+    Raises UsageError for classes that the model does not have, or options that the bundle refuses.
+    """
+    if options.count < 1 or options.batch < 1:
+        raise UsageError(f"{options.count} images, {options.batch} at a time, make no sense: ask for 1 or more")
+    classes = options.classes or tuple(range(bundle.model.num_classes or 1))
+    labels = [label for label in classes for _ in range(options.count)]
+    seeds = [options.seed + i for i in range(len(labels))]
+    contract = bundle.manifest.contract
+    batch = min(options.batch, len(labels))
+    session = bundle.session(
+        batch,
+        backend=options.backend,
+        guidance_scale=options.guidance_scale,
+        threads=options.threads,
+        device=options.device,
+    )
+    images = []
+    for start in range(0, len(labels), batch):
+        # The last batch is filled up with repeats, which are dropped: one session serves all.
+        chosen = [min(start + i, len(labels) - 1) for i in range(batch)]
+        noise = noise_for([seeds[i] for i in chosen], contract.latent_shape)
+        conditioning = bundle.model.conditioning([labels[i] for i in chosen], contract.guidance)
+        made = session.run(noise, conditioning, seed=seeds[start])
+        images.append(made[: len(labels) - start])
+    return np.concatenate(images).astype(np.float32)
