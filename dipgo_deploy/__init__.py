@@ -1,7 +1,7 @@
 """Prune, cut and run diffusers denoisers as straight-line programs.
 
-The public verbs are ``load_model``, ``trace``, ``lower``, ``export``, ``load_bundle``, ``generate`` and ``verify``. Each is
-imported on first use, so that ``import dipgo_deploy`` costs nothing.
+The public verbs are ``load_model``, ``trace``, ``lower``, ``export``, ``load_bundle``, ``generate`` and ``verify``.
+Each is imported on first use, so that ``import dipgo_deploy`` costs nothing.
 """
 
 from __future__ import annotations

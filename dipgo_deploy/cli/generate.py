@@ -36,7 +36,7 @@ def generate(
     )
     with working(f"generating with {bundle}"):
         images = draw(load_bundle(bundle), options)
-        image_grid(images, out)
+        image_grid(images, out, columns=count)
     if as_json:
         emit({"images": len(images), "seed": seed, "out": str(out)})
         return

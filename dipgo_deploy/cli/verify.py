@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from dipgo_deploy.cli.options import BundleFolder, Json
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.core.errors import GateError
 
 
-def verify(bundle: BundleFolder, as_json: Json = False) -> None:
+def verify(
+    bundle: BundleFolder,
+    images: Annotated[int, typer.Option(min=1, help="Images whose trajectories are compared.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of their noise.")] = 1000,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 2 under guidance if left out.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Local deviation allowed, relative.")] = None,
+    min_psnr: Annotated[float | None, typer.Option(help="Median PSNR to the full run to demand, in dB.")] = None,
+    as_json: Json = False,
+) -> None:
     """Verify BUNDLE: backends against each other call by call, and the schedule against the full run."""
     from dataclasses import asdict
 
-    from dipgo_deploy.cli.views import verify_view
+    from dipgo_deploy.cli.verify_view import verify_view
     from dipgo_deploy.runtime import VerifyOptions, load_bundle
     from dipgo_deploy.runtime import verify as verify_bundle
 
+    options = VerifyOptions(
+        images=images, seed=seed, guidance_scale=guidance, local_tolerance=tolerance, min_psnr_db=min_psnr
+    )
     with working(f"verifying {bundle}"):
-        report = verify_bundle(load_bundle(bundle), VerifyOptions())
+        report = verify_bundle(load_bundle(bundle, whole=True), options)
     if as_json:
         emit({"passed": report.passed, **asdict(report)})
     else:

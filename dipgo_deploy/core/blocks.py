@@ -62,8 +62,8 @@ class Block:
 class Piece:
     """Nodes that always run together. ``reads`` and ``gives`` are the named values that cross its border.
 
-    ``reads`` also lists network inputs; ``gives`` are feature tensors and values that other pieces read; ``weights`` the
-    names of its weight tensors.
+    ``reads`` also lists network inputs; ``gives`` are feature tensors and values that other pieces read; ``weights``
+    the names of its weight tensors.
     """
 
     index: int

@@ -237,6 +237,4 @@ def load_schedule(path: Path) -> Schedule:
 def records_of(folder: Path) -> tuple[bundle.FileRecord, ...]:
     """FileRecords of every regular file below ``folder``, sorted by path."""
     found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != bundle.BUNDLE_FILE)
-    return tuple(
-        bundle.FileRecord(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_of(p)) for p in found
-    )
+    return tuple(bundle.FileRecord(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_of(p)) for p in found)

@@ -3,8 +3,8 @@
 1. Backwards over the steps, like a register allocator: what later steps read, an earlier step must write.
 2. A step's demands are its prediction (where computed) and the features later steps read.
 3. From the demands, walk against the arrows. A computed block is walked through; a reused one ends the walk at its
-   stored feature (output kind) or goes on at its input (residual kind). What is not reached does not run: the dead blocks of
-   DiP-GO's post-processing need no rule of their own.
+   stored feature (output kind) or goes on at its input (residual kind). What is not reached does not run: the dead
+   blocks of DiP-GO's post-processing need no rule of their own.
 """
 
 from __future__ import annotations
@@ -161,5 +161,5 @@ def schedule_macs(schedule: Schedule, graph: BlockGraph) -> Macs:
 
 
 def pruned_ratio(schedule: Schedule, graph: BlockGraph) -> float:
-    """DiP-GO's ratio, the share of the full run's MACs that is not computed (0.80 keeps 20 %), ``papers`` convention."""
+    """DiP-GO's ratio: the share of the full run's MACs that is pruned (0.80 keeps 20 %), ``papers`` convention."""
     return 1.0 - schedule_macs(schedule, graph).papers / (graph.macs.papers * schedule.steps)

@@ -15,7 +15,10 @@ from dipgo_deploy.core.blocks import Kind, Macs
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.tensors import TensorSpec
 
-__all__ = ["Call", "Combine", "Graph", "Half", "Layout", "Program", "Run", "Sample", "Term", "memory_bytes"]
+__all__ = ["Call", "Combine", "Graph", "Half", "Layout", "Program", "Run", "Sample", "TIMESTEP", "Term", "memory_bytes"]
+
+TIMESTEP = "timestep"
+"""Name of the network input that no slot holds: each Run feeds its own constant, float32 of shape (rows,)."""
 
 Layout = Literal["subnets", "segments"]
 """``subnets``: one graph per distinct set of computed blocks. ``segments``: every weight in exactly one graph."""

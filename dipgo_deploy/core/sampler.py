@@ -1,8 +1,8 @@
 """What a sampler does between network calls, as coefficients.
 
-Deterministic samplers are linear in the latents and the model outputs so far. With ``x_0`` the first latent and ``e_i``
-the (guided) output of call i, the sampler sets ``x_(i+1) = sum_j a_j x_(i-j) + sum_j b_j e_(i-j)`` with the coefficients of
-``updates[i]``; call i feeds the network ``input_scales[i] * x_i``; ``x_0 = initial_scale * noise``.
+Deterministic samplers are linear in the latents and the model outputs so far. With ``x_0`` the first latent and
+``e_i`` the (guided) output of call i, the sampler sets ``x_(i+1) = sum_j a_j x_(i-j) + sum_j b_j e_(i-j)`` with the
+coefficients of ``updates[i]``; call i feeds the network ``input_scales[i] * x_i``; ``x_0 = initial_scale * noise``.
 """
 
 from __future__ import annotations

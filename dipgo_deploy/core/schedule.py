@@ -24,9 +24,9 @@ class Schedule:
     """A static reuse schedule.
 
     ``compute[step][i]`` says whether block ``blocks[i]`` is computed at that step (a step is one network call of the
-    full run, from 0). A reused block stands for ``sum_j c_j f_j`` over its last computed features, newest first, with c from
-    ``forecasts[(step, block)]``, or ``(1.0,)`` (hold) where absent. ``experts[step]`` names the model of that step.
-    ``origin`` records how it was made: method, options, seed.
+    full run, from 0). A reused block stands for ``sum_j c_j f_j`` over its last computed features, newest first, with
+    c from ``forecasts[(step, block)]``, or ``(1.0,)`` (hold) where absent. ``experts[step]`` names the model of that
+    step. ``origin`` records how it was made: method, options, seed.
     """
 
     contract: Contract

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import torch
 from torch import nn
 
@@ -97,9 +97,7 @@ def _own_name(tensor: torch.Tensor, found: dict[str, torch.Tensor], name: str) -
     return name
 
 
-def _name_of(
-    tensor: torch.Tensor, found: dict[str, torch.Tensor], given: dict[str, torch.Tensor], name: str
-) -> str:
+def _name_of(tensor: torch.Tensor, found: dict[str, torch.Tensor], given: dict[str, torch.Tensor], name: str) -> str:
     for known, other in (*found.items(), *given.items()):
         if other is tensor:
             return known

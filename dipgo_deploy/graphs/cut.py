@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.errors import InputError
@@ -94,5 +94,3 @@ def _insert(graph: ir.Graph, after: ir.Value, op: str, first: ir.Value, second: 
     assert producer is not None
     graph.insert_after(producer, node)
     return node.outputs[0]
-
-

@@ -1,11 +1,11 @@
-"""Multiply-accumulates of ONNX nodes for one row of the batch, in the two conventions of the field (core.blocks.Macs)."""
+"""Multiply-accumulates of ONNX nodes for one row of the batch, in the two conventions of core.blocks.Macs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
 
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import ZERO_MACS, Macs
 from dipgo_deploy.core.tensors import TensorSpec
@@ -81,7 +81,7 @@ def _einsum(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
     if len(shapes) < 2:
         return 0
     terms = node.attributes.get_string("equation", "").split("->")[0].replace(" ", "").split(",")
-    sizes = {letter: size for term, shape in zip(terms, shapes, strict=True) for letter, size in zip(term, shape)}
+    sizes = {letter: size for term, shape in zip(terms, shapes, strict=True) for letter, size in zip(term, shape, strict=True)}
     return prod(sizes.values())
 
 

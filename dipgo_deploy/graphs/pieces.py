@@ -2,8 +2,8 @@
 
 1. Cut values are the features, the block inputs that residuals need, and the prediction.
 2. The sinks of a node are the cut values it reaches without passing another cut value.
-3. Nodes with equal sinks form a piece. Pieces are acyclic: a path between two nodes of a piece that left it would pass a
-   cut value that is a sink of both ends, hence lies on a cycle.
+3. Nodes with equal sinks form a piece. Pieces are acyclic: a path between two nodes of a piece that left it would
+   pass a cut value that is a sink of both ends, hence lies on a cycle.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import ZERO_MACS, Macs, Piece
 from dipgo_deploy.core.tensors import TensorSpec
@@ -74,9 +74,7 @@ def _piece(
     inside = set(nodes)
     read = {v for node in nodes for v in node.inputs if v is not None}
     given = {v for node in nodes for v in node.outputs}
-    gives = {
-        v for v in given if str(v.name) in bits or any(consumer not in inside for consumer, _ in v.uses())
-    }
+    gives = {v for v in given if str(v.name) in bits or any(consumer not in inside for consumer, _ in v.uses())}
     weights = {v.name for v in read if v.is_initializer()}
     return Piece(
         index=index,

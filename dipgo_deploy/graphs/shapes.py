@@ -1,8 +1,9 @@
 """Shapes of every value of a graph as numbers and multiples of ``rows``, and shape arithmetic made constant.
 
-ONNX shape inference is run on the graph at two batch sizes; a size that grows with the batch is a multiple of ``rows``.
-With that known, a Reshape to a computed shape becomes a Reshape to a constant with -1 for the batch, and what is left of
-shape arithmetic starts at the batch axis of the first network input. No integer value depends on a feature then.
+ONNX shape inference is run on the graph at two batch sizes; a size that grows with the batch is a multiple of
+``rows``. With that known, a Reshape to a computed shape becomes a Reshape to a constant with -1 for the batch, and
+what is left of shape arithmetic starts at the batch axis of the first network input. No integer value depends on a
+feature then.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-import onnx_ir.passes.common as passes
+import onnx  # noqa: TID251 - the home of onnx
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
+import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.tensors import Dim, TensorSpec
@@ -121,7 +122,9 @@ def _replace_shape(
             first.outputs[0].type = ir.TensorType(ir.DataType.INT64)
             rows.append(first.outputs[0])
         factor = 1 if dim == ROWS else int(dim.split("*")[0])
-        parts.append(rows[0] if factor == 1 else _append(graph, node, "Mul", [rows[0], _constant(graph, constants, (factor,))]))
+        parts.append(
+            rows[0] if factor == 1 else _append(graph, node, "Mul", [rows[0], _constant(graph, constants, (factor,))])
+        )
     joined = parts[0] if len(parts) == 1 else _append(graph, node, "Concat", parts, [ir.AttrInt64("axis", 0)])
     ir.convenience.replace_all_uses_with(node.outputs[0], joined)
     graph.remove(node, safe=True)

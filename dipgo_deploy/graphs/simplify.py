@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import onnx_ir as ir
-import onnx_ir.passes.common as passes
-from onnxscript.optimizer import optimize_ir
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
+import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
+from onnxscript.optimizer import optimize_ir  # noqa: TID251 - the home of onnxscript
 
 __all__ = ["simplify"]
 

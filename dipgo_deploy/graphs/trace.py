@@ -1,7 +1,7 @@
 """Trace: a denoiser becomes a master graph with all block features as outputs, one weights file and a BlockGraph.
 
-A trace is a folder: ``master.onnx``, the weights, the denoiser's ``config.json`` and ``blocks.json``, written last. Traces are
-kept in a cache by the digest of model and patterns, so that search and export never trace twice.
+A trace is a folder: ``master.onnx``, the weights, the denoiser's ``config.json`` and ``blocks.json``, written last.
+Traces are kept in a cache by the digest of model and patterns, so that search and export never trace twice.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir as ir
-import onnx_ir.passes.common as passes
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
+import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
 
 import dipgo_deploy
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
@@ -59,7 +59,10 @@ class Trace:
 
 def cache_folder() -> Path:
     """Where traces are kept: DIPGO_CACHE, else ``dipgo-deploy`` in the user's cache folder."""
-    root = os.environ.get("DIPGO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dipgo-deploy"
+    root = (
+        os.environ.get("DIPGO_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dipgo-deploy"
+    )
     return Path(root)
 
 
@@ -106,9 +109,7 @@ def load_trace(folder: Path) -> Trace:
     return Trace(folder, load_block_graph(folder / BLOCKS_FILE))
 
 
-def _chosen(
-    model: LoadedModel, granularity: str, patterns: Sequence[str] | None
-) -> tuple[str, tuple[str, ...], bool]:
+def _chosen(model: LoadedModel, granularity: str, patterns: Sequence[str] | None) -> tuple[str, tuple[str, ...], bool]:
     """Label, patterns, and whether each must match. Own patterns are their own label, so that a schedule keeps them."""
     if patterns is None and ("." in granularity or "," in granularity or "*" in granularity):
         patterns = granularity.split(",")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import onnx
+import onnx  # noqa: TID251 - the home of onnx
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE, read_layout
@@ -32,7 +32,7 @@ def load_graphs(files: Iterable[tuple[str, Path]], weights: Path) -> dict[str, b
 
 
 def check_graph(content: bytes, what: str, spans: set[tuple[int, int]]) -> None:
-    """InputError unless ``content`` is a plain ONNX graph whose external tensors are among ``spans`` (offset, length)."""
+    """InputError unless ``content`` is a plain ONNX graph with external tensors only at ``spans`` (offset, length)."""
     try:
         model = onnx.load_model_from_string(content)
     except Exception:

@@ -12,16 +12,13 @@ from dataclasses import replace
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.liveness import StepPlan, block_of_stored, is_residual, residual_name
-from dipgo_deploy.core.program import Call, Combine, Run, Sample, Term
+from dipgo_deploy.core.program import TIMESTEP, Call, Combine, Run, Sample, Term
 from dipgo_deploy.core.sampler import OpaqueSampler, SamplerReading, Update
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.lowering.layouts import GraphPlan
 
 __all__ = ["Emission"]
-
-TIMESTEP = "timestep"
-"""The network input that is a constant of the step."""
 
 
 class Emission:
@@ -37,6 +34,7 @@ class Emission:
         self.specs |= {value: graph.values[name] for name, value in self.conditioning.items()}
         self.inputs = ("noise", *self.conditioning.values())
         self.image = "noise"
+        self._entering = ("noise", 1.0)  # the latent before the current step, and its scale at the network's input
 
     def emit_trajectory(self, sampler: SamplerReading) -> None:
         """All steps, from the noise to the image."""
@@ -44,8 +42,9 @@ class Emission:
         if sampler.initial_scale != 1.0:
             latents = [self._combine("x0", self._latent, [Term("noise", sampler.initial_scale)], 0)]
         for plan in self.plans:
+            self._entering = (latents[-1], sampler.input_scales[plan.step])
             if plan.is_call:
-                self._emit_graphs(plan, latents[-1], sampler.input_scales[plan.step])
+                self._emit_graphs(plan)
             target = f"x{plan.step + 1}"
             if isinstance(sampler, OpaqueSampler):
                 output = self._combine(f"e{plan.step}", self._latent, self._output_terms(plan.step, 1.0), plan.step)
@@ -89,10 +88,10 @@ class Emission:
                 terms.append(replace(value, constant=c))
         return terms
 
-    def _emit_graphs(self, plan: StepPlan, latent: str, scale: float) -> None:
+    def _emit_graphs(self, plan: StepPlan) -> None:
         for index in self.layouts.by_step[plan.step]:
             graph = self.layouts.graphs[index]
-            inputs = [(name, self._network_input(name, plan.step, latent, scale)) for name in graph.inputs]
+            inputs = [(name, self._network_input(name, plan.step)) for name in graph.inputs]
             inputs += [(name, self._read(name, plan.step)) for name in graph.reads]
             outputs = [(name, f"{name}@{plan.step}") for name in graph.writes]
             for name, value in outputs:
@@ -114,7 +113,8 @@ class Emission:
             return self.graph.values[name]
         return self.graph.values[self.graph.block_of_name[block_of_stored(self.graph, name)].features[0]]
 
-    def _network_input(self, name: str, step: int, latent: str, scale: float) -> str:
+    def _network_input(self, name: str, step: int) -> str:
+        latent, scale = self._entering
         if name in self.conditioning:
             return self.conditioning[name]
         if name == TIMESTEP:
@@ -131,6 +131,8 @@ class Emission:
 
     def _value(self, name: str, step: int) -> str:
         """A value between graphs at ``step``; that of a reused block is its backup, or its input plus residual."""
+        if any(name == spec.name for spec in self.graph.inputs):
+            return self._network_input(name, step)
         owner = self.graph.block_of_feature.get(name)
         if owner is None or self.schedule.is_computed(step, owner):
             return f"{name}@{step}"
@@ -167,7 +169,9 @@ def merge_terms(terms: Sequence[Term]) -> list[Term]:
     for term in terms:
         key = (term.slot, term.half, term.channels)
         before = merged.get(key)
-        merged[key] = term if before is None else replace(
-            before, constant=before.constant + term.constant, guided=before.guided + term.guided
+        merged[key] = (
+            term
+            if before is None
+            else replace(before, constant=before.constant + term.constant, guided=before.guided + term.guided)
         )
     return list(merged.values())

@@ -7,7 +7,7 @@ pieces that run at the same steps form one graph, so that each weight lives in e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dipgo_deploy.core.blocks import BlockGraph
@@ -53,12 +53,13 @@ def _graph(
     expert: str,
     pieces: Iterable[int],
     computes: Iterable[str],
-    reads: Iterable[str],
-    writes: Iterable[str],
+    reads: Collection[str],
+    writes: Collection[str],
 ) -> Graph:
     members = [graph.pieces[index] for index in sorted(pieces)]
     network = {spec.name for spec in graph.inputs}
-    used = {value for piece in members for value in piece.reads if value in network}
+    used = network & {value for piece in members for value in piece.reads}
+    used |= network & _residual_entries(graph, (*reads, *writes))
     return Graph(
         name=name,
         expert=expert,
@@ -70,6 +71,12 @@ def _graph(
         macs=graph.cost(members),
         weight_bytes=graph.weight_bytes_of(members),
     )
+
+
+def _residual_entries(graph: BlockGraph, names: Iterable[str]) -> set[str]:
+    """The values that a graph adds residuals to or subtracts from outputs."""
+    blocks = {block_of_stored(graph, name) for name in names if name not in graph.values}
+    return {entry for name in blocks if (entry := graph.block_of_name[name].residual_input) is not None}
 
 
 def plan_segments(schedule: Schedule, graph: BlockGraph, plans: Sequence[StepPlan]) -> GraphPlan:

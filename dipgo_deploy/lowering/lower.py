@@ -29,8 +29,8 @@ __all__ = ["LowerOptions", "lower"]
 class LowerOptions:
     """How to lower.
 
-    ``share_graphs`` lets steps with one compute row share one graph (wanted after ``limit_graphs``); ``fold`` is off only
-    to compare.
+    ``share_graphs`` lets steps with one compute row share one graph (wanted after ``limit_graphs``); ``fold`` is off
+    only to compare.
     """
 
     layout: Layout = "subnets"

@@ -138,9 +138,7 @@ def load_model(source: str | Path, *, dtype: str = "float32") -> LoadedModel:
         raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
     folder = _REFERENCE / str(source) if str(source) in REFERENCE_MODELS else Path(source)
     if not folder.is_dir():
-        raise InputError(
-            f"no model {str(source)!r}: give a diffusers folder or one of {', '.join(REFERENCE_MODELS)}"
-        )
+        raise InputError(f"no model {str(source)!r}: give a diffusers folder or one of {', '.join(REFERENCE_MODELS)}")
     index = _read_config(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
     component = _component(folder, index)
     home = folder / component if index is not None else folder
@@ -197,7 +195,7 @@ def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
     if index is None:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} has neither model_index.json nor config.json: give a diffusers folder")
-        return str(_read_config(folder / "config.json").get("_class_name", "")).startswith("UNet") and "unet" or (
+        return (str(_read_config(folder / "config.json").get("_class_name", "")).startswith("UNet") and "unet") or (
             "transformer"
         )
     for name in ("unet", "transformer"):

@@ -10,10 +10,7 @@ import numpy as np
 from dipgo_deploy.core.program import Combine, Run
 from dipgo_deploy.core.tensors import TensorSpec
 
-__all__ = ["TIMESTEP", "Act", "Backend", "Memory"]
-
-TIMESTEP = "timestep"
-"""The network input that no slot holds: every Run feeds its own constant, float32 of shape (rows,)."""
+__all__ = ["Act", "Backend", "Memory"]
 
 Act = Callable[[], None]
 """A call bound to its buffers: running it is all that is left."""

@@ -99,7 +99,9 @@ class LoadedBundle:
             raise UsageError(f"a batch of {batch} is outside the contract's {allowed.min} to {allowed.max} images")
         if backend == "torch":
             program = self._torch_program() if compiled is None else compiled.program
-            return Session(program, TorchBackend(self.model, self.blocks, program, device=device), batch, guidance_scale)
+            return Session(
+                program, TorchBackend(self.model, self.blocks, program, device=device), batch, guidance_scale
+            )
         if backend != "onnxruntime":
             raise UsageError(f"backend {backend!r} is unknown: choose onnxruntime or torch")
         chosen = compiled or self.compiled

@@ -14,9 +14,9 @@ import numpy as np
 import onnxruntime as ort  # noqa: TID251 - the home of onnxruntime
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
-from dipgo_deploy.core.program import Combine, Run
+from dipgo_deploy.core.program import TIMESTEP, Combine, Run
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.runtime.backend import TIMESTEP, Act, Memory
+from dipgo_deploy.runtime.backend import Act, Memory
 from dipgo_deploy.runtime.memory import NumpyMemory, TorchMemory, check_device
 
 __all__ = ["OnnxRuntimeBackend"]

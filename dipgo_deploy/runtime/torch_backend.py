@@ -16,8 +16,8 @@ import torch
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.liveness import residual_name
-from dipgo_deploy.core.program import Program, Run
-from dipgo_deploy.runtime.backend import TIMESTEP, Act
+from dipgo_deploy.core.program import TIMESTEP, Program, Run
+from dipgo_deploy.runtime.backend import Act
 from dipgo_deploy.runtime.memory import TorchMemory
 from dipgo_deploy.supernet.backup import block_input
 from dipgo_deploy.supernet.features import FeatureTemplate, flatten_feature

@@ -55,8 +55,8 @@ class Deviation:
 class Rung:
     """One comparison of two ways to run the schedule.
 
-    ``local`` is the worst step fed with the reference's slots, ``free`` the image of the whole trajectory; ``first`` the
-    first value, in order of execution, past the local tolerance. None where there is no such number.
+    ``local`` is the worst step fed with the reference's slots, ``free`` the image of the whole trajectory; ``first``
+    the first value, in order of execution, past the local tolerance. None where there is no such number.
     """
 
     name: str
@@ -94,7 +94,9 @@ def verify(bundle: LoadedBundle, options: VerifyOptions = VerifyOptions()) -> Ve
     failure = next((_failure(rung) for rung in rungs if not rung.passed), "")
     floor = options.min_psnr_db
     if not failure and floor is not None and psnr["p50"] < floor:
-        failure = f"median PSNR to the full run is {psnr['p50']:.1f} dB, {floor:g} dB is wanted: search a milder schedule"
+        failure = (
+            f"median PSNR to the full run is {psnr['p50']:.1f} dB, {floor:g} dB is wanted: search a milder schedule"
+        )
     return VerifyReport(rungs, psnr, failure)
 
 
@@ -150,9 +152,7 @@ class _Ladder:
         return self.options.seed
 
     def _session(self, backend: str, compiled: object) -> Session:
-        return self.bundle.session(
-            self.options.images, backend=backend, guidance_scale=self.scale, compiled=compiled
-        )  # type: ignore[arg-type]
+        return self.bundle.session(self.options.images, backend=backend, guidance_scale=self.scale, compiled=compiled)  # type: ignore[arg-type]
 
     def _gates_open(self) -> Rung:
         """One forward of the plain model against one under the surgery with every block computed."""

@@ -14,7 +14,7 @@ __all__ = ["FeatureTemplate", "flatten_feature"]
 
 @dataclass(frozen=True)
 class FeatureTemplate:
-    """How to rebuild a block's return value: its nesting, and which distinct tensor (or constant) stands at each leaf."""
+    """How to rebuild a block's return value: its nesting, and which tensor (or constant) stands at each leaf."""
 
     spec: Any
     leaves: tuple[int | None, ...]

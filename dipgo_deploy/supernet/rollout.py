@@ -21,15 +21,13 @@ import torch
 from torch import nn
 
 from dipgo_deploy.core.blocks import PREDICTION
+from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 from dipgo_deploy.supernet.backup import BackupStore, block_input
 from dipgo_deploy.supernet.stepper import SamplerStepper
 from dipgo_deploy.supernet.surgery import gated
 
 __all__ = ["Denoiser", "RolloutStep", "reference_trajectory"]
-
-TIMESTEP = "timestep"
-
 
 class Denoiser(Protocol):
     """A network called with named inputs; the latent is the first parameter of its module's forward."""

@@ -1,0 +1,33 @@
+"""View of a verification: the ladder rung by rung, then the schedule against the full run."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dipgo_deploy.runtime.verify import Rung, VerifyReport
+
+__all__ = ["verify_view"]
+
+
+def verify_view(report: VerifyReport) -> RenderableType:
+    """Compile error (relative deviations of each rung) and schedule error (PSNR in dB), never mixed."""
+    table = Table(box=None, title="the fast path against the slow one", title_justify="left")
+    for name in ("rung", "local", "worst at", "free-running", ""):
+        table.add_column(name, justify="left" if name in ("rung", "worst at", "") else "right")
+    for rung in report.rungs:
+        table.add_row(*_cells(rung))
+    psnr = report.psnr_db
+    quality = (
+        f"the schedule against the full run: PSNR median {psnr['p50']:.1f} dB, p10 {psnr['p10']:.1f} dB, "
+        f"worst {psnr['worst']:.1f} dB"
+    )
+    return Group(table, Text(quality), Text("verified" if report.passed else "NOT verified"))
+
+
+def _cells(rung: Rung) -> tuple[str, str, str, str, str]:
+    local = "-" if rung.local is None else f"{rung.local.relative:.1e}"
+    found = rung.first or rung.local
+    where = "-" if found is None else f"{found.value}, step {found.step}"
+    return rung.name, local, where, f"{rung.free:.1e}", "ok" if rung.passed else "FAILED"
