@@ -1,0 +1,70 @@
+"""What the tests share: the reference models, and their traces in one cache for the whole session and all workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for this session, the same in every xdist worker."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trace_cache(session_folder: Path) -> Iterator[Path]:
+    """DIPGO_CACHE: traces of this session only, since the cache does not see changes of our own code.
+
+    DIPGO_TEST_CACHE names a folder that outlives the session, for working on something else than the trace.
+    """
+    folder = Path(os.environ.get("DIPGO_TEST_CACHE") or session_folder / "dipgo-cache")
+    folder.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIPGO_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two workers on two cores: a thread each, and sums in one order."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def reference_model() -> Callable[[str], object]:
+    """``reference_model(name)``: a shipped model, loaded once."""
+    from dipgo_deploy.models import load_model
+
+    return cache(load_model)
+
+
+@pytest.fixture(scope="session")
+def digits_unet(reference_model):
+    return reference_model("digits-unet")
+
+
+@pytest.fixture(scope="session")
+def digits_dit(reference_model):
+    return reference_model("digits-dit")
+
+
+@pytest.fixture(scope="session")
+def traced(reference_model, trace_cache: Path):
+    """``traced(name, granularity)``: the trace of a shipped model. 10 to 20 s the first time, by one worker only."""
+    from dipgo_deploy.graphs import trace
+
+    @cache
+    def get(name: str, granularity: str):
+        with FileLock(trace_cache / f"{name}-{granularity}.lock"):
+            return trace(reference_model(name), granularity=granularity)
+
+    return get
