@@ -29,9 +29,9 @@ def export(
     from dipgo_deploy.graphs import export as export_bundle
     from dipgo_deploy.models import load_model
 
-    options = ExportOptions(layout=layout, max_graphs=limit_graphs)
+    options = ExportOptions(layout=layout, max_graphs=limit_graphs, dtype="float16" if fp16 else None)
     with working(f"exporting {model}"):
-        loaded = load_model(model, dtype="float16" if fp16 else wanted.contract.dtype)
+        loaded = load_model(model, dtype=wanted.contract.dtype)
         folder = export_bundle(loaded, wanted, out, options)
     program = load_program(folder / "program.json")
     slots = memory_bytes(program, batch=1)["slots"]
