@@ -2,13 +2,15 @@
 
 1. Count the distinct compute rows of the steps that call the network.
 2. While there are more than K, unite the pair of rows whose union adds the least MACs over its steps.
-3. Steps that share a row must share a graph: lower with ``share_graphs``.
+3. Steps that share a row must share a graph: lower with ``share_graphs``. A graph that writes more may read more, and so
+   wake a step that called no network before: count again, until nothing is left to unite.
 A superset of computed blocks never reads what was not written, so a valid schedule stays valid.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 
@@ -29,12 +31,29 @@ def limit_graphs(schedule: Schedule, graph: BlockGraph, max_graphs: int) -> Sche
     """
     if max_graphs < 1:
         raise UsageError(f"at least 1 graph is needed, --limit-graphs {max_graphs} was asked for: give 1 or more")
-    live: dict[Row, Row] = {}
-    rows: dict[int, Row] = {}
-    for plan in plan_steps(schedule, graph):
+    origin = {**schedule.origin, "max_graphs": str(max_graphs)}
+    while len(calling := _calling_rows(schedule, graph)) > max_graphs:
+        schedule = _unite_rows(schedule, graph, calling, max_graphs)
+    return replace(schedule, origin=origin)
+
+
+def _calling_rows(schedule: Schedule, graph: BlockGraph) -> dict[Row, tuple[Row, list[int]]]:
+    """By compute row: the blocks of it that are really computed, and the steps that call the network with it."""
+    found: dict[Row, tuple[Row, list[int]]] = {}
+    for plan in plan_steps(schedule, graph, share_rows=True):
         if plan.is_call:
-            row = rows[plan.step] = schedule.computed[plan.step]
-            live[row] = live.get(row, frozenset()) | plan.reach.computes
+            row = schedule.computed[plan.step]
+            live, steps = found.get(row, (frozenset(), []))
+            found[row] = (live | plan.reach.computes, [*steps, plan.step])
+    return found
+
+
+def _unite_rows(
+    schedule: Schedule, graph: BlockGraph, calling: Mapping[Row, tuple[Row, list[int]]], max_graphs: int
+) -> Schedule:
+    """Unite rows pair by pair, the cheapest first, until ``max_graphs`` are left."""
+    live = {row: computes for row, (computes, _) in calling.items()}
+    rows = {step: row for row, (_, steps) in calling.items() for step in steps}
     weight = Counter(rows.values())
     costs: dict[tuple[Row, Row], int] = {}
 
@@ -56,7 +75,7 @@ def limit_graphs(schedule: Schedule, graph: BlockGraph, max_graphs: int) -> Sche
         weight[union] += count
         rows = {step: union if row in (first, second) else row for step, row in rows.items()}
     computed = [rows.get(step, schedule.computed[step]) for step in range(schedule.steps)]
-    return replace(schedule.with_compute(computed), origin={**schedule.origin, "max_graphs": str(max_graphs)})
+    return schedule.with_compute(computed)
 
 
 def _row_macs(graph: BlockGraph, key: tuple[Row, Row], schedule: Schedule) -> int:

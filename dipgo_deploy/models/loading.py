@@ -83,7 +83,7 @@ class LoadedModel:
         """A copy of the model in another dtype; the model itself if it has that one."""
         if dtype == self.dtype:
             return self
-        return replace(self, module=deepcopy(self.module).to(DTYPES[dtype]), dtype=dtype)
+        return replace(self, module=nn.Module.to(deepcopy(self.module), DTYPES[dtype]), dtype=dtype)
 
     def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         keep = name == "timestep" or not tensor.is_floating_point()
@@ -176,7 +176,7 @@ def model_from_module(
         raise InputError(f"{class_name} is no supported denoiser ({', '.join(PRESETS)}): pass a Preset for it")
     config = dict(getattr(module, "config", {}))
     if any(p.dtype != DTYPES[dtype] for p in module.parameters()):
-        module = module.to(DTYPES[dtype])
+        module = nn.Module.to(module, DTYPES[dtype])
     return LoadedModel(
         module=module.eval().requires_grad_(False),
         class_name=class_name,
@@ -219,10 +219,17 @@ def _from_pretrained(package: str, class_name: str, folder: Path, dtype: torch.d
 
     if package == "diffusers" and class_name not in PRESETS:
         raise InputError(f"{folder} holds a {class_name}, supported are {', '.join(PRESETS)}: use another model")
+    from diffusers.utils import logging  # noqa: TID251 - the home of diffusers
+
+    # A bundle's weights file also holds the graphs' own constants, which diffusers would warn about.
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         kind = getattr(import_module(package), class_name)
         model: nn.Module = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype)
     except Exception as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{folder} cannot be loaded as {class_name} ({line}): restore its files") from None
+    finally:
+        logging.set_verbosity(before)
     return model.eval().requires_grad_(False)
