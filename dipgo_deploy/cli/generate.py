@@ -11,6 +11,9 @@ from dipgo_deploy.cli.options import Backend, BundleFolder, GuidanceScale, Json
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.core.errors import UsageError
 
+_COLUMNS = 16
+"""The widest grid, in images; up to there each row is one class."""
+
 
 def generate(
     bundle: BundleFolder,
@@ -36,7 +39,7 @@ def generate(
     )
     with working(f"generating with {bundle}"):
         images = draw(load_bundle(bundle), options)
-        image_grid(images, out, columns=count)
+        image_grid(images, out, columns=min(count, _COLUMNS))
     if as_json:
         emit({"images": len(images), "seed": seed, "out": str(out)})
         return

@@ -7,6 +7,7 @@ one line. With ``--json`` the last line of stdout is one JSON document that hold
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -35,9 +36,18 @@ def result(renderable: Any) -> None:
 
 
 def emit(document: Mapping[str, Any]) -> None:
-    """One JSON document as one line on stdout, ``schema_version`` first."""
+    """One JSON document as one line on stdout, ``schema_version`` first; a number that is not finite becomes null."""
     versioned = {"schema_version": SCHEMA_VERSION, **document}
-    print(json.dumps(versioned, allow_nan=False), flush=True)
+    print(json.dumps(_finite(versioned), allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with every number that JSON lacks (the PSNR of equal images is infinite) replaced by None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
