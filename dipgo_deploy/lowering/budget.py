@@ -2,7 +2,7 @@
 
 1. Count the distinct compute rows of the steps that call the network.
 2. While there are more than K, unite the pair of rows whose union adds the least MACs over its steps.
-3. Steps that share a row must share a graph: lower with ``share_graphs``. A graph that writes more may read more, and so
+3. Steps that share a row must share a graph: lower with ``share_graphs``. A graph that writes more may read more and so
    wake a step that called no network before: count again, until nothing is left to unite.
 A superset of computed blocks never reads what was not written, so a valid schedule stays valid.
 """

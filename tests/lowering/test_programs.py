@@ -14,7 +14,7 @@ from dipgo_deploy.core.sampler import LinearSampler, OpaqueSampler, Update
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.lowering import LowerOptions, limit_graphs, lower
 from dipgo_deploy.lowering.folding import reads_of, writes_of
-from tests.lowering.cases import Case, cases, contract, made_up_sampler, small
+from tests.lowering.cases import Case, cases, contract, made_up_sampler, random_graph, small
 from tests.lowering.machine import TOLERANCE, distance, run_program
 from tests.lowering.semantics import rollout
 from tests.search.graphs import chain_like, unet_like
@@ -86,6 +86,23 @@ def test_merged_graphs_compute_a_superset_and_keep_the_budget(case: Case, most: 
     program = lower(merged, case.graph, case.sampler, LowerOptions(share_graphs=True))
     assert len(program.graphs) <= most
     image_of(program, Case(case.graph, merged, case.sampler, case.noise, case.conditioning))
+
+
+@pytest.mark.parametrize(("seed", "most"), [(104, 3), (542, 3)])
+def test_the_budget_counts_steps_that_sharing_wakes(seed: int, most: int) -> None:
+    """A shared graph writes more and may read more: a dead step's feature is wanted then, and the step calls."""
+    rng = np.random.default_rng(seed)
+    graph = random_graph(seed, int(rng.integers(2, 6)))
+    rows = rng.random((int(rng.integers(3, 9)), len(graph.blocks))) < rng.random()
+    rows[0] = True
+    if rng.random() < 0.5:
+        rows[1:, -1] &= (rng.random(len(rows)) < 0.5)[1:]
+    kind = str(rng.choice(["output", "residual"]))
+    compute = tuple(map(tuple, rows.tolist()))
+    schedule = Schedule(contract(graph, len(rows), "none"), "stage", kind, graph.block_names, compute)
+    sampler = made_up_sampler(len(rows), (1, 1), rng)
+    program = lower(limit_graphs(schedule, graph, most), graph, sampler, LowerOptions(share_graphs=True))
+    assert len(program.graphs) <= most
 
 
 @MANY
