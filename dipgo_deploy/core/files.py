@@ -187,7 +187,8 @@ def save_manifest(path: Path, manifest: BundleManifest) -> None:
 def load_manifest(path: Path) -> BundleManifest:
     """Read ``bundle.json``; InputError if damaged or if a path in it leaves the bundle."""
     manifest = load_document(path, "bundle", BundleManifest)
-    for relative in (r.path for r in manifest.files):
+    records = (record.path for record in manifest.files)
+    for relative in (manifest.denoiser, *records, *manifest.graphs.values(), *manifest.weights.values()):
         path_inside(path.parent, relative)
     return manifest
 

@@ -106,6 +106,7 @@ def _check_rows(schedule: Schedule) -> None:
     for step, row in enumerate(schedule.compute):
         if len(row) != len(schedule.blocks):
             raise InputError(f"step {step} has {len(row)} entries for {len(schedule.blocks)} blocks: give one each")
+    for step in range(schedule.steps):
         for block in schedule.blocks:
             if block not in schedule.computed[step]:
                 schedule.sources(step, block)
@@ -114,8 +115,10 @@ def _check_rows(schedule: Schedule) -> None:
 
 
 def _check_forecasts(schedule: Schedule) -> None:
-    for step, block in schedule.forecasts:
+    for (step, block), coefficients in schedule.forecasts.items():
         if block not in schedule.blocks or not 0 <= step < schedule.steps:
             raise InputError(f"a forecast is given for step {step} of {block}, which does not exist: remove it")
         if block in schedule.computed[step]:
             raise InputError(f"a forecast is given for step {step} of {block}, which is computed there: remove one")
+        if not coefficients:
+            raise InputError(f"the forecast for step {step} of {block} has no coefficients: give one or more")

@@ -1,0 +1,207 @@
+"""Every document survives the round trip, and a damaged one is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from dipgo_deploy.core import files
+from dipgo_deploy.core.bundle import BundleManifest, FileRecord
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.schedule import full_schedule
+from dipgo_deploy.lowering import LowerOptions, lower
+from tests.lowering.cases import Case, cases, contract, made_up_sampler, random_graph
+
+GRAPH = random_graph(3, 4)
+SCHEDULE = full_schedule(contract(GRAPH, 3, "concat"), "stage", "output", GRAPH.block_names)
+PROGRAM = lower(SCHEDULE, GRAPH, made_up_sampler(3, (2, 2), np.random.default_rng(0)))
+RECORD = FileRecord("unet/config.json", 3, "ab" * 32)
+MANIFEST = BundleManifest(SCHEDULE.contract, "unet", (RECORD,), {"g": "unet/g.onnx"}, {"main": "w"}, 12, {"torch": "2"})
+
+DOCUMENTS = {
+    "blocks": (GRAPH, files.save_block_graph, files.load_block_graph),
+    "schedule": (SCHEDULE, files.save_schedule, files.load_schedule),
+    "program": (PROGRAM, files.save_program, files.load_program),
+    "bundle": (MANIFEST, files.save_manifest, files.load_manifest),
+}
+
+
+@pytest.fixture(params=DOCUMENTS)
+def saved(request, tmp_path):
+    """``(path, value, load)`` of a document on disk."""
+    value, save, load = DOCUMENTS[request.param]
+    path = tmp_path / "sub" / f"{request.param}.json"
+    save(path, value)
+    return path, value, load
+
+
+def edited(path, change):
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_what_is_loaded_equals_what_was_saved(saved):
+    path, value, load = saved
+    assert load(path) == value
+    assert files.format_of(path) == path.stem
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_schedules_and_programs_of_all_kinds_survive(tmp_path_factory, case: Case):
+    folder = tmp_path_factory.mktemp("documents")
+    files.save_schedule(folder / "schedule.json", case.schedule)
+    assert files.load_schedule(folder / "schedule.json") == case.schedule
+    for layout in ("subnets", "segments"):
+        program = lower(case.schedule, case.graph, case.sampler, LowerOptions(layout))
+        files.save_program(folder / "program.json", program)
+        assert files.load_program(folder / "program.json") == program
+
+
+def test_truncated_documents_are_refused(saved):
+    path, _, load = saved
+    text = path.read_text()
+    for length in (0, 1, len(text) // 2, len(text) - 2):
+        path.write_text(text[:length])
+        with pytest.raises(InputError, match="is not valid JSON .*: write the file anew"):
+            load(path)
+
+
+def test_a_newer_major_version_is_refused_and_a_newer_minor_is_read(saved):
+    path, value, load = saved
+    edited(path, lambda d: d.update(format_version="1.7"))
+    assert load(path) == value
+    edited(path, lambda d: d.update(format_version="2.0"))
+    with pytest.raises(InputError, match=r"has format version 2.0, this program reads 1.0: update the program"):
+        load(path)
+    edited(path, lambda d: d.pop("format_version"))
+    with pytest.raises(InputError, match="has format version 0"):
+        load(path)
+
+
+def test_unknown_and_missing_fields_are_named(saved):
+    path, _, load = saved
+    field = {"blocks": "patterns", "schedule": "compute", "program": "calls", "bundle": "files"}[path.stem]
+    edited(path, lambda d: d.update(colour="red"))
+    with pytest.raises(InputError, match=r"colour: Unexpected keyword argument \(1 errors\): mend it"):
+        load(path)
+    edited(path, lambda d: (d.pop("colour"), d.pop(field)))
+    with pytest.raises(InputError, match=f"{field}: .* mend it"):
+        load(path)
+
+
+def test_another_format_is_refused(saved):
+    path, _, load = saved
+    edited(path, lambda d: d.update(format="picture"))
+    with pytest.raises(InputError, match=f"has format 'picture', '{path.stem}' is wanted: name a {path.stem} file"):
+        load(path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("kind", ["schedule", "program"])
+def test_numbers_must_be_finite(tmp_path, kind, number):
+    value, save, load = DOCUMENTS[kind]
+    path = tmp_path / "x.json"
+    save(path, value)
+    text = path.read_text()
+    assert "97.0" in text
+    path.write_text(text.replace("97.0", number, 1))
+    with pytest.raises(InputError, match=r"x\.json.*: (mend it|write the file anew)"):
+        load(path)
+
+
+def test_numbers_that_are_not_finite_are_never_written(tmp_path):
+    sampler = replace(SCHEDULE.contract.sampler, timesteps=(math.nan, 1.0, 0.0))
+    broken = replace(SCHEDULE, contract=replace(SCHEDULE.contract, sampler=sampler))
+    with pytest.raises(ValueError):
+        files.save_schedule(tmp_path / "s.json", broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1]", "holds a JSON list, an object is wanted"),
+        (b"\xff\xfe{}", "cannot be read as text"),
+        (b"[" * 100_000, "is not valid JSON"),
+    ],
+)
+def test_files_that_hold_no_document(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        files.load_program(path)
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(InputError, match="does not exist: check the path"):
+        files.load_schedule(tmp_path / "none.json")
+    with pytest.raises(InputError, match="is a folder, a JSON file is wanted"):
+        files.load_schedule(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [("11", "found 2 characters '1'"), ("1x1", "found 3 characters '1x'")],
+)
+def test_rows_of_a_schedule_are_checked(tmp_path, bits, message):
+    path = tmp_path / "s.json"
+    files.save_schedule(path, SCHEDULE)
+    edited(path, lambda d: d["compute"].update({GRAPH.block_names[0]: bits}))
+    with pytest.raises(InputError, match=f"compute.block.0 must be 3 characters 0 or 1 .* {message}"):
+        files.load_schedule(path)
+
+
+def test_a_schedule_without_blocks_is_refused(tmp_path):
+    path = tmp_path / "s.json"
+    files.save_schedule(path, SCHEDULE)
+    edited(path, lambda d: d.update(compute={}))
+    with pytest.raises(InputError, match="the last block of a schedule must be 'prediction'"):
+        files.load_schedule(path)
+
+
+@pytest.mark.parametrize("relative", ["/etc/passwd", "../x", "a/../../x", "a\\b", "", "."])
+def test_paths_stay_inside_their_folder(tmp_path, relative):
+    with pytest.raises(InputError, match="no path inside that folder"):
+        files.path_inside(tmp_path, relative)
+    manifests = [replace(MANIFEST, files=(replace(RECORD, path=relative),)), replace(MANIFEST, graphs={"g": relative})]
+    for manifest in [*manifests, replace(MANIFEST, weights={"main": relative}), replace(MANIFEST, denoiser=relative)]:
+        files.save_manifest(tmp_path / "bundle.json", manifest)
+        with pytest.raises(InputError, match="no path inside that folder"):
+            files.load_manifest(tmp_path / "bundle.json")
+
+
+def test_digests_tell_size_from_content(tmp_path):
+    path = tmp_path / "a" / "b.bin"
+    files.write_atomic(path, b"hello")
+    (record,) = files.records_of(tmp_path)
+    assert (record.path, record.bytes) == ("a/b.bin", 5)
+    assert record.sha256 == "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    files.check_digest(path, record)
+    path.write_bytes(b"hellO")
+    files.check_digest(path, record, whole=False)
+    with pytest.raises(InputError, match="differs from its recorded sha256 2cf24dba5fb0"):
+        files.check_digest(path, record)
+    path.write_bytes(b"hell")
+    with pytest.raises(InputError, match="has 4 bytes, 5 are recorded"):
+        files.check_digest(path, record, whole=False)
+    path.unlink()
+    path.symlink_to(tmp_path)
+    with pytest.raises(InputError, match="is missing or not a regular file"):
+        files.check_digest(path, record)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    files.write_atomic(path, "old")
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        files.write_atomic(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

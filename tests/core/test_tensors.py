@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from dipgo_deploy.core.contract import Contract, SamplerSpec
+from dipgo_deploy.core.tensors import DTYPE_BYTES, TensorSpec, resolve_dim
+
+
+@pytest.mark.parametrize(("dim", "size"), [(7, 7), ("rows", 6), ("5*rows", 30), ("batch", 3), ("2*batch*rows", 36)])
+def test_symbolic_sizes_are_products(dim, size):
+    assert resolve_dim(dim, {"rows": 6, "batch": 3}) == size
+
+
+def test_an_unknown_symbol_is_named():
+    with pytest.raises(KeyError, match="tokens"):
+        resolve_dim("2*tokens", {"rows": 1})
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPE_BYTES))
+def test_bytes_follow_the_dtype(dtype):
+    spec = TensorSpec("x", ("rows", 3, 4), dtype)
+    assert spec.resolve({"rows": 2}) == (2, 3, 4)
+    assert spec.nbytes({"rows": 2}) == 24 * DTYPE_BYTES[dtype]
+    assert spec.is_batched and not TensorSpec("y", (3, 4), dtype).is_batched
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [("none", 3), ("concat", 6)])
+def test_guidance_doubles_the_rows_of_a_batch(guidance, rows):
+    contract = Contract("M", "0", "float32", SamplerSpec("S", "{}", 1, (1.0,)), guidance, (1, 2, 2))
+    assert contract.sizes(3) == {"batch": 3, "rows": rows}
