@@ -1,0 +1,172 @@
+"""The contenders of a bench: the full model, the bundle's schedule, and plain samplers on the same full network.
+
+All run on ONNX Runtime in one process. The full network's graph is one and the same under every sampler: it is cut and
+loaded once. A plain sampler's timestep spacing and noise levels are options of its own, each worth several dB, so every
+sampler is given its best of `variants`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+
+from dipgo_deploy.bench.options import BenchOptions
+from dipgo_deploy.core.contract import SamplerSpec
+from dipgo_deploy.core.errors import DipgoError, InputError, UsageError
+from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.sampler import SamplerReading
+from dipgo_deploy.core.schedule import Schedule, full_schedule
+from dipgo_deploy.lowering import lower
+from dipgo_deploy.models import sampler_spec
+from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.runtime import LoadedBundle
+from dipgo_deploy.runtime.backend import Backend
+from dipgo_deploy.runtime.generate import noise_for
+from dipgo_deploy.runtime.interpreter import Session
+
+__all__ = ["PLAIN_SAMPLERS", "Contender", "FullNetwork", "Kind", "Variant", "draw"]
+
+Kind = Literal["full", "schedule", "sampler"]
+
+PLAIN_SAMPLERS = {"ddim": "DDIM", "dpmpp-2m": "DPM++ 2M", "unipc": "UniPC"}
+"""The samplers that a schedule has to beat, and how the report calls them."""
+
+_SPACINGS = ("linspace", "leading", "trailing")
+_FINAL_SIGMAS = ("zero", "sigma_min")
+_CONVERGED = ("ddim", "flow-euler")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A named program, bound and ready to run ``batch`` images."""
+
+    name: str
+    kind: Kind
+    session: Session
+
+    @property
+    def program(self) -> Program:
+        """What it runs."""
+        return self.session.program
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A sampler under one choice of spacing and noise levels; ``label`` describes the choice."""
+
+    label: str
+    spec: SamplerSpec
+    reading: SamplerReading
+
+
+class FullNetwork:
+    """The whole network of a bundle's model under any sampler: one graph, one inference session.
+
+    Raises UsageError for a batch outside the contract or an unknown device, MissingError for a missing device.
+    """
+
+    def __init__(self, bundle: LoadedBundle, options: BenchOptions) -> None:
+        self.bundle, self.options = bundle, options
+        self.contract = bundle.manifest.contract
+        default = 2.0 if self.contract.guidance == "concat" else 1.0
+        self.guidance_scale = default if options.guidance_scale is None else options.guidance_scale
+
+    def schedule_session(self) -> Session:
+        """The bundle's own program, on a backend of its own."""
+        options = self.options
+        return self.bundle.session(
+            options.batch, guidance_scale=self.guidance_scale, threads=options.threads, device=options.device
+        )
+
+    def session(self, spec: SamplerSpec, reading: SamplerReading | None = None) -> Session:
+        """Every call of ``spec`` computed in full."""
+        program = self._lower(spec, reading or read_sampler(spec))
+        if program.graphs != self._own.graphs:
+            raise InputError(f"the full network differs under {spec.class_name}: export the bundle again")
+        return Session(program, self._backend, self.options.batch, self.guidance_scale)
+
+    def full_session(self) -> Session:
+        """The full run of the bundle's contract."""
+        return self.session(self.contract.sampler)
+
+    def converged_session(self, calls: int) -> Session:
+        """DDIM with ``calls`` network calls, or nearly as many as the model's noise schedule allows.
+
+        At as many calls as training timesteps every spacing means all of them, but some step past the end. Models of
+        flow matching take Euler steps. Raises the sampler's refusal where nothing works.
+        """
+        refusal: DipgoError = UsageError(f"no converged run of {calls} calls can be made: ask for fewer")
+        for count, name, spacing in product((calls, calls - 1, calls // 2), _CONVERGED, reversed(_SPACINGS)):
+            overrides = {"timestep_spacing": spacing} if name == "ddim" else {}
+            try:
+                spec = sampler_spec(name, max(1, count), self._scheduler_config, overrides)
+                return self.session(spec, read_sampler(spec))
+            except (UsageError, InputError) as error:
+                refusal = error
+        raise refusal
+
+    def variants(self, name: str, steps: int) -> Iterator[Variant]:
+        """Every way to run sampler ``name`` in ``steps`` steps that it accepts; equal ones once."""
+        seen: set[SamplerReading] = set()
+        for label, overrides in _choices(name):
+            try:
+                spec = sampler_spec(name, steps, self._scheduler_config, overrides)
+                reading = read_sampler(spec)
+            except DipgoError:
+                continue  # a spacing or sigma option that this model's noise schedule does not allow
+            key = replace(reading, input_scales=(*reading.input_scales, *spec.timesteps))
+            if key not in seen:
+                seen.add(key)
+                yield Variant(label, spec, reading)
+
+    @property
+    def _scheduler_config(self) -> Any:
+        return self.bundle.model.scheduler_config
+
+    @cached_property
+    def _own(self) -> Program:
+        return self._lower(self.contract.sampler, read_sampler(self.contract.sampler))
+
+    @cached_property
+    def _backend(self) -> Backend:
+        from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
+        graphs = self.bundle.compile(self._schedule(self.contract.sampler)).graphs
+        options = self.options
+        return OnnxRuntimeBackend(graphs, self.bundle.denoiser, threads=options.threads, device=options.device)
+
+    def _schedule(self, spec: SamplerSpec) -> Schedule:
+        own = self.bundle.schedule
+        return full_schedule(replace(self.contract, sampler=spec), own.granularity, own.kind, own.blocks)
+
+    def _lower(self, spec: SamplerSpec, reading: SamplerReading) -> Program:
+        return lower(self._schedule(spec), self.bundle.blocks, reading)
+
+
+def _choices(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Labels and options to try. Karras noise levels lie between the ends that any spacing gives: one is enough."""
+    if name == "ddim":
+        yield from ((spacing, {"timestep_spacing": spacing}) for spacing in _SPACINGS)
+        return
+    for final in _FINAL_SIGMAS:
+        ends = {"final_sigmas_type": final}
+        end = "" if final == "zero" else ", sigma_min"
+        yield from ((spacing + end, {"timestep_spacing": spacing, **ends}) for spacing in _SPACINGS)
+        yield f"karras{end}", {"timestep_spacing": "linspace", "use_karras_sigmas": True, **ends}
+
+
+def draw(session: Session, bundle: LoadedBundle, seeds: Sequence[int], labels: Sequence[int]) -> Iterator[np.ndarray]:
+    """Images of ``seeds`` and ``labels``, a batch at a time, float32 (B, C, H, W), the last one shorter if need be."""
+    contract, batch = bundle.manifest.contract, session.batch
+    for start in range(0, len(seeds), batch):
+        # The last batch is filled up with repeats, which are dropped.
+        chosen = [min(start + i, len(seeds) - 1) for i in range(batch)]
+        noise = noise_for([seeds[i] for i in chosen], contract.latent_shape)
+        conditioning = bundle.model.conditioning([labels[i] for i in chosen], contract.guidance)
+        made = session.run(noise, conditioning, seed=seeds[start])
+        yield made[: len(seeds) - start].astype(np.float32)
