@@ -23,6 +23,8 @@ def bench(
     repeats: Annotated[int, typer.Option(min=2, help="Timed rounds; each runs every contender once.")] = 10,
     images: Annotated[int, typer.Option(min=1, help="Images for the quality columns.")] = 256,
     converged_images: Annotated[int, typer.Option(min=0, help="How many of them meet the converged run.")] = 64,
+    converged_calls: Annotated[int, typer.Option(min=1, help="Network calls of the converged run.")] = 1000,
+    tuning_images: Annotated[int, typer.Option(min=1, help="Held-out images to tune the plain samplers on.")] = 16,
     guidance: Annotated[
         float | None, typer.Option(min=0.0, help="Guidance scale; 2 under guidance if left out.")
     ] = None,
@@ -42,6 +44,8 @@ def bench(
         repeats=repeats,
         images=images,
         converged_images=converged_images,
+        converged_calls=converged_calls,
+        tuning_images=tuning_images,
         guidance_scale=guidance,
         seed=seed,
         threads=threads,

@@ -27,7 +27,10 @@ class DemoOptions:
     ratio: float = 0.8
     methods: tuple[str, ...] = ("uniform", "deepcache")
     benched: str = "uniform"
-    bench_arguments: tuple[str, ...] = ("--batch", "8", "--repeats", "5", "--seeds", "64")
+    bench_arguments: tuple[str, ...] = (
+        *("--repeats", "5", "--images", "64", "--tuning-images", "4"),
+        *("--converged-images", "8", "--converged-calls", "500"),
+    )
 
 
 def demo_commands(options: DemoOptions, folder: Path) -> Iterator[list[str]]:
