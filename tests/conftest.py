@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -68,3 +69,26 @@ def traced(reference_model, trace_cache: Path):
             return trace(reference_model(name), granularity=granularity)
 
     return get
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(reference_model, traced, session_folder: Path) -> Path:
+    """A bundle of digits-unet: six DDIM steps under guidance, some blocks and some predictions reused. Do not change it."""
+    import numpy as np
+
+    from dipgo_deploy.graphs import export
+    from dipgo_deploy.models import make_contract
+    from dipgo_deploy.search.random_schedule import random_schedule
+
+    model, graph = reference_model("digits-unet"), traced("digits-unet", "stage").blocks
+    contract = make_contract(model, steps=6, guidance="concat")
+    schedule = random_schedule(graph, contract, "output", np.random.default_rng(5), 0.6)
+    folder = session_folder / "bundle"
+    with FileLock(session_folder / "bundle.lock"):
+        return folder if folder.exists() else export(model, schedule, folder)
+
+
+@pytest.fixture
+def bundle_copy(bundle_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may damage."""
+    return Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))

@@ -131,12 +131,11 @@ def _notes(report: BenchReport) -> list[str]:
     notes = [
         f"Weights: model {memory['model_weight_bytes']}, bundle {memory['bundle_weight_bytes']}; slots "
         f"{memory['slot_bytes']} for a batch of {settings.get('batch', '?')}.",
-        f"Full run against itself (A/A): {report.aa_ratio:.3f}; differences of speed-up below "
-        f"{abs(report.aa_ratio - 1):.1%} are noise.",
+        f"Full run over itself (A/A ratio): {report.aa_ratio:.3f}; as much as it differs from 1 is noise.",
         "Efficiency: speed-up over the ratio of MACs (full convention) of the graph nodes that run.",
     ]
     if extractor := report.environment.get("extractor"):
         floor = report.environment.get("frechet_floor")
-        best = "" if floor is None else f"; real digits against others score {floor:.2f}"
-        notes.append(f"Fréchet distance and accuracy in the features of {extractor}{best}.")
+        best = "" if floor is None else f"; as many real digits score {floor:.2f} against others"
+        notes.append(f"Fréchet distance of {settings.get('images', '?')} images in the features of {extractor}{best}.")
     return notes

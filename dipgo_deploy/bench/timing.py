@@ -85,9 +85,8 @@ def _duration_ms(act: Act, clock: Callable[[], float]) -> float:
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """No garbage collection inside, one before."""
+    """No garbage collection inside."""
     was_on = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

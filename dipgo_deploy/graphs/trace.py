@@ -18,7 +18,6 @@ from pathlib import Path
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
 
-import dipgo_deploy
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_block_graph, save_block_graph, write_atomic
@@ -29,6 +28,7 @@ from dipgo_deploy.graphs.shapes import infer_specs, make_shapes_constant
 from dipgo_deploy.graphs.simplify import simplify
 from dipgo_deploy.graphs.weights import INLINE_BYTES, WEIGHTS_FILE, externalize, save_weights
 from dipgo_deploy.models import LoadedModel, patterns_for
+from dipgo_deploy.models.contracts import library_versions
 from dipgo_deploy.models.loading import canonical_config
 from dipgo_deploy.supernet import execution_order, match_blocks
 
@@ -119,8 +119,16 @@ def _chosen(model: LoadedModel, granularity: str, patterns: Sequence[str] | None
 
 
 def _key(model: LoadedModel, patterns: Sequence[str]) -> str:
-    text = json.dumps([dipgo_deploy.__version__, model.digest, patterns])
+    text = json.dumps([_code_digest(), library_versions(), model.digest, patterns])
     return f"{model.class_name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _code_digest() -> str:
+    """sha256 over the code that makes traces: an older one's trace is not taken for ours."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _write_trace(model: LoadedModel, label: str, patterns: Sequence[str], strict: bool, folder: Path) -> None:

@@ -45,6 +45,8 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], extras: Mapping[
 
 def read_layout(path: Path) -> dict[str, tuple[int, int]]:
     """Byte offset in the file and length of every tensor. Raises InputError for a damaged or lying header."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: restore it")
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(8)
@@ -53,14 +55,20 @@ def read_layout(path: Path) -> dict[str, tuple[int, int]]:
             raise InputError(f"{path} is no safetensors file (header of {length} bytes in {size}): restore it")
         try:
             header = json.loads(stream.read(length))
-            spans = {k: tuple(v["data_offsets"]) for k, v in header.items() if k != "__metadata__"}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            spans = {k: _span(*v["data_offsets"]) for k, v in header.items() if k != "__metadata__"}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path} has no readable safetensors header: restore it") from None
     base = 8 + length
     for name, (first, last) in spans.items():
         if not 0 <= first <= last <= size - base:
             raise InputError(f"{path}: tensor {name} lies outside the file: restore it")
     return {name: (base + first, last - first) for name, (first, last) in spans.items()}
+
+
+def _span(first: object, last: object) -> tuple[int, int]:
+    if type(first) is not int or type(last) is not int:
+        raise TypeError("offsets are whole numbers")
+    return first, last
 
 
 def externalize(graph: ir.Graph, path: Path, names: Mapping[str, str]) -> None:

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dipgo_deploy.bench.quality import PSNR_CAP_DB, DigitsJudge, digits_judge, percentiles, psnr_db, ssim
+
+
+def images(count: int, side: int = 16, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (count, channels, side, side)).astype(np.float32)
+
+
+def test_psnr_of_a_known_error():
+    reference = np.zeros((2, 1, 4, 4))
+    found = np.stack([np.full((1, 4, 4), 0.2), np.full((1, 4, 4), -0.02)])
+    # 0.2 of [-1, 1] is 0.1 of [0, 1]: a mean squared error of 1e-2, and 1e-4.
+    assert psnr_db(found, reference) == pytest.approx([20.0, 40.0])
+
+
+def test_psnr_of_identical_images_is_capped():
+    assert psnr_db(images(3), images(3)).tolist() == [PSNR_CAP_DB] * 3
+
+
+def test_what_lies_outside_the_range_is_clipped_before_it_is_compared():
+    assert psnr_db(np.full((1, 1, 4, 4), 7.0), np.ones((1, 1, 4, 4))) == [PSNR_CAP_DB]
+
+
+@pytest.mark.parametrize("side", [4, 5, 8, 11, 16, 32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ssim_of_identical_images_is_one_at_any_size(side: int, channels: int):
+    same = images(2, side, channels)
+    assert ssim(same, same) == pytest.approx([1.0, 1.0])
+
+
+def test_ssim_of_flat_images_is_its_luminance_term():
+    first, second = np.zeros((1, 1, 16, 16)), np.full((1, 1, 16, 16), 0.5)  # 0.5 and 0.75 on [0, 1]
+    constant = 0.01**2
+    wanted = (2 * 0.5 * 0.75 + constant) / (0.5**2 + 0.75**2 + constant)
+    assert ssim(first, second) == pytest.approx([wanted], rel=1e-6)
+
+
+def test_ssim_is_one_value_an_image():
+    noisy = images(3)
+    noisy[1] = -noisy[1]
+    values = ssim(noisy, images(3))
+    assert values.shape == (3,)
+    assert values[1] < 0.5 and values[[0, 2]] == pytest.approx([1.0, 1.0])
+
+
+def test_percentiles_lie_between_neighbours():
+    assert percentiles([4.0, 0.0, 1.0, 2.0, 3.0], 10, 50, 90) == pytest.approx({"p10": 0.4, "p50": 2.0, "p90": 3.6})
+
+
+class FakeClassifier:
+    """Two features of an image: its first two pixels."""
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :2]
+
+
+def test_frechet_of_two_gaussians(monkeypatch):
+    """Diagonal covariances: the squared shift plus the sum of (s1 - s2) ** 2."""
+    corners = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+    real, drawn = torch.zeros(4, 1, 16, 16), np.zeros((4, 1, 16, 16), np.float32)
+    real.flatten(1)[:, :2] = corners * torch.tensor([0.3, 0.6])
+    drawn.reshape(4, -1)[:, :2] = corners.numpy() * [0.6, 0.3] + [0.1, 0.2]
+    monkeypatch.setattr(DigitsJudge, "_real", lambda self, first, count: real[first : first + count])
+    unit = np.sqrt(4 / 3)  # standard deviation of the corners with n - 1
+    wanted = 0.1**2 + 0.2**2 + 2 * (0.3 * unit) ** 2
+    assert DigitsJudge(FakeClassifier()).frechet(drawn) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_judge_knows_real_digits():
+    from dipgo_deploy.models.digits.data import load_split
+
+    judge, digits = digits_judge((1, 16, 16), 10), load_split("test")
+    real, labels = digits.images.numpy(), digits.labels.tolist()
+    assert judge.accuracy(real, labels) > 0.95
+    assert judge.floor(300) < judge.frechet(real[:300] * 0.2)
+    assert judge.frechet(load_split("all").images[:64].numpy()) == pytest.approx(0.0, abs=1e-2)
+
+
+def test_the_judge_is_silent_where_it_cannot_judge():
+    judge = digits_judge((1, 16, 16), 10)
+    assert judge.frechet(images(1)) is None
+    assert judge.floor(1000) is None  # two thousand digits are not there
+    assert digits_judge((4, 64, 64), 1000) is None
+    assert digits_judge((1, 16, 16), None) is None

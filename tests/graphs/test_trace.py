@@ -1,0 +1,93 @@
+"""A trace is the model: outputs and features equal PyTorch's, and the weights file is the model's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import diffusers
+import pytest
+import torch
+
+from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.files import load_block_graph
+from dipgo_deploy.graphs import load_trace, trace
+from dipgo_deploy.graphs.weights import read_layout
+from tests.graphs.onnx_text import open_session, run_session
+from tests.graphs.surgery import TRACES, deviation, example, record
+
+EVERY_TRACE = pytest.mark.parametrize(("name", "granularity"), TRACES)
+
+
+@EVERY_TRACE
+def test_the_master_graph_gives_what_pytorch_gives(name, granularity, reference_model, traced) -> None:
+    model, made = reference_model(name), traced(name, granularity)
+    session = open_session(made.master.read_bytes(), made.folder)
+    for rows in (1, 3):
+        inputs = example(model, rows)
+        expected = record(model, made.blocks, inputs)
+        found = run_session(session, {key: tensor.numpy() for key, tensor in inputs.items()})
+        features = {feature for block in made.blocks.blocks for feature in block.features}
+        assert features <= found.keys() <= expected.keys()
+        assert [key for key in found if deviation(found[key], expected[key]) > 1e-5] == []
+        for key in features:
+            assert made.blocks.values[key].resolve({"rows": rows}) == found[key].shape
+
+
+@EVERY_TRACE
+def test_the_blocks_describe_the_model(name, granularity, reference_model, traced) -> None:
+    model, made = reference_model(name), traced(name, granularity)
+    blocks = made.blocks
+    assert (blocks.model_class, blocks.model_digest) == (model.class_name, model.digest)
+    assert [spec.name for spec in blocks.inputs] == list(model.example_inputs(1))
+    assert blocks.granularity == granularity and blocks.block_names[-1] == blocks.prediction == "prediction"
+    known = {spec.name for spec in blocks.inputs}
+    for piece in blocks.pieces:
+        assert {*piece.reads} <= known, f"piece {piece.index} reads what no earlier one gives"
+        assert not {*piece.gives} & known
+        known |= {*piece.gives}
+    assert known == set(blocks.values) and set(blocks.block_of_feature) <= known
+    assert load_block_graph(made.folder / "blocks.json") == blocks
+
+
+@EVERY_TRACE
+def test_diffusers_loads_the_weights_file_bit_for_bit(name, granularity, reference_model, traced) -> None:
+    model, made = reference_model(name), traced(name, granularity)
+    loaded = type(model.module).from_pretrained(made.folder, local_files_only=True, use_safetensors=True)
+    assert isinstance(loaded, getattr(diffusers, model.class_name))
+    state, found = model.module.state_dict(), loaded.state_dict()
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], state[key]) and found[key].dtype == state[key].dtype for key in state)
+    own = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    assert sum(length for _, length in read_layout(made.weights).values()) <= 1.01 * own
+    assert made.blocks.weight_bytes <= 1.01 * own
+
+
+def test_a_trace_is_made_once(digits_unet, traced, monkeypatch) -> None:
+    made = traced("digits-unet", "stage")
+    module = sys.modules["dipgo_deploy.graphs.trace"]  # the package shows the function under this name
+    monkeypatch.setattr(module, "capture", lambda *_: pytest.fail("traced again"))
+    assert trace(digits_unet, granularity="stage") == made
+
+
+def test_patterns_that_make_no_sense_are_refused(digits_unet) -> None:
+    with pytest.raises(UsageError, match=r"pattern 'blocks.\*' matches no submodule of UNet2DConditionModel"):
+        trace(digits_unet, patterns=["blocks.*"])
+    with pytest.raises(UsageError, match="lies inside block mid_block: choose patterns that do not nest"):
+        trace(digits_unet, patterns=["mid_block", "mid_block.resnets.*"])
+    with pytest.raises(UsageError, match="no granularity 'pixel': choose stage or layer or branch"):
+        trace(digits_unet, granularity="pixel")
+
+
+def test_a_trace_with_a_part_missing_is_refused(traced, tmp_path) -> None:
+    made = traced("digits-dit", "stage")
+    for name in ("blocks.json", "master.onnx", made.weights.name):
+        with pytest.raises(InputError, match=f"has no {name}: trace the model again"):
+            load_trace(tmp_path)
+        (tmp_path / name).symlink_to(made.folder / name)
+    assert load_trace(tmp_path).blocks == made.blocks
+    (tmp_path / "blocks.json").unlink()
+    document = json.loads((made.folder / "blocks.json").read_text())
+    (tmp_path / "blocks.json").write_text(json.dumps({**document, "pieces": 3}))
+    with pytest.raises(InputError, match="blocks.json: pieces: .* mend it"):
+        load_trace(tmp_path)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.schedule import full_schedule
+from dipgo_deploy.runtime import load_bundle
+
+
+def flip_byte(path: Path, at: int = -200) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_bundle_opens_with_its_model(bundle_folder: Path, digits_unet) -> None:
+    bundle = load_bundle(bundle_folder, whole=True)
+    assert bundle.model.digest == digits_unet.digest == bundle.manifest.contract.model_digest
+    assert bundle.program.contract == bundle.schedule.contract
+
+
+@pytest.mark.parametrize(
+    "name", ["schedule.json", "program.json", "blocks.json", "unet/subnet_00.onnx", "unet/master.onnx", "README.md"]
+)
+def test_a_flipped_byte_is_found_at_load(bundle_copy: Path, name: str) -> None:
+    flip_byte(bundle_copy / name)
+    with pytest.raises(InputError, match=r"differs from its recorded sha256"):
+        load_bundle(bundle_copy)
+
+
+def test_a_flipped_byte_of_the_weights_is_found_when_whole(bundle_copy: Path) -> None:
+    flip_byte(bundle_copy / "unet" / "diffusion_pytorch_model.safetensors")
+    load_bundle(bundle_copy)
+    with pytest.raises(InputError, match=r"safetensors differs from its recorded sha256"):
+        load_bundle(bundle_copy, whole=True)
+
+
+def test_missing_and_truncated_files(bundle_copy: Path) -> None:
+    weights = bundle_copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(InputError, match="bytes, .* are recorded"):
+        load_bundle(bundle_copy)
+    weights.unlink()
+    with pytest.raises(InputError, match="missing or not a regular file"):
+        load_bundle(bundle_copy)
+    (bundle_copy / "bundle.json").unlink()
+    with pytest.raises(InputError, match="has no bundle.json"):
+        load_bundle(bundle_copy)
+    with pytest.raises(InputError, match="is no folder"):
+        load_bundle(bundle_copy / "nowhere")
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_manifests_that_lie(bundle_copy: Path) -> None:
+    manifest = json.loads((bundle_copy / "bundle.json").read_text())
+    edit_manifest(bundle_copy, format_version="2.0")
+    with pytest.raises(InputError, match="format version 2.0"):
+        load_bundle(bundle_copy)
+    edit_manifest(bundle_copy, format_version="1.7", graphs={"subnet_00": "../../elsewhere.onnx"})
+    with pytest.raises(InputError, match="no path inside that folder"):
+        load_bundle(bundle_copy)
+    edit_manifest(
+        bundle_copy, graphs=manifest["graphs"], files=[f for f in manifest["files"] if "onnx" not in f["path"]]
+    )
+    with pytest.raises(InputError, match="has no digest of unet/subnet"):
+        load_bundle(bundle_copy)
+    contract = {**manifest["contract"], "guidance": "none"}
+    edit_manifest(bundle_copy, files=manifest["files"], contract=contract)
+    with pytest.raises(InputError, match=r"schedule.json was made for guidance concat, but none is wanted"):
+        load_bundle(bundle_copy)
+
+
+def test_sessions_refuse_what_the_contract_excludes(bundle_folder: Path) -> None:
+    bundle = load_bundle(bundle_folder)
+    with pytest.raises(UsageError, match="batch of 65 is outside the contract's 1 to 64"):
+        bundle.session(65)
+    with pytest.raises(UsageError, match="backend 'abacus' is unknown"):
+        bundle.session(1, backend="abacus")
+
+
+def test_other_schedules_compile_from_the_bundles_master_graph(bundle_folder: Path) -> None:
+    bundle = load_bundle(bundle_folder)
+    schedule = bundle.schedule
+    full = bundle.compile(full_schedule(schedule.contract, schedule.granularity, schedule.kind, schedule.blocks))
+    assert full.program.nfe == 6 and len(full.graphs) == 1
+    noise = np.random.default_rng(0).standard_normal((2, 1, 16, 16), dtype=np.float32)
+    conditioning = bundle.model.conditioning([1, 2], "concat")
+    wanted = bundle.session(2, backend="torch", guidance_scale=2.0, compiled=full).run(noise, conditioning)
+    found = bundle.session(2, guidance_scale=2.0, compiled=full).run(noise, conditioning)
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()

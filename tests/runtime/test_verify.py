@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.runtime import Compiled, VerifyOptions, load_bundle, verify
+from dipgo_deploy.runtime.verify import relative_difference
+
+
+def test_an_intact_bundle_passes_and_reports_the_schedule_apart(bundle_folder: Path) -> None:
+    report = verify(load_bundle(bundle_folder), VerifyOptions(images=2))
+    assert report.passed and [rung.passed for rung in report.rungs] == [True] * 3
+    assert report.rungs[0].free == 0.0
+    assert report.rungs[2].local is not None and report.rungs[2].local.relative < 1e-4
+    assert 5 < report.psnr_db["worst"] <= report.psnr_db["p10"] <= report.psnr_db["p50"] < 119
+
+
+def test_a_wrong_graph_is_found_and_named(bundle_folder: Path, monkeypatch) -> None:
+    bundle = load_bundle(bundle_folder)
+    name = bundle.program.runs[0].graph
+    model = onnx.load_model_from_string(bundle.compiled.graphs[name])
+    # One Add of the graph now adds a constant more.
+    node = next(node for node in model.graph.node if node.op_type == "Add" and node.output[0] in _activations(model))
+    bias = numpy_helper.from_array(np.array([0.05], dtype=np.float32), "planted")
+    model.graph.initializer.append(bias)
+    inner = node.output[0]
+    node.output[0] = "before_planting"
+    position = list(model.graph.node).index(node) + 1
+    model.graph.node.insert(position, onnx.helper.make_node("Add", ["before_planting", "planted"], [inner]))
+    broken = Compiled(bundle.program, {**bundle.compiled.graphs, name: model.SerializeToString()})
+    monkeypatch.setitem(bundle.__dict__, "compiled", broken)
+    report = verify(bundle, VerifyOptions(images=2))
+    assert not report.passed
+    assert report.rungs[-1].first is not None and report.rungs[-1].first.step == bundle.program.runs[0].step
+    assert "onnxruntime subnets = torch" in report.failure and "step 0" in report.failure
+
+
+def _activations(model: onnx.ModelProto) -> set[str]:
+    """Values that a later node reads, not graph outputs."""
+    outputs = {value.name for value in model.graph.output}
+    return {name for node in model.graph.node for name in node.input} - outputs
+
+
+def test_the_quality_gate_fails_on_its_own(bundle_folder: Path) -> None:
+    report = verify(load_bundle(bundle_folder), VerifyOptions(images=2, min_psnr_db=200.0))
+    assert all(rung.passed for rung in report.rungs)
+    assert not report.passed and "200 dB is wanted" in report.failure
+
+
+def test_absurd_options(bundle_folder: Path) -> None:
+    with pytest.raises(UsageError, match="0 images cannot be verified"):
+        verify(load_bundle(bundle_folder), VerifyOptions(images=0))
+
+
+def test_relative_difference_sees_single_elements_and_non_finite_ones() -> None:
+    wanted = np.array([1.0, -4.0, 2.0])
+    assert relative_difference(np.array([1.0, -4.0, 2.4]), wanted) == pytest.approx(0.1)
+    assert relative_difference(np.array([1.5, -4.5, 2.0]), wanted) == pytest.approx(0.125)
+    assert relative_difference(np.array([np.nan, -4.0, 2.0]), wanted) == float("inf")
