@@ -73,7 +73,7 @@ def traced(reference_model, trace_cache: Path):
 
 @pytest.fixture(scope="session")
 def bundle_folder(reference_model, traced, session_folder: Path) -> Path:
-    """A bundle of digits-unet: six DDIM steps under guidance, some blocks and some predictions reused. Do not change it."""
+    """A bundle of digits-unet: six DDIM steps under guidance, a random schedule. Not to be changed: see bundle_copy."""
     import numpy as np
 
     from dipgo_deploy.graphs import export
