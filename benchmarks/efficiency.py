@@ -1,0 +1,136 @@
+"""How much of the pruned arithmetic becomes time: efficiency of schedules on ONNX Runtime, by granularity.
+
+Efficiency is speed-up over the ratio of MACs (``full`` convention) of the graph nodes that run. For each shipped model:
+the uniform schedule of whole steps at ratio 0.8, and random ``layer`` and ``branch`` schedules at half the MACs. Each
+is timed against the full run of its model, interleaved, with the full run's A/A ratio beside it. Writes
+``benchmarks/results/efficiency.json``; the last line printed is that document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dipgo_deploy.bench.contenders import FullNetwork
+from dipgo_deploy.bench.options import BenchOptions
+from dipgo_deploy.bench.timing import Stopwatch, time_rounds
+from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.liveness import pruned_ratio
+from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.graphs import export, trace
+from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, LoadedModel, load_model, make_contract
+from dipgo_deploy.runtime import LoadedBundle, load_bundle
+from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.runtime.generate import noise_for
+from dipgo_deploy.search import SearchOptions, search_schedule
+
+RESULTS = Path(__file__).parent / "results" / "efficiency.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model, a granularity and the searches whose schedules are timed."""
+
+    model: str
+    granularity: str
+    searches: tuple[SearchOptions, ...]
+
+
+def cells(schedules: int) -> Iterator[Cell]:
+    """What is measured, with ``schedules`` random ones at each granularity finer than stages."""
+    for model in REFERENCE_MODELS:
+        known = PRESETS[load_model(model).class_name].granularities
+        yield Cell(model, "stage", (SearchOptions("uniform", 0.8),))
+        for granularity in ("layer", "branch"):
+            if granularity in known:
+                searches = (SearchOptions("random", 0.5, seed=seed) for seed in range(schedules))
+                yield Cell(model, granularity, tuple(searches))
+
+
+def measure(cell: Cell, steps: int, rounds: int, options: BenchOptions) -> dict[str, Any]:
+    """Efficiency of every schedule of ``cell``: each, and their median and worst."""
+    model = load_model(cell.model)
+    contract, blocks = make_contract(model, steps=steps), trace(model, granularity=cell.granularity).blocks
+    schedules = [search_schedule(blocks, contract, search) for search in cell.searches]
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = load_bundle(export(model, schedules[0], Path(folder) / "bundle"))
+        network = FullNetwork(bundle, options)
+        found = [time_schedule(network, schedule, rounds) for schedule in schedules]
+    efficiencies = [one["efficiency"] for one in found]
+    return {
+        "model": cell.model,
+        "granularity": cell.granularity,
+        "method": cell.searches[0].method,
+        "ratio": cell.searches[0].ratio,
+        "median": statistics.median(efficiencies),
+        "worst": min(efficiencies),
+        "schedules": found,
+    }
+
+
+def time_schedule(network: FullNetwork, schedule: Schedule, rounds: int) -> dict[str, Any]:
+    """One schedule against the full run, interleaved."""
+    bundle, options = network.bundle, network.options
+    full = network.full_session()
+    own = bundle.session(options.batch, compiled=bundle.compile(schedule), threads=options.threads)
+    noise, conditioning = inputs(bundle, bundle.model, options.batch)
+    acts = {"full": partial(full.run, noise, conditioning), "schedule": partial(own.run, noise, conditioning)}
+    watch = Stopwatch("full")
+    for measured in time_rounds(acts, "full", rounds, options.seed):
+        watch.add(measured)
+    speedup, macs_ratio = watch.speedup("schedule"), full.program.macs.full / own.program.macs.full
+    return {
+        "seed": schedule.origin["seed"],
+        "pruned_ratio": pruned_ratio(schedule, bundle.blocks),
+        "nfe": own.program.nfe,
+        "graphs": len(own.program.graphs),
+        "latency_ms": watch.latency_ms("schedule"),
+        "full_latency_ms": watch.latency_ms("full"),
+        "speedup": speedup,
+        "efficiency": speedup / macs_ratio,
+        "aa_ratio": watch.aa_ratio,
+    }
+
+
+def inputs(bundle: LoadedBundle, model: LoadedModel, batch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Noise and conditioning of one batch, classes in turn."""
+    contract = bundle.manifest.contract
+    labels = [i % (model.num_classes or 1) for i in range(batch)]
+    return noise_for(range(batch), contract.latent_shape), model.conditioning(labels, contract.guidance)
+
+
+def main() -> None:
+    """Parse options, measure every cell, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--schedules", type=int, default=10, help="random schedules of a granularity")
+    parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds of a schedule")
+    parser.add_argument("--batch", type=int, default=8, help="images of a run")
+    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime; its own choice if left out")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")
+    given = parser.parse_args()
+    options = BenchOptions(batch=given.batch, threads=given.threads)
+    found = []
+    for cell in cells(given.schedules):
+        found.append(measure(cell, given.steps, given.rounds, options))
+        summary = {key: value for key, value in found[-1].items() if key != "schedules"}
+        print(json.dumps(summary), file=sys.stderr, flush=True)
+    command = shlex.join(["python", "benchmarks/efficiency.py", *sys.argv[1:]])
+    document = {"environment": {**environment(), "command": command}, "cells": found}
+    write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    print(json.dumps(document, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The wide ladder: every fast path against the slower one below it, on random schedules of whole trajectories.
+
+A cell is a model, a granularity, a kind of reuse and a guidance layout; its schedules take samplers in turn. Each goes
+through a bundle of the segments layout, whose verification climbs both layouts: subnets against torch, then segments
+against subnets. The worst local and free-running deviation of every rung is kept. Cells that stand in the results file with as many schedules and
+steps are not run again, so an interrupted run continues. Exit code 4 where a rung broke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dipgo_deploy.core.blocks import Kind
+from dipgo_deploy.core.contract import Guidance
+from dipgo_deploy.core.errors import GateError
+from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.graphs import ExportOptions, export, trace
+from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, LoadedModel, load_model, make_contract
+from dipgo_deploy.runtime import VerifyOptions, VerifyReport, load_bundle, verify
+from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.search.random_schedule import random_schedule
+
+RESULTS = Path(__file__).parent / "results" / "ladder.json"
+SAMPLERS = ("ddim", "dpmpp-2m", "unipc", "pndm")
+KEEP = 0.5
+"""Probability that a block is computed at a step."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a row of the results is about."""
+
+    model: str
+    granularity: str
+    kind: Kind
+    guidance: Guidance
+    schedules: int
+    steps: int
+
+
+def cells(schedules: int, steps: int) -> Iterator[Cell]:
+    """Every model × granularity × kind × guidance; kinds only where a block has a residual."""
+    for name in REFERENCE_MODELS:
+        model = load_model(name)
+        for granularity in PRESETS[model.class_name].granularities:
+            blocks = trace(model, granularity=granularity).blocks.blocks
+            has_residual = any(block.residual_input is not None for block in blocks)
+            kinds: tuple[Kind, ...] = ("output", "residual") if has_residual else ("output",)
+            guidances: tuple[Guidance, ...] = ("none", "concat")
+            for kind, guidance in product(kinds, guidances):
+                yield Cell(name, granularity, kind, guidance, schedules, steps)
+
+
+def climb(cell: Cell) -> dict[str, Any]:
+    """Verify the cell's schedules; the worst of each rung, and the first failure in words."""
+    started, model = time.monotonic(), load_model(cell.model)
+    rungs: dict[str, dict[str, float | None]] = {}
+    failures = []
+    for seed in range(cell.schedules):
+        report = verify_random(model, cell, seed)
+        failures += [f"seed {seed}: {report.failure}"] if report.failure else []
+        for rung in report.rungs:
+            worst = rungs.setdefault(rung.name, {"local": None, "free": 0.0})
+            worst["free"] = finite(max(worst["free"] or 0.0, rung.free))
+            if rung.local is not None:
+                worst["local"] = finite(max(worst["local"] or 0.0, rung.local.relative))
+    return {
+        **asdict(cell),
+        "passed": not failures,
+        "failure": failures[0] if failures else "",
+        "rungs": rungs,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def verify_random(model: LoadedModel, cell: Cell, seed: int) -> VerifyReport:
+    """Verify the bundle of one random schedule, in a folder that is gone afterwards."""
+    contract = make_contract(model, sampler=SAMPLERS[seed % len(SAMPLERS)], steps=cell.steps, guidance=cell.guidance)
+    blocks = trace(model, granularity=cell.granularity).blocks
+    schedule = random_schedule(blocks, contract, cell.kind, np.random.default_rng(seed), KEEP)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = load_bundle(export(model, schedule, Path(folder) / "bundle", ExportOptions("segments")))
+        return verify(bundle, VerifyOptions(images=2))
+
+
+def finite(value: float) -> float:
+    """JSON knows no infinity: what is not finite counts as 1e30."""
+    return min(value, 1e30)
+
+
+def results_in(path: Path) -> dict[Cell, dict[str, Any]]:
+    """The cells that an earlier run wrote."""
+    if not path.is_file():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return {Cell(*(row[field] for field in Cell.__dataclass_fields__)): row for row in rows}
+
+
+def main() -> None:
+    """Parse options, run what is missing, write after every cell."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--schedules", type=int, default=10, help="random schedules of a cell")
+    parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued where it stands")
+    given = parser.parse_args()
+    done = results_in(given.out)
+    command = shlex.join(["python", "benchmarks/ladder.py", *sys.argv[1:]])
+    for cell in cells(given.schedules, given.steps):
+        if cell not in done:
+            done[cell] = climb(cell)
+            document = {"environment": {**environment(), "command": command}, "cells": list(done.values())}
+            write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        print(json.dumps(done[cell]), flush=True)
+    if failed := [row["failure"] for row in done.values() if not row["passed"]]:
+        print(f"{len(failed)} cells failed, the first: {failed[0]}", file=sys.stderr)
+        sys.exit(GateError.exit_code)
+
+
+if __name__ == "__main__":
+    main()
