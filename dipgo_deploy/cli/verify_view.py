@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipgo_deploy.runtime.verify import Rung, VerifyReport
+if TYPE_CHECKING:
+    from dipgo_deploy.runtime.verify import Rung, VerifyReport
 
 __all__ = ["verify_view"]
 

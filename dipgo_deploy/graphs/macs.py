@@ -81,7 +81,8 @@ def _einsum(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
     if len(shapes) < 2:
         return 0
     terms = node.attributes.get_string("equation", "").split("->")[0].replace(" ", "").split(",")
-    sizes = {letter: size for term, shape in zip(terms, shapes, strict=True) for letter, size in zip(term, shape, strict=True)}
+    pairs = zip(terms, shapes, strict=True)
+    sizes = {letter: size for term, shape in pairs for letter, size in zip(term, shape, strict=True)}
     return prod(sizes.values())
 
 

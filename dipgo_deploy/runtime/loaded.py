@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.contract import check_same_contract
-from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.files import (
     check_digest,
     load_block_graph,
@@ -28,8 +28,10 @@ from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models import LoadedModel, load_model
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.interpreter import Session
-from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.torch_backend import TorchBackend
+
+if TYPE_CHECKING:
+    from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
 __all__ = ["BackendName", "Compiled", "LoadedBundle", "load_bundle"]
 
@@ -105,12 +107,21 @@ class LoadedBundle:
         if backend != "onnxruntime":
             raise UsageError(f"backend {backend!r} is unknown: choose onnxruntime or torch")
         chosen = compiled or self.compiled
-        runner = OnnxRuntimeBackend(chosen.graphs, self.denoiser, threads=threads, device=device)
+        runner = _onnxruntime()(chosen.graphs, self.denoiser, threads=threads, device=device)
         return Session(chosen.program, runner, batch, guidance_scale)
 
     def _torch_program(self) -> Program:
         """The subnets program, which alone the live model can run."""
         return self.program if self.program.layout == "subnets" else self.compile(self.schedule).program
+
+
+def _onnxruntime() -> type[OnnxRuntimeBackend]:
+    """The backend's class; onnxruntime is an extra, without which the torch backend still works."""
+    try:
+        from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+    except ImportError as error:
+        raise MissingError(f"onnxruntime cannot be imported ({error}): pip install 'dipgo-deploy[cpu]'") from None
+    return OnnxRuntimeBackend
 
 
 def load_bundle(path: str | Path, *, whole: bool = False) -> LoadedBundle:
