@@ -2,8 +2,8 @@
 
 A cell is a model, a granularity, a kind of reuse and a guidance layout; its schedules take samplers in turn. Each goes
 through a bundle of the segments layout, whose verification climbs both layouts: subnets against torch, then segments
-against subnets. The worst local and free-running deviation of every rung is kept. Cells that stand in the results file with as many schedules and
-steps are not run again, so an interrupted run continues. Exit code 4 where a rung broke.
+against subnets. The worst local and free-running deviation of every rung is kept. Cells that stand in the results file
+with as many schedules and steps are not run again, so an interrupted run continues. Exit code 4 where a rung broke.
 """
 
 from __future__ import annotations
