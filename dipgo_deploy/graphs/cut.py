@@ -57,7 +57,11 @@ def cut(model: ir.Model, graph: Graph, blocks: BlockGraph) -> bytes:
     part.name = graph.name
     for value in part.outputs:
         value.metadata_props.clear()
-    return ir.to_proto(ir.Model(part, ir_version=model.ir_version)).SerializeToString()
+    proto = ir.to_proto(ir.Model(part, ir_version=model.ir_version))
+    # The extraction collects values in sets: in order of name the same cut has the same bytes.
+    for entries in (proto.graph.initializer, proto.graph.value_info):
+        entries.sort(key=lambda entry: entry.name)
+    return proto.SerializeToString(deterministic=True)
 
 
 def _residual_block(blocks: BlockGraph, name: str) -> tuple[str, str] | None:

@@ -34,25 +34,6 @@ def strong_optimiser(model: ir.Model, **options) -> None:
     rewrite(model)
 
 
-NO_CHANGE = """
-agraph (float[2] x) => (float[2] last, float[2] feature)
-{
-    inner = Tanh(x)
-    feature = Cast<to = 1>(inner)
-    last = Neg(feature)
-}
-"""
-
-
-def test_without_borders_the_optimiser_reads_past_a_feature() -> None:
-    model = model_from_text(NO_CHANGE)
-    optimize_ir(model)
-    assert reads_of(model, "last") == {"inner"}
-    model = model_from_text(NO_CHANGE)
-    simplify(model, ["prediction", "block:0"], [])
-    assert reads_of(model, "prediction") == {"block:0"}
-
-
 @pytest.mark.parametrize("optimiser", [optimize_ir, strong_optimiser])
 def test_no_rewrite_looks_through_a_feature(monkeypatch, optimiser) -> None:
     monkeypatch.setattr("dipgo_deploy.graphs.simplify.optimize_ir", optimiser)

@@ -29,7 +29,8 @@ def narrow_sd15():
     unet = UNet2DConditionModel(
         sample_size=16, block_out_channels=(32, 64, 64, 64), layers_per_block=2, cross_attention_dim=32
     )
-    return model_from_module(unet, component="unet", scheduler_config={"beta_schedule": "scaled_linear"})
+    scheduler = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+    return model_from_module(unet, component="unet", scheduler_config=scheduler)
 
 
 def test_the_published_schedule_makes_ten_calls_of_two_graphs(narrow_sd15) -> None:
