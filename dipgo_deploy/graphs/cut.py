@@ -42,8 +42,10 @@ def cut(model: ir.Model, graph: Graph, blocks: BlockGraph) -> bytes:
     Takes a fraction of a second whatever the size of the weights. Raises InputError where ``graph`` names a value that
     the master graph has not, or lacks an input that it needs.
     """
-    whole = model.graph.clone(allow_outer_scope_values=False)
-    whole.outputs.clear()
+    whole = model.graph
+    if any(_residual_block(blocks, name) for name in (*graph.reads, *graph.writes)):
+        whole = whole.clone(allow_outer_scope_values=False)  # only residuals change nodes
+        whole.outputs.clear()
     values = dict(ir.convenience.create_value_mapping(whole))
     try:
         inputs = [values[name] for name in graph.inputs]

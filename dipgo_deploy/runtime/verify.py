@@ -12,18 +12,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.core.program import Call, Program, Run
+from dipgo_deploy.core.program import Run
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.interpreter import Session
-from dipgo_deploy.runtime.loaded import LoadedBundle
+from dipgo_deploy.runtime.loaded import BackendName, Compiled, LoadedBundle
 from dipgo_deploy.supernet.rollout import reference_trajectory
 
-__all__ = ["Deviation", "Rung", "VerifyOptions", "VerifyReport", "verify"]
+__all__ = ["Deviation", "Recording", "Rung", "VerifyOptions", "VerifyReport", "verify"]
 
-Values = dict[tuple[str, int], np.ndarray]
-"""Arrays by value name and the step that wrote them."""
+Inputs = tuple[np.ndarray, Mapping[str, np.ndarray]]
+"""Noise and conditioning of a run."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A whole trajectory: every graph output by name and step, and the image."""
+
+    values: Mapping[tuple[str, int], np.ndarray]
+    image: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def verify(bundle: LoadedBundle, options: VerifyOptions = VerifyOptions()) -> Ve
     """Run the ladder on ``bundle``.
 
     1. All gates open: the full schedule under the surgery is the plain model, bitwise.
-    2. The unfolded program on torch is the PyTorch reference.
+    2. The program on torch is the PyTorch reference.
     3. ONNX Runtime on the subnets is torch.
     4. ONNX Runtime on the segments is the subnets (for a bundle of that layout).
     """
@@ -113,46 +122,37 @@ class _Ladder:
         contract = bundle.manifest.contract
         if options.images < 1:
             raise UsageError(f"{options.images} images cannot be verified: ask for 1 or more")
-        half = contract.dtype in ("float16", "bfloat16")
+        self.half = contract.dtype in ("float16", "bfloat16")
         self.bundle, self.options = bundle, options
-        self.local = options.local_tolerance or (2e-2 if half else 1e-4)
-        self.free = options.free_tolerance or (1e-1 if half else 1e-3)
+        self.local = options.local_tolerance or (2e-2 if self.half else 1e-4)
+        self.free = options.free_tolerance or (1e-1 if self.half else 1e-3)
         default = 2.0 if contract.guidance == "concat" else 1.0
         self.scale = default if options.guidance_scale is None else options.guidance_scale
-        seeds = range(options.seed, options.seed + options.images)
-        self.noise = noise_for(list(seeds), contract.latent_shape)
+        noise = noise_for(range(options.seed, options.seed + options.images), contract.latent_shape)
         classes = bundle.model.num_classes or 1
-        self.conditioning = bundle.model.conditioning([i % classes for i in range(options.images)], contract.guidance)
+        labels = [i % classes for i in range(options.images)]
+        self.inputs: Inputs = (noise, bundle.model.conditioning(labels, contract.guidance))
+        self.image = np.empty(0)
 
     def climb(self) -> Iterator[Rung]:
-        """The rungs, lowest first."""
+        """The rungs, lowest first; ``image`` is then what the bundle itself makes."""
         yield self._gates_open()
-        schedule = self.bundle.schedule
-        *_, last = reference_trajectory(
-            self.bundle.model, schedule, self.noise, self.conditioning, guidance_scale=self.scale, seed=self._seed
-        )
-        self.reference = last.latent.cpu().numpy()
-        unfolded = self._session("torch", self.bundle.compile(schedule, fold=False))
-        image = unfolded.run(self.noise, self.conditioning, seed=self._seed)
-        self.free_reference = image
-        yield self._whole("program on torch = reference", image, self.reference, self.free if self._half else 1e-5)
-        subnets = self.bundle.compiled if self.bundle.program.layout == "subnets" else self.bundle.compile(schedule)
-        torch_session = self._session("torch", subnets)
-        yield self._lockstep("onnxruntime subnets = torch", torch_session, self._session("onnxruntime", subnets))
-        if self.bundle.program.layout == "segments":
-            one, other = (self._session("onnxruntime", c) for c in (subnets, self.bundle.compiled))
-            yield self._lockstep("onnxruntime segments = subnets", one, other)
+        bundle = self.bundle
+        subnets = bundle.compiled if bundle.program.layout == "subnets" else bundle.compile(bundle.schedule)
+        by_torch = _recorded(self._session("torch", subnets), self.inputs, self.options.seed)
+        yield self._against_reference(by_torch.image)
+        session = self._session("onnxruntime", subnets)
+        by_subnets = _recorded(session, self.inputs, self.options.seed)
+        yield self._compared("onnxruntime subnets = torch", session, by_subnets, by_torch)
+        self.image = by_subnets.image
+        if bundle.program.layout == "segments":
+            session = self._session("onnxruntime", bundle.compiled)
+            by_segments = _recorded(session, self.inputs, self.options.seed)
+            yield self._compared("onnxruntime segments = subnets", session, by_segments, by_subnets)
+            self.image = by_segments.image
 
-    @property
-    def _half(self) -> bool:
-        return self.bundle.manifest.contract.dtype in ("float16", "bfloat16")
-
-    @property
-    def _seed(self) -> int:
-        return self.options.seed
-
-    def _session(self, backend: str, compiled: object) -> Session:
-        return self.bundle.session(self.options.images, backend=backend, guidance_scale=self.scale, compiled=compiled)  # type: ignore[arg-type]
+    def _session(self, backend: BackendName, compiled: Compiled) -> Session:
+        return self.bundle.session(self.options.images, backend=backend, guidance_scale=self.scale, compiled=compiled)
 
     def _gates_open(self) -> Rung:
         """One forward of the plain model against one under the surgery with every block computed."""
@@ -162,7 +162,7 @@ class _Ladder:
 
         model = self.bundle.model
         inputs = model.example_inputs(2)
-        names = [name for name in self.bundle.blocks.block_names if name != self.bundle.blocks.blocks[-1].name]
+        names = [name for name in self.bundle.blocks.block_names if name != PREDICTION]
         with torch.no_grad():
             plain = model.forward(**inputs)
             with gated(model.module, names, lambda _, forward, args, kwargs: forward(*args, **kwargs)):
@@ -170,33 +170,33 @@ class _Ladder:
         difference = float((plain.double() - opened.double()).abs().max())
         return Rung("all gates open = plain model", None, difference, None, difference == 0.0)
 
-    def _whole(self, name: str, image: np.ndarray, reference: np.ndarray, tolerance: float) -> Rung:
-        free = relative_difference(image, reference)
-        return Rung(name, None, free, None, free <= tolerance)
+    def _against_reference(self, image: np.ndarray) -> Rung:
+        """The program on the live model against the schedule on the live model with the sampler's own steps."""
+        trajectory = reference_trajectory(
+            self.bundle.model,
+            self.bundle.schedule,
+            *self.inputs,
+            guidance_scale=self.scale,
+            seed=self.options.seed,
+        )
+        *_, last = trajectory
+        free = relative_difference(image, last.latent.cpu().numpy())
+        return Rung("program on torch = reference", None, free, None, free <= (self.free if self.half else 1e-5))
 
-    def _lockstep(self, name: str, reference: Session, candidate: Session) -> Rung:
-        """Local and free-running deviation of ``candidate`` from ``reference``."""
-        wanted: Values = {}
-        image_wanted = _record(reference, self._inputs, self._seed, wanted)
-        deviations = list(_local_deviations(candidate, self._inputs, self._seed, wanted))
-        image = candidate.run(self.noise, self.conditioning, seed=self._seed)
-        free = relative_difference(image, image_wanted)
+    def _compared(self, name: str, session: Session, found: Recording, wanted: Recording) -> Rung:
+        """Local and free-running deviation of ``session``, which ``found`` records, from ``wanted``."""
+        deviations = list(_local_deviations(session, self.inputs, self.options.seed, wanted.values))
+        free = relative_difference(found.image, wanted.image)
         worst = max(deviations, key=lambda deviation: deviation.relative, default=None)
         first = next((d for d in deviations if not d.relative <= self.local), None)
-        passed = first is None and free <= self.free
-        return Rung(name, worst, free, first, passed)
-
-    @property
-    def _inputs(self) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-        return self.noise, self.conditioning
+        return Rung(name, worst, free, first, first is None and free <= self.free)
 
     def schedule_psnr(self) -> dict[str, float]:
-        """PSNR of the schedule's images to the full run's, per image: worst, p10 and median, in dB."""
-        schedule = self.bundle.schedule
-        full = full_schedule(schedule.contract, schedule.granularity, schedule.kind, schedule.blocks)
-        whole = self._session("onnxruntime", self.bundle.compile(full)).run(*self._inputs, seed=self._seed)
-        own = self._session("onnxruntime", self.bundle.compiled).run(*self._inputs, seed=self._seed)
-        error = ((unit_range(own) - unit_range(whole)) ** 2).mean(axis=(1, 2, 3))
+        """PSNR of the bundle's images to the full run's, per image: worst, p10 and median, in dB."""
+        own = self.bundle.schedule
+        full = self.bundle.compile(full_schedule(own.contract, own.granularity, own.kind, own.blocks))
+        whole = self._session("onnxruntime", full).run(*self.inputs, seed=self.options.seed)
+        error = ((unit_range(self.image) - unit_range(whole)) ** 2).mean(axis=(1, 2, 3))
         psnr = -10 * np.log10(np.maximum(error, 1e-12))
         return {"worst": float(psnr.min()), "p10": float(np.percentile(psnr, 10)), "p50": float(np.median(psnr))}
 
@@ -214,26 +214,18 @@ def relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-12))
 
 
-def _written(program: Program, call: Call) -> list[tuple[str, str]]:
-    """``(value name, slot)`` of what a call writes; latents are named by the step that made them."""
-    if isinstance(call, Run):
-        return list(call.outputs)
-    return [("latent" if call.target == program.image else f"combination in {call.target}", call.target)]
-
-
-def _record(
-    session: Session, inputs: tuple[np.ndarray, Mapping[str, np.ndarray]], seed: int, into: Values
-) -> np.ndarray:
-    """Run the reference, keep every graph output by name and step, and return the image."""
-    for _, call in session.iterate(*inputs, seed=seed):
-        if isinstance(call, Run):
-            for name, slot in call.outputs:
-                into[name, call.step] = session.slot(slot)
-    return session.slot(session.program.image)
+def _recorded(session: Session, inputs: Inputs, seed: int) -> Recording:
+    values = {
+        (name, call.step): session.slot(slot)
+        for _, call in session.iterate(*inputs, seed=seed)
+        if isinstance(call, Run)
+        for name, slot in call.outputs
+    }
+    return Recording(values, session.slot(session.program.image))
 
 
 def _local_deviations(
-    session: Session, inputs: tuple[np.ndarray, Mapping[str, np.ndarray]], seed: int, wanted: Values
+    session: Session, inputs: Inputs, seed: int, wanted: Mapping[tuple[str, int], np.ndarray]
 ) -> Iterator[Deviation]:
     """Deviation of each graph output, with what it wrote then replaced by the reference's.
 

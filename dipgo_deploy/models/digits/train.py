@@ -29,7 +29,7 @@ Task = Literal["classifier", "unet", "dit"]
 DEFAULTS: dict[str, TrainOptions] = {
     "classifier": TrainOptions(steps=1500, label_dropout=0.0, ema_decay=0.99),
     "unet": TrainOptions(),
-    "dit": TrainOptions(steps=1800),
+    "dit": TrainOptions(steps=3200),
 }
 
 
