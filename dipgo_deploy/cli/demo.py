@@ -24,12 +24,14 @@ class DemoOptions:
     sampler: str = "ddim"
     steps: int = 50
     guidance: str = "none"
-    ratio: float = 0.8
-    methods: tuple[str, ...] = ("uniform", "deepcache")
+    schedules: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("uniform", ("--ratio", "0.8")),
+        ("deepcache", ("--ratio", "0.5", "--granularity", "layer")),
+    )
     benched: str = "uniform"
     bench_arguments: tuple[str, ...] = (
-        *("--repeats", "5", "--images", "64", "--tuning-images", "4"),
-        *("--converged-images", "8", "--converged-calls", "500"),
+        *("--repeats", "5", "--images", "128", "--tuning-images", "8"),
+        *("--converged-images", "16", "--converged-calls", "1000"),
     )
 
 
@@ -37,17 +39,16 @@ def demo_commands(options: DemoOptions, folder: Path) -> Iterator[list[str]]:
     """The argument lists of all steps, in order; everything is written below ``folder``."""
     yield ["doctor"]
     yield ["trace", options.model]
-    for method in options.methods:
-        yield from _way_of(method, options, folder)
+    for method, wanted in options.schedules:
+        yield from _way_of(method, wanted, options, folder)
     yield ["bench", str(folder / options.benched), *options.bench_arguments]
 
 
-def _way_of(method: str, options: DemoOptions, folder: Path) -> Iterator[list[str]]:
+def _way_of(method: str, wanted: tuple[str, ...], options: DemoOptions, folder: Path) -> Iterator[list[str]]:
     """One schedule from its search to a grid of images."""
     schedule, bundle = str(folder / f"{method}.json"), str(folder / method)
     made_for = ["--sampler", options.sampler, "--steps", str(options.steps), "--guidance", options.guidance]
-    wanted = ["--method", method, "--ratio", str(options.ratio)]
-    yield ["search", options.model, *made_for, *wanted, "--out", schedule]
+    yield ["search", options.model, *made_for, "--method", method, *wanted, "--out", schedule]
     yield ["show", schedule, "--out", str(folder / f"{method}.png")]
     yield ["export", options.model, "--schedule", schedule, "--out", bundle]
     yield ["verify", bundle]
