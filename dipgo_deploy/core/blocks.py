@@ -27,8 +27,9 @@ Kind = Literal["output", "residual"]
 class Macs:
     """Multiply-accumulates of one row of the network's batch, in the two conventions of the field.
 
-    ``papers``: linear layers, convolutions and LayerNorm (4 per element), no attention products; the count behind
-    DiP-GO's tables. ``full``: every matrix product and convolution, attention included, no normalisation.
+    ``papers``: linear layers, convolutions and LayerNorm (2 per element, 4 with a learned scale), no attention
+    products; the count behind DiP-GO's tables. ``full``: every matrix product and convolution, attention included, no
+    normalisation.
     """
 
     papers: int

@@ -22,7 +22,10 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.supernet import flatten_feature, gated
 
-__all__ = ["Capture", "capture"]
+__all__ = ["PARAMETER_PREFIX", "Capture", "capture"]
+
+PARAMETER_PREFIX = "model."
+"""What stands before a parameter's state-dict name in the exported graph."""
 
 EXAMPLE_ROWS = 2
 """Rows of the example that is exported; any number but 1 keeps the batch axis symbolic."""

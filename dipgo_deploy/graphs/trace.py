@@ -22,7 +22,7 @@ from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_block_graph, save_block_graph, write_atomic
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.graphs.capture import Capture, capture
+from dipgo_deploy.graphs.capture import PARAMETER_PREFIX, Capture, capture
 from dipgo_deploy.graphs.pieces import block_totals, build_pieces
 from dipgo_deploy.graphs.shapes import infer_specs, make_shapes_constant
 from dipgo_deploy.graphs.simplify import simplify
@@ -36,7 +36,6 @@ __all__ = ["BLOCKS_FILE", "MASTER_FILE", "Trace", "cache_folder", "load_trace", 
 
 MASTER_FILE = "master.onnx"
 BLOCKS_FILE = "blocks.json"
-_PREFIX = "model."
 
 
 @dataclass(frozen=True)
@@ -138,11 +137,12 @@ def _write_trace(model: LoadedModel, label: str, patterns: Sequence[str], strict
     captured = capture(model, order)
     graph = captured.model.graph
     state = model.module.state_dict()
-    simplify(captured.model, captured.outputs, [_PREFIX + name for name in state])
+    simplify(captured.model, captured.outputs, [PARAMETER_PREFIX + name for name in state])
+    # From here on the graph refers to its weights: with them inside, a model of 2 GB cannot be serialized.
+    external = _write_weights(model, graph, folder)
     make_shapes_constant(captured.model, infer_specs(captured.model))
     specs = infer_specs(captured.model)
     write_atomic(folder / "config.json", json.dumps(json.loads(_config(model)), indent=2) + "\n")
-    external = _write_weights(model, graph, folder)
     blocks = _block_graph(model, label, patterns, captured, specs, external)
     passes.ClearMetadataAndDocStringPass()(captured.model)
     for value in (v for node in graph for v in node.outputs):
@@ -163,8 +163,8 @@ def _write_weights(model: LoadedModel, graph: ir.Graph, folder: Path) -> dict[st
     for initializer, value in graph.initializers.items():
         tensor = value.const_value
         assert tensor is not None
-        short = initializer.removeprefix(_PREFIX)
-        if short in state and initializer.startswith(_PREFIX):
+        short = initializer.removeprefix(PARAMETER_PREFIX)
+        if short in state and initializer.startswith(PARAMETER_PREFIX):
             names[initializer] = short
         elif tensor.nbytes >= INLINE_BYTES:
             names[initializer] = short
@@ -185,7 +185,7 @@ def _block_graph(
 ) -> BlockGraph:
     graph = captured.model.graph
     pieces = build_pieces(graph, captured.outputs, specs)
-    totals = block_totals(graph, list(captured.features), _PREFIX, specs)
+    totals = block_totals(graph, list(captured.features), PARAMETER_PREFIX, specs)
     weights = external | {
         name: value.const_value.nbytes
         for name, value in graph.initializers.items()

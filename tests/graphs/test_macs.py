@@ -71,6 +71,14 @@ def test_one_row_by_hand(name: str) -> None:
     assert total(model) == Macs(papers, full)
 
 
+def test_a_layer_norm_with_a_learned_scale_counts_twice() -> None:
+    text = f"agraph ({TOKENS}, float[6] w) => (float[n, 5, 6] y) {{ y = LayerNormalization(x, w) }}"
+    model = model_from_text(text, w=weight(6))
+    assert total(model) == Macs(30 * LAYER_NORM_MACS, 0)
+    model.graph.initializers["w"].name = "model.norm.weight"
+    assert total(model) == Macs(2 * 30 * LAYER_NORM_MACS, 0)
+
+
 @pytest.mark.parametrize("name", ["digits-unet", "digits-dit"])
 def test_reference_models_agree_with_torchs_counter(name: str, reference_model, traced) -> None:
     model, blocks = reference_model(name), traced(name, "stage").blocks
