@@ -33,6 +33,7 @@ def writes_of(call: Call) -> tuple[str, ...]:
 def fold(calls: Sequence[Call], image: str) -> list[Call]:
     """The same values with every chain of combinations folded; arithmetic on coefficients is float64."""
     folded: list[Call] = []
+    last = {value: index for index, call in enumerate(calls) for value in reads_of(call)} | {image: len(calls)}
     start = 0
     while start < len(calls):
         end = start
@@ -42,8 +43,8 @@ def fold(calls: Sequence[Call], image: str) -> list[Call]:
             folded.append(calls[start])
             start += 1
             continue
-        later = {image}.union(*(reads_of(call) for call in calls[end:]))
-        folded += _fold_run([call for call in calls[start:end] if isinstance(call, Combine)], later)
+        run = [call for call in calls[start:end] if isinstance(call, Combine)]
+        folded += _fold_run(run, {call.target for call in run if last.get(call.target, -1) >= end})
         start = end
     return folded
 
