@@ -110,10 +110,12 @@ def load_trace(folder: Path) -> Trace:
 
 def _chosen(model: LoadedModel, granularity: str, patterns: Sequence[str] | None) -> tuple[str, tuple[str, ...], bool]:
     """Label, patterns, and whether each must match. Own patterns are their own label, so that a schedule keeps them."""
-    if patterns is None and ("." in granularity or "," in granularity or "*" in granularity):
-        patterns = granularity.split(",")
+    if patterns is None and granularity not in model.preset.granularities:
+        given = granularity.split(",")
+        if len(given) > 1 or "." in granularity or match_blocks(model.module, given, strict=False):
+            patterns = given
     if patterns is None:
-        return granularity, patterns_for(model.class_name, granularity), False
+        return granularity, patterns_for(model.class_name, model.preset, granularity), False
     return ",".join(patterns), tuple(patterns), True
 
 
@@ -195,7 +197,7 @@ def _block_graph(
         Block(name, features, captured.entries.get(name), totals[name][0], sum(weights[w] for w in totals[name][1]))
         for name, features in captured.features.items()
     ]
-    used = {v for piece in pieces for v in (*piece.reads, *piece.gives)}
+    used = {v for piece in pieces for v in (*piece.reads, *piece.gives)} | {str(v.name) for v in graph.inputs}
     return BlockGraph(
         model_class=model.class_name,
         model_digest=model.digest,

@@ -25,7 +25,7 @@ class Preset:
     """Block patterns by granularity; ``example`` gives inputs for a number of rows; ``forward`` the output tensor.
 
     ``example(module, rows, tokens)`` returns tensors in call order, the latent first; ``latent_shape(config)`` is
-    ``(C, H, W)``; ``null_class`` the label that means no class, where the model takes labels.
+    ``(C, H, W)``.
     """
 
     granularities: Mapping[str, tuple[str, ...]]
@@ -103,13 +103,8 @@ PRESETS: Mapping[str, Preset] = {
 """Preset of every supported diffusers denoiser class."""
 
 
-def patterns_for(class_name: str, granularity: str) -> tuple[str, ...]:
-    """Block patterns of a class; UsageError where it has no preset or not this granularity."""
-    preset = PRESETS.get(class_name)
-    if preset is None:
-        raise UsageError(
-            f"{class_name} has no block preset (there are presets for {', '.join(PRESETS)}): give --blocks patterns"
-        )
+def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str, ...]:
+    """Block patterns of a granularity; UsageError where the class's ``preset`` has none of that name."""
     if granularity not in preset.granularities:
         raise UsageError(
             f"{class_name} has no granularity {granularity!r}: choose {' or '.join(preset.granularities)}, or give "

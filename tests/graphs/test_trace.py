@@ -8,11 +8,13 @@ import sys
 import diffusers
 import pytest
 import torch
+from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_block_graph
 from dipgo_deploy.graphs import load_trace, trace
 from dipgo_deploy.graphs.weights import read_layout
+from dipgo_deploy.models import Preset, model_from_module
 from tests.graphs.onnx_text import open_session, run_session
 from tests.graphs.surgery import TRACES, deviation, example, record
 
@@ -68,6 +70,34 @@ def test_a_trace_is_made_once(digits_unet, traced, monkeypatch) -> None:
     module = sys.modules["dipgo_deploy.graphs.trace"]  # the package shows the function under this name
     monkeypatch.setattr(module, "capture", lambda *_: pytest.fail("traced again"))
     assert trace(digits_unet, granularity="stage") == made
+
+
+class TwoParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, sample, timestep, unused):
+        return self.second(torch.tanh(self.first(sample))) * timestep[:, None, None, None]
+
+
+def of_two_parts(module: nn.Module, rows: int, tokens: int) -> dict[str, torch.Tensor]:
+    return {"sample": torch.randn(rows, 1, 4, 4), "timestep": torch.ones(rows), "unused": torch.ones(rows, 3)}
+
+
+def test_a_module_of_ones_own_has_the_granularities_of_its_preset(tmp_path) -> None:
+    torch.manual_seed(0)
+    preset = Preset({"whole": ("first",)}, of_two_parts, lambda module, **inputs: module(**inputs), lambda _: (1, 4, 4))
+    model = model_from_module(TwoParts(), preset=preset)
+    whole = trace(model, granularity="whole", out=tmp_path / "whole").blocks
+    assert (whole.granularity, whole.block_names) == ("whole", ("first", "prediction"))
+    assert whole.values["unused"].shape == ("rows", 3)
+    own = trace(model, patterns=["first"], out=tmp_path / "own").blocks
+    assert own.granularity == "first"
+    # Export knows the blocks by the granularity that the schedule recorded.
+    assert trace(model, granularity=own.granularity, out=tmp_path / "again").blocks == own
+    with pytest.raises(UsageError, match="TwoParts has no granularity 'stage': choose whole"):
+        trace(model, granularity="stage")
 
 
 def test_patterns_that_make_no_sense_are_refused(digits_unet) -> None:

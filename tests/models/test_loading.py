@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.models import load_model, make_contract, model_from_module, patterns_for
+from dipgo_deploy.models import PRESETS, load_model, make_contract, model_from_module, patterns_for
 from dipgo_deploy.models.loading import REFERENCE_MODELS
 
 
@@ -68,9 +68,7 @@ def test_a_module_without_preset_needs_one() -> None:
 
 def test_granularities_are_listed_where_one_is_missing() -> None:
     with pytest.raises(UsageError, match="no granularity 'layer': choose stage or branch"):
-        patterns_for("DiTTransformer2DModel", "layer")
-    with pytest.raises(UsageError, match="Mystery has no block preset"):
-        patterns_for("Mystery", "stage")
+        patterns_for("DiTTransformer2DModel", PRESETS["DiTTransformer2DModel"], "layer")
 
 
 def test_contract_records_sampler_model_and_versions(digits_unet) -> None:
