@@ -21,6 +21,7 @@ from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.supernet import flatten_feature, gated
+from dipgo_deploy.supernet.backup import block_input
 
 __all__ = ["PARAMETER_PREFIX", "Capture", "capture"]
 
@@ -70,7 +71,7 @@ class _Recorder(nn.Module):
         given = dict(zip(self._names, inputs, strict=True))
 
         def note(name: str, block: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            entry = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), None)
+            entry = block_input(args, kwargs)
             output = block(*args, **kwargs)
             tensors, _ = flatten_feature(output)
             if len(tensors) == 1 and entry is not None and _alike(tensors[0], entry) and tensors[0] is not entry:

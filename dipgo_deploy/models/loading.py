@@ -98,7 +98,8 @@ class LoadedModel:
         """Conditioning inputs for one class label per image; under ``concat`` the unconditional rows come first.
 
         A model without class labels or embedder (a text model whose encoder is not loaded) gets standard normal
-        conditioning seeded by the label, and zeros as the unconditional one.
+        conditioning seeded by the label, and zeros as the unconditional one. NumPy lacks bfloat16, whose rows are
+        float32.
         """
         labels = torch.as_tensor(list(classes), dtype=torch.int64)
         count = self.num_classes
@@ -109,7 +110,8 @@ class LoadedModel:
         for name in names:
             pair = self._condition(name, labels)
             rows = torch.cat(pair) if guidance == "concat" else pair[1]
-            given[name] = self._cast(name, rows).numpy()
+            cast = self._cast(name, rows)
+            given[name] = (cast.float() if cast.dtype == torch.bfloat16 else cast).numpy()
         return given
 
     def _condition(self, name: str, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,9 +197,8 @@ def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
     if index is None:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} has neither model_index.json nor config.json: give a diffusers folder")
-        return (str(_read_config(folder / "config.json").get("_class_name", "")).startswith("UNet") and "unet") or (
-            "transformer"
-        )
+        class_name = str(_read_config(folder / "config.json").get("_class_name", ""))
+        return "unet" if class_name.startswith("UNet") else "transformer"
     for name in ("unet", "transformer"):
         if name in index:
             return name

@@ -33,6 +33,12 @@ def test_conditioning_puts_unconditional_rows_first(digits_dit, digits_unet) -> 
         digits_unet.conditioning([11], "none")
 
 
+def test_conditioning_of_bfloat16_is_float32(digits_unet) -> None:
+    brief, whole = (digits_unet.as_dtype(dtype).conditioning([7], "none") for dtype in ("bfloat16", "float32"))
+    tokens = brief["encoder_hidden_states"]
+    assert tokens.dtype == np.float32 and np.abs(tokens - whole["encoder_hidden_states"]).max() < 0.05
+
+
 def test_dtype_changes_a_copy_and_the_digest(digits_dit) -> None:
     half = digits_dit.as_dtype("float16")
     assert next(half.module.parameters()).dtype == torch.float16
