@@ -29,6 +29,7 @@ from dipgo_deploy.supernet.surgery import gated
 
 __all__ = ["Denoiser", "RolloutStep", "reference_trajectory"]
 
+
 class Denoiser(Protocol):
     """A network called with named inputs; the latent is the first parameter of its module's forward."""
 

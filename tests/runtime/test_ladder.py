@@ -1,7 +1,7 @@
 """The ladder: every fast path equals the slower one below it, in every cell of the table.
 
 One test a cell of model, granularity, kind and guidance; each takes three random schedules of six steps through a
-bundle of the segments layout, whose verification covers the subnets layout too. The wide ladder is benchmarks/ladder.py.
+bundle of the segments layout, whose verification covers the subnets layout too. benchmarks/ladder.py is wider.
 """
 
 from __future__ import annotations
