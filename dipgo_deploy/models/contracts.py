@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from dipgo_deploy.core.contract import BatchRange, Contract, Guidance
+from dipgo_deploy.core.versions import installed_versions
 from dipgo_deploy.models.loading import LoadedModel
 from dipgo_deploy.models.samplers import sampler_spec
 
 __all__ = ["library_versions", "make_contract"]
 
+_LIBRARIES = ("dipgo-deploy", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
 
 def library_versions() -> dict[str, str]:
     """Installed versions of the libraries that shape a bundle."""
-    found = {}
-    for name in ("dipgo-deploy", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(_LIBRARIES)
 
 
 def make_contract(

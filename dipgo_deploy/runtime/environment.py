@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dipgo_deploy import __version__
+from dipgo_deploy.core.versions import installed_versions
 from dipgo_deploy.runtime.devices import execution_providers, probe_cuda
 
-__all__ = ["PACKAGES", "environment", "package_versions"]
+__all__ = ["PACKAGES", "environment"]
 
 PACKAGES = (
     "torch",
@@ -32,17 +32,6 @@ PACKAGES = (
 """Distributions whose versions are worth knowing when two machines disagree."""
 
 
-def package_versions() -> dict[str, str]:
-    """Version of every installed package of ``PACKAGES``; nothing is imported."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def environment() -> dict[str, Any]:
     """Versions, platform, processor, usable cores, memory in bytes, execution providers and GPUs, as plain data."""
     driver = probe_cuda()
@@ -54,7 +43,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_cores": _usable_cores(),
         "memory_bytes": _memory_bytes(),
-        "packages": package_versions(),
+        "packages": installed_versions(PACKAGES),
         "providers": list(execution_providers()),
         "gpus": list(driver.devices),
         "cuda": driver.version,

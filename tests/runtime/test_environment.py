@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from dipgo_deploy import __version__
-from dipgo_deploy.runtime.environment import environment, package_versions
+from dipgo_deploy.runtime.environment import environment
 
 
 def test_environment_is_plain_data_with_the_versions():
@@ -11,8 +11,3 @@ def test_environment_is_plain_data_with_the_versions():
     assert found["dipgo_deploy"] == __version__
     assert found["packages"]["numpy"]
     assert found["cores"] >= found["usable_cores"] >= 1
-
-
-def test_packages_that_are_not_installed_are_left_out(monkeypatch):
-    monkeypatch.setattr("dipgo_deploy.runtime.environment.PACKAGES", ("numpy", "no-such-distribution"))
-    assert list(package_versions()) == ["numpy"]
