@@ -18,13 +18,14 @@ import numpy as np
 
 from dipgo_deploy.bench.contenders import PLAIN_SAMPLERS, Contender, FullNetwork, Variant, draw
 from dipgo_deploy.bench.options import BenchOptions
-from dipgo_deploy.bench.quality import EXTRACTOR, digits_judge, percentiles, psnr_db, ssim
+from dipgo_deploy.bench.quality import EXTRACTOR, digits_judge, percentiles, ssim
 from dipgo_deploy.bench.report import BenchReport, Row
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
 from dipgo_deploy.core.program import memory_bytes
 from dipgo_deploy.graphs.weights import read_layout
 from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.runtime.fidelity import psnr_db
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.interpreter import Session
 

@@ -1,4 +1,4 @@
-"""How good images are: beside a reference, image by image, and as a set of digits.
+"""How good images are: in structure beside a reference, and as a set of digits. PSNR is in runtime/fidelity.py.
 
 Images are (N, C, H, W) in the model's [-1, 1]; every measure maps them to [0, 1] and clips, as saving them would.
 """
@@ -11,23 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from dipgo_deploy.runtime.verify import unit_range
+from dipgo_deploy.runtime.fidelity import unit_range
 
-__all__ = ["EXTRACTOR", "PSNR_CAP_DB", "DigitsJudge", "digits_judge", "percentiles", "psnr_db", "ssim"]
-
-PSNR_CAP_DB = 120.0
-"""PSNR of identical images, which is infinite, and of any that come nearer than this."""
+__all__ = ["EXTRACTOR", "DigitsJudge", "digits_judge", "percentiles", "ssim"]
 
 EXTRACTOR = "digits-classifier"
 """Name of the network behind `DigitsJudge`. Its Fréchet distance is no FID and compares only with itself."""
 
 _RADIUS = 5
-
-
-def psnr_db(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """PSNR (N,) in dB of each image to its reference, data range 1, at most `PSNR_CAP_DB`."""
-    error = ((unit_range(images) - unit_range(reference)) ** 2).reshape(len(images), -1).mean(axis=1)
-    return -10 * np.log10(np.maximum(error, 10 ** (-PSNR_CAP_DB / 10)))
 
 
 def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:

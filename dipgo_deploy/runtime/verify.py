@@ -16,6 +16,7 @@ from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import Run
 from dipgo_deploy.core.schedule import full_schedule
+from dipgo_deploy.runtime.fidelity import psnr_db
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import BackendName, Compiled, LoadedBundle
@@ -196,14 +197,8 @@ class _Ladder:
         own = self.bundle.schedule
         full = self.bundle.compile(full_schedule(own.contract, own.granularity, own.kind, own.blocks))
         whole = self._session("onnxruntime", full).run(*self.inputs, seed=self.options.seed)
-        error = ((unit_range(self.image) - unit_range(whole)) ** 2).mean(axis=(1, 2, 3))
-        psnr = -10 * np.log10(np.maximum(error, 1e-12))
+        psnr = psnr_db(self.image, whole)
         return {"worst": float(psnr.min()), "p10": float(np.percentile(psnr, 10)), "p50": float(np.median(psnr))}
-
-
-def unit_range(images: np.ndarray) -> np.ndarray:
-    """Images of a model's [-1, 1] as float64 in [0, 1], clipped as they are when saved."""
-    return np.clip(images.astype(np.float64) / 2 + 0.5, 0.0, 1.0)
 
 
 def relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:
