@@ -7,13 +7,11 @@ sampler is given its best of `variants`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal
-
-import numpy as np
 
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.core.contract import SamplerSpec
@@ -26,10 +24,9 @@ from dipgo_deploy.models import sampler_spec
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.backend import Backend
-from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.interpreter import Session
 
-__all__ = ["PLAIN_SAMPLERS", "Contender", "FullNetwork", "Kind", "Variant", "draw"]
+__all__ = ["PLAIN_SAMPLERS", "Contender", "FullNetwork", "Kind", "Variant"]
 
 Kind = Literal["full", "schedule", "sampler"]
 
@@ -158,15 +155,3 @@ def _choices(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         end = "" if final == "zero" else ", sigma_min"
         yield from ((spacing + end, {"timestep_spacing": spacing, **ends}) for spacing in _SPACINGS)
         yield f"karras{end}", {"timestep_spacing": "linspace", "use_karras_sigmas": True, **ends}
-
-
-def draw(session: Session, bundle: LoadedBundle, seeds: Sequence[int], labels: Sequence[int]) -> Iterator[np.ndarray]:
-    """Images of ``seeds`` and ``labels``, a batch at a time, float32 (B, C, H, W), the last one shorter if need be."""
-    contract, batch = bundle.manifest.contract, session.batch
-    for start in range(0, len(seeds), batch):
-        # The last batch is filled up with repeats, which are dropped.
-        chosen = [min(start + i, len(seeds) - 1) for i in range(batch)]
-        noise = noise_for([seeds[i] for i in chosen], contract.latent_shape)
-        conditioning = bundle.model.conditioning([labels[i] for i in chosen], contract.guidance)
-        made = session.run(noise, conditioning, seed=seeds[start])
-        yield made[: len(seeds) - start].astype(np.float32)

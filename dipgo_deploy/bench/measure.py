@@ -16,7 +16,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from dipgo_deploy.bench.contenders import PLAIN_SAMPLERS, Contender, FullNetwork, Variant, draw
+from dipgo_deploy.bench.contenders import PLAIN_SAMPLERS, Contender, FullNetwork, Variant
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.quality import EXTRACTOR, digits_judge, percentiles, ssim
 from dipgo_deploy.bench.report import BenchReport, Row
@@ -26,7 +26,7 @@ from dipgo_deploy.graphs.weights import read_layout
 from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.fidelity import psnr_db
-from dipgo_deploy.runtime.generate import noise_for
+from dipgo_deploy.runtime.generate import draw, noise_for
 from dipgo_deploy.runtime.interpreter import Session
 
 __all__ = ["Progress", "bench", "weight_bytes"]

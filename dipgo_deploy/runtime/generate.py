@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import BackendName, LoadedBundle
 
-__all__ = ["GenerateOptions", "generate", "noise_for"]
+__all__ = ["GenerateOptions", "draw", "generate", "noise_for"]
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,26 @@ def generate(bundle: LoadedBundle, options: GenerateOptions = GenerateOptions())
     classes = options.classes or tuple(range(bundle.model.num_classes or 1))
     labels = [label for label in classes for _ in range(options.count)]
     seeds = [options.seed + i for i in range(len(labels))]
-    contract = bundle.manifest.contract
-    batch = min(options.batch, len(labels))
     session = bundle.session(
-        batch,
+        min(options.batch, len(labels)),
         backend=options.backend,
         guidance_scale=options.guidance_scale,
         threads=options.threads,
         device=options.device,
     )
-    images = []
-    for start in range(0, len(labels), batch):
+    return np.concatenate(list(draw(session, bundle, seeds, labels)))
+
+
+def draw(session: Session, bundle: LoadedBundle, seeds: Sequence[int], labels: Sequence[int]) -> Iterator[np.ndarray]:
+    """Images of ``seeds`` and ``labels``, a batch at a time, float32 (B, C, H, W), the last one shorter if need be.
+
+    Noise that the sampler itself draws takes a batch's first seed and those that follow it.
+    """
+    contract, batch = bundle.manifest.contract, session.batch
+    for start in range(0, len(seeds), batch):
         # The last batch is filled up with repeats, which are dropped: one session serves all.
-        chosen = [min(start + i, len(labels) - 1) for i in range(batch)]
+        chosen = [min(start + i, len(seeds) - 1) for i in range(batch)]
         noise = noise_for([seeds[i] for i in chosen], contract.latent_shape)
         conditioning = bundle.model.conditioning([labels[i] for i in chosen], contract.guidance)
         made = session.run(noise, conditioning, seed=seeds[start])
-        images.append(made[: len(labels) - start])
-    return np.concatenate(images).astype(np.float32)
+        yield made[: len(seeds) - start].astype(np.float32)

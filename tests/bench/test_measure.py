@@ -11,12 +11,13 @@ import pytest
 from rich.console import Console
 
 from dipgo_deploy.bench import BenchOptions, BenchReport, Progress, bench, table, to_json, write_report
-from dipgo_deploy.bench.contenders import FullNetwork, draw
+from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.measure import weight_bytes
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.graphs import export
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime import load_bundle
+from dipgo_deploy.runtime.generate import draw
 from dipgo_deploy.search import SearchOptions, search_schedule
 
 OPTIONS = BenchOptions(
