@@ -20,6 +20,7 @@ from pathlib import Path
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import (
+    path_inside,
     records_of,
     save_block_graph,
     save_manifest,
@@ -98,10 +99,15 @@ def _put_in_place(temporary: Path, out: Path) -> None:
     if not out.exists():
         temporary.rename(out)
         return
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
-    out.rename(aside / "bundle")
-    temporary.rename(out)
-    shutil.rmtree(aside)
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old.")) / "bundle"
+    out.rename(aside)
+    try:
+        temporary.rename(out)
+    except BaseException:
+        aside.rename(out)
+        aside.parent.rmdir()
+        raise
+    shutil.rmtree(aside.parent)
 
 
 def _write(
@@ -141,9 +147,9 @@ def _write_pipeline(folder: Path, model: LoadedModel) -> None:
     if model.folder is not None and (model.folder / "model_index.json").is_file():
         index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
         for name, entry in index.items():
-            source = model.folder / name
+            source = path_inside(model.folder, name)
             if isinstance(entry, list) and name != model.component and source.is_dir():
-                shutil.copytree(source, folder / name)
+                shutil.copytree(source, path_inside(folder, name))
     if not (folder / "scheduler").exists() and model.scheduler_config:
         write_atomic(folder / "scheduler" / "scheduler_config.json", json.dumps(dict(model.scheduler_config), indent=2))
     write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +101,37 @@ def test_only_bundles_and_empty_folders_are_replaced(digits_unet, traced, tmp_pa
     export(digits_unet, schedule_for(digits_unet, traced, seed=1), target)
     assert load_schedule(target / "schedule.json").compute != before.compute
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_export_that_cannot_be_put_in_place_leaves_the_older_bundle(
+    digits_unet, traced, tmp_path: Path, monkeypatch
+) -> None:
+    target = export(digits_unet, schedule_for(digits_unet, traced), tmp_path / "bundle")
+    before = (target / "schedule.json").read_bytes()
+    rename = Path.rename
+
+    def fail_second(source: Path, to: Path) -> Path:
+        if to == target and source.name != "bundle":
+            raise OSError(28, "No space left on device")
+        return rename(source, to)
+
+    monkeypatch.setattr(Path, "rename", fail_second)
+    with pytest.raises(OSError, match="No space left"):
+        export(digits_unet, schedule_for(digits_unet, traced, seed=1), target)
+    assert (target / "schedule.json").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_model_whose_index_names_a_path_is_refused(digits_unet, traced, tmp_path: Path) -> None:
+    from dipgo_deploy.models import load_model
+
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    folder = Path(shutil.copytree(digits_unet.folder, tmp_path / "model"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "../outside": ["diffusers", "Thing"]}))
+    with pytest.raises(InputError, match="'../outside' in .* is no path inside that folder"):
+        export(load_model(folder), schedule_for(digits_unet, traced), tmp_path / "bundle")
 
 
 def test_a_failing_export_leaves_nothing(digits_unet, traced, tmp_path: Path, monkeypatch) -> None:
