@@ -1,7 +1,8 @@
 """Trace: a denoiser becomes a master graph with all block features as outputs, one weights file and a BlockGraph.
 
 A trace is a folder: ``master.onnx``, the weights, the denoiser's ``config.json`` and ``blocks.json``, written last.
-Traces are kept in a cache by the digest of model and patterns, so that search and export never trace twice.
+Traces are kept in a cache by the digest of model, patterns, library versions and of the code here, so that search and
+export never trace twice. A lock lets one process trace what several want; a damaged trace is made anew.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
+from filelock import FileLock
 
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
 from dipgo_deploy.core.errors import InputError
@@ -77,27 +80,48 @@ def trace(
     The granularity of own patterns is the patterns themselves, joined by commas.
 
     Takes 10 to 30 s the first time and nothing after. Raises UsageError for patterns that match nothing or nest,
-    InputError where the model cannot be exported.
+    InputError where the model cannot be exported or ``out`` holds something that is no trace.
     """
     label, chosen, strict = _chosen(model, granularity, patterns)
-    folder = out or cache_folder() / "traces" / _key(model, chosen)
-    if (folder / BLOCKS_FILE).is_file():
-        found = load_trace(folder)
-        if found.blocks.model_digest == model.digest and found.blocks.patterns == chosen:
-            return found
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    key = _key(model, chosen)
+    folder = out or cache_folder() / "traces" / key
+    locks = cache_folder() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / key):
+        found = _found(folder, model, chosen)
+        if found is None:
+            with _prepared(folder) as temporary:
+                _write_trace(model, label, chosen, strict, temporary)
+            found = load_trace(folder)
+    return found
+
+
+def _found(folder: Path, model: LoadedModel, patterns: Sequence[str]) -> Trace | None:
+    """The trace in ``folder``, if it is whole and one of this model with these patterns."""
     try:
-        _write_trace(model, label, chosen, strict, temporary)
+        found = load_trace(folder)
+    except InputError:
+        return None
+    return found if (found.blocks.model_digest, found.blocks.patterns) == (model.digest, patterns) else None
+
+
+@contextmanager
+def _prepared(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` in the end; what a dead process left goes first."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MASTER_FILE).exists():
+        raise InputError(f"{folder} exists and is no trace: choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.trace.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.trace."))
+    try:
+        yield temporary
         if folder.exists():
-            if any(folder.iterdir()) and not (folder / MASTER_FILE).exists():
-                raise InputError(f"{folder} exists and is no trace: choose another folder")
             shutil.rmtree(folder)
         os.chmod(temporary, 0o755)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return load_trace(folder)
 
 
 def load_trace(folder: Path) -> Trace:

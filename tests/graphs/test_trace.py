@@ -72,6 +72,18 @@ def test_a_trace_is_made_once(digits_unet, traced, monkeypatch) -> None:
     assert trace(digits_unet, granularity="stage") == made
 
 
+def test_a_damaged_trace_in_the_cache_is_made_anew(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DIPGO_CACHE", str(tmp_path))
+    made = trace(two_parts(), granularity="whole")
+    blocks = (made.folder / "blocks.json").read_bytes()
+    (made.folder / "blocks.json").write_text("{")
+    left = made.folder.with_name(f".{made.folder.name}.trace.dead")
+    left.mkdir()
+    assert trace(two_parts(), granularity="whole").blocks == made.blocks
+    assert (made.folder / "blocks.json").read_bytes() == blocks
+    assert [path.name for path in made.folder.parent.iterdir()] == [made.folder.name]
+
+
 class TwoParts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -85,10 +97,14 @@ def of_two_parts(module: nn.Module, rows: int, tokens: int) -> dict[str, torch.T
     return {"sample": torch.randn(rows, 1, 4, 4), "timestep": torch.ones(rows), "unused": torch.ones(rows, 3)}
 
 
-def test_a_module_of_ones_own_has_the_granularities_of_its_preset(tmp_path) -> None:
+def two_parts():
     torch.manual_seed(0)
     preset = Preset({"whole": ("first",)}, of_two_parts, lambda module, **inputs: module(**inputs), lambda _: (1, 4, 4))
-    model = model_from_module(TwoParts(), preset=preset)
+    return model_from_module(TwoParts(), preset=preset)
+
+
+def test_a_module_of_ones_own_has_the_granularities_of_its_preset(tmp_path) -> None:
+    model = two_parts()
     whole = trace(model, granularity="whole", out=tmp_path / "whole").blocks
     assert (whole.granularity, whole.block_names) == ("whole", ("first", "prediction"))
     assert whole.values["unused"].shape == ("rows", 3)
