@@ -39,6 +39,8 @@ __all__ = ["BLOCKS_FILE", "MASTER_FILE", "Trace", "cache_folder", "load_trace", 
 
 MASTER_FILE = "master.onnx"
 BLOCKS_FILE = "blocks.json"
+PARTS = (BLOCKS_FILE, MASTER_FILE, WEIGHTS_FILE)
+"""What a trace must hold, besides the config."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def _found(folder: Path, model: LoadedModel, patterns: Sequence[str]) -> Trace |
 @contextmanager
 def _prepared(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` in the end; what a dead process left goes first."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / MASTER_FILE).exists():
+    if folder.exists() and any(folder.iterdir()) and not any((folder / part).exists() for part in PARTS):
         raise InputError(f"{folder} exists and is no trace: choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.trace.*"):
@@ -126,7 +128,7 @@ def _prepared(folder: Path) -> Iterator[Path]:
 
 def load_trace(folder: Path) -> Trace:
     """Open a trace folder; InputError if a part is missing or damaged."""
-    for name in (BLOCKS_FILE, MASTER_FILE, WEIGHTS_FILE):
+    for name in PARTS:
         if not (folder / name).is_file():
             raise InputError(f"{folder} has no {name}: trace the model again")
     return Trace(folder, load_block_graph(folder / BLOCKS_FILE))
