@@ -37,8 +37,11 @@ def bench(
     """Bench BUNDLE: latency, MACs and quality beside the full model and plain samplers, interleaved."""
     from dipgo_deploy.bench import BenchOptions, table, to_json, write_report
     from dipgo_deploy.bench import bench as measure
+    from dipgo_deploy.core.files import check_target
     from dipgo_deploy.runtime import load_bundle
 
+    if out is not None:
+        check_target(out)
     options = BenchOptions(
         batch=batch,
         repeats=repeats,

@@ -60,7 +60,9 @@ def demo(
 ) -> None:
     """Run the whole way on a shipped model: trace, search, export, verify, generate, bench."""
     from dipgo_deploy.cli.main import run
+    from dipgo_deploy.core.files import check_target
 
+    check_target(out, folder=True)
     options, started = DemoOptions(), time.monotonic()
     for arguments in demo_commands(options, out):
         say(f"\n$ dipgo-deploy {shlex.join(arguments)}")

@@ -30,6 +30,9 @@ def generate(
     """Generate images with BUNDLE and write them as one picture."""
     if out.suffix != ".png":
         raise UsageError(f"--out {out} does not end in .png: name a picture")
+    from dipgo_deploy.core.files import check_target
+
+    check_target(out)
     from dipgo_deploy.bench.pictures import image_grid
     from dipgo_deploy.runtime import GenerateOptions, load_bundle
     from dipgo_deploy.runtime import generate as draw

@@ -26,7 +26,7 @@ from dipgo_deploy.cli.search import search
 from dipgo_deploy.cli.show import show
 from dipgo_deploy.cli.trace import trace
 from dipgo_deploy.cli.verify import verify
-from dipgo_deploy.core.errors import DipgoError, MissingError, UsageError
+from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, UsageError
 
 __all__ = ["app", "main", "run"]
 
@@ -86,6 +86,9 @@ def _report(error: Exception) -> int:
     extra = _EXTRAS.get((error.name or "").partition(".")[0]) if isinstance(error, ImportError) else None
     if extra:
         return _fail(f"{error}: pip install 'dipgo-deploy[{extra}]'", MissingError.exit_code)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror}: check path, permissions and free space", InputError.exit_code)
     return _fail(f"{type(error).__name__}: {error} (set DIPGO_TRACEBACK=1 to see where)", 1)
 
 

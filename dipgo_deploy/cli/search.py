@@ -36,7 +36,9 @@ def search(
 
     options = SearchOptions(method, ratio, kind=kind, seed=seed, interval=interval, depth=depth)
     patterns = patterns_of(blocks)
-    from dipgo_deploy.core.files import save_schedule
+    from dipgo_deploy.core.files import check_target, save_schedule
+
+    check_target(out)
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.models import load_model, make_contract
 

@@ -26,19 +26,21 @@ def show(
     """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory."""
     if out is not None and out.suffix not in (".png", ".svg"):
         raise UsageError(f"--out {out} ends in neither .png nor .svg: name a picture")
-    from dipgo_deploy.core.files import format_of
+    from dipgo_deploy.core.files import check_target, format_of
 
+    if out is not None:
+        check_target(out)
     file = _file_of(path)
     kind = format_of(file)
     loaded = _load(file, kind)
+    if out is not None:
+        _draw(file, kind, loaded, out)
     if as_json:
         import json
 
         emit({"path": str(file), "document": json.loads(file.read_text(encoding="utf-8"))})
     else:
         result(_view(loaded, kind, file))
-    if out is not None:
-        _draw(file, kind, loaded, out)
 
 
 def _file_of(path: Path) -> Path:

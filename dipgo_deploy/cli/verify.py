@@ -15,7 +15,9 @@ def verify(
     bundle: BundleFolder,
     images: Annotated[int, typer.Option(min=1, help="Images whose trajectories are compared.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their noise.")] = 1000,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 2 under guidance if left out.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0.0, help="Guidance scale; 2 under guidance if left out.")
+    ] = None,
     tolerance: Annotated[float | None, typer.Option(help="Local deviation allowed, relative.")] = None,
     min_psnr: Annotated[float | None, typer.Option(help="Median PSNR to the full run to demand, in dB.")] = None,
     as_json: Json = False,

@@ -23,7 +23,7 @@ class UsageError(DipgoError):
 
 
 class InputError(DipgoError):
-    """A file or model is missing, damaged, unsafe, or does not fit the others."""
+    """A file or model is missing, damaged, unsafe, or does not fit the others; or one cannot be written."""
 
     exit_code = 3
 

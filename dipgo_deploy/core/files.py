@@ -19,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from dipgo_deploy.core import blocks, bundle, contract, program, tensors
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BundleManifest
+from dipgo_deploy.core.consistency import check_block_graph, check_program
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import Schedule, check_schedule
@@ -26,6 +27,7 @@ from dipgo_deploy.core.schedule import Schedule, check_schedule
 __all__ = [
     "FORMAT_VERSION",
     "check_digest",
+    "check_target",
     "format_of",
     "load_block_graph",
     "load_document",
@@ -72,8 +74,19 @@ T = TypeVar("T")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write to a temporary name in the same folder, then rename: a reader sees the old file or the new one, whole."""
+    """Write to a temporary name in the same folder, then rename: a reader sees the old file or the new one, whole.
+
+    Raises InputError where it cannot be written.
+    """
     data = content.encode() if isinstance(content, str) else content
+    try:
+        _write_renamed(path, data)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path} cannot be written ({reason}): free space, or choose another place") from None
+
+
+def _write_renamed(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -86,6 +99,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_target(path: Path, *, folder: bool = False) -> None:
+    """InputError unless a file (or a ``folder``) can be written at ``path``: ask before long work, not after."""
+    if path.exists() and path.is_dir() != folder:
+        found, wanted = ("file", "folder") if folder else ("folder", "file")
+        raise InputError(f"{path} is a {found}, a {wanted} is to be written there: choose another name")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise InputError(f"{path} cannot be written, for {above} is no folder: choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written, for {above} is read-only: choose another place")
 
 
 def sha256_of(path: Path) -> str:
@@ -165,8 +190,10 @@ def save_block_graph(path: Path, graph: BlockGraph) -> None:
 
 
 def load_block_graph(path: Path) -> BlockGraph:
-    """Read ``blocks.json``; InputError if damaged."""
-    return load_document(path, "blocks", BlockGraph)
+    """Read and check ``blocks.json``; InputError if damaged."""
+    graph = load_document(path, "blocks", BlockGraph)
+    check_block_graph(graph, str(path))
+    return graph
 
 
 def save_program(path: Path, value: Program) -> None:
@@ -175,8 +202,10 @@ def save_program(path: Path, value: Program) -> None:
 
 
 def load_program(path: Path) -> Program:
-    """Read ``program.json``; InputError if damaged."""
-    return load_document(path, "program", Program)
+    """Read and check ``program.json``; InputError if damaged."""
+    program = load_document(path, "program", Program)
+    check_program(program, str(path))
+    return program
 
 
 def save_manifest(path: Path, manifest: BundleManifest) -> None:

@@ -59,7 +59,10 @@ def cut(model: ir.Model, graph: Graph, blocks: BlockGraph) -> bytes:
     part.name = graph.name
     for value in part.outputs:
         value.metadata_props.clear()
-    proto = ir.to_proto(ir.Model(part, ir_version=model.ir_version))
+    try:
+        proto = ir.to_proto(ir.Model(part, ir_version=model.ir_version))
+    except ir.serde.SerdeError:
+        raise InputError(f"{graph.name} cannot be written as ONNX: the master graph is damaged, trace again") from None
     # The extraction collects values in sets: in order of name the same cut has the same bytes.
     for entries in (proto.graph.initializer, proto.graph.value_info):
         entries.sort(key=lambda entry: entry.name)

@@ -20,6 +20,7 @@ from pathlib import Path
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import (
+    check_target,
     path_inside,
     records_of,
     save_block_graph,
@@ -81,7 +82,8 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
 
 
 def _check_target(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and ((out / BUNDLE_FILE).is_file() or not any(out.iterdir()))):
+    check_target(out, folder=True)
+    if out.exists() and not ((out / BUNDLE_FILE).is_file() or not any(out.iterdir())):
         raise InputError(f"{out} exists and is no bundle: choose another --out")
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import load_block_graph, save_block_graph, write_atomic
+from dipgo_deploy.core.files import check_target, load_block_graph, save_block_graph, write_atomic
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.capture import PARAMETER_PREFIX, Capture, capture
 from dipgo_deploy.graphs.pieces import block_totals, build_pieces
@@ -110,6 +110,7 @@ def _found(folder: Path, model: LoadedModel, patterns: Sequence[str]) -> Trace |
 @contextmanager
 def _prepared(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` in the end; what a dead process left goes first."""
+    check_target(folder, folder=True)
     if folder.exists() and any(folder.iterdir()) and not any((folder / part).exists() for part in PARTS):
         raise InputError(f"{folder} exists and is no trace: choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 1. The bytes parse, with no external data touched.
 2. Only the standard operators; no functions, no nested graphs.
 3. Every tensor is either inline or lies, whole, in the one weights file beside the graph, named without a path.
+4. Every name that a node reads is an input, a tensor or the output of an earlier node.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE, read_layout
 
 __all__ = ["check_graph", "load_graphs"]
+
+_EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
 
 
 def load_graphs(files: Iterable[tuple[str, Path]], weights: Path) -> dict[str, bytes]:
@@ -49,12 +52,25 @@ def check_graph(content: bytes, what: str, spans: set[tuple[int, int]]) -> None:
         raise InputError(f"{what} holds sparse weights: refuse it or export again")
     for tensor in model.graph.initializer:
         _check_tensor(tensor, what, spans)
+    _check_names(model.graph, what)
+
+
+def _check_names(graph: onnx.GraphProto, what: str) -> None:
+    known = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+    for node in graph.node:
+        if odd := [name for name in node.input if name not in known]:
+            raise InputError(f"{what}: {node.name} reads {odd[0]!r} before it is made: export the bundle again")
+        known.update(node.output)
+    if odd := [value.name for value in graph.output if value.name not in known]:
+        raise InputError(f"{what}: nothing makes the output {odd[0]!r}: export the bundle again")
 
 
 def _check_tensor(tensor: onnx.TensorProto, what: str, spans: set[tuple[int, int]]) -> None:
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    if odd := sorted(entries.keys() - _EXTERNAL_KEYS):
+        raise InputError(f"{what}: {tensor.name} has external data entry {odd[0]!r}: export the bundle again")
     if entries.get("location") != WEIGHTS_FILE:
         raise InputError(f"{what}: {tensor.name} points to {entries.get('location')!r}, not {WEIGHTS_FILE}: refuse it")
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dipgo_deploy.core.errors import InputError
@@ -39,8 +40,12 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], extras: Mapping[
             tensors[name] = tensor.clone()
         seen.add(tensor.data_ptr())
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written ({error}): free space, or choose another place") from None
 
 
 def read_layout(path: Path) -> dict[str, tuple[int, int]]:

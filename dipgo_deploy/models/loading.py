@@ -150,6 +150,7 @@ def load_model(source: str | Path, *, dtype: str = "float32") -> LoadedModel:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     embedder = None
     if index is not None and "class_embedder" in index:
+        _read_config(folder / "class_embedder" / "config.json")
         embedder = _from_pretrained("dipgo_deploy.models.class_embedder", "ClassEmbedder", folder / "class_embedder")
     return model_from_module(
         module,
@@ -187,10 +188,17 @@ def model_from_module(
         folder=folder,
         component=component,
         scheduler_config=dict(scheduler_config or {}),
-        latent_shape=known.latent_shape(config),
+        latent_shape=_latent_shape(known, config, class_name),
         preset=known,
         class_embedder=class_embedder,
     )
+
+
+def _latent_shape(preset: Preset, config: Mapping[str, Any], class_name: str) -> tuple[int, int, int]:
+    try:
+        return preset.latent_shape(config)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"the config of this {class_name} gives no latent shape: set sample_size in it") from None
 
 
 def _component(folder: Path, index: Mapping[str, Any] | None) -> str:

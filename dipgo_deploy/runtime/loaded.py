@@ -24,6 +24,7 @@ from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
 from dipgo_deploy.graphs import cut_program
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
+from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models import LoadedModel, load_model
 from dipgo_deploy.models.sampler_reading import read_sampler
@@ -77,10 +78,17 @@ class LoadedBundle:
         """The PyTorch model, loaded from the bundle's own weights file."""
         return load_model(self.folder, dtype=self.manifest.contract.dtype)
 
+    @cached_property
+    def _master(self) -> Path:
+        """The master graph, checked as untrusted input."""
+        path = self.denoiser / MASTER_FILE
+        load_graphs([(MASTER_FILE, path)], self.weights)
+        return path
+
     def compile(self, schedule: Schedule, layout: Layout = "subnets", fold: bool = True) -> Compiled:
         """Lower and cut another schedule for the same model, in memory. The sampler may differ."""
         program = lower(schedule, self.blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout, fold=fold))
-        return Compiled(program, cut_program(self.denoiser / MASTER_FILE, program, self.blocks))
+        return Compiled(program, cut_program(self._master, program, self.blocks))
 
     def session(
         self,
@@ -98,7 +106,9 @@ class LoadedBundle:
         """
         allowed = self.manifest.contract.batch
         if not allowed.min <= batch <= allowed.max:
-            raise UsageError(f"a batch of {batch} is outside the contract's {allowed.min} to {allowed.max} images")
+            raise UsageError(
+                f"a batch of {batch} is outside the contract's {allowed.min} to {allowed.max} images: ask for that"
+            )
         if backend == "torch":
             program = self._torch_program() if compiled is None else compiled.program
             return Session(
@@ -151,7 +161,9 @@ def load_bundle(path: str | Path, *, whole: bool = False) -> LoadedBundle:
 def _check_recorded(manifest: BundleManifest, folder: Path) -> None:
     """Everything that is read must be recorded: an unrecorded file has no digest."""
     recorded = {record.path for record in manifest.files}
-    wanted = {"schedule.json", "program.json", "blocks.json", *manifest.graphs.values(), *manifest.weights.values()}
+    wanted = {"schedule.json", "program.json", "blocks.json", "model_index.json"}
+    wanted |= {*manifest.graphs.values(), *manifest.weights.values()}
+    wanted |= {f"{manifest.denoiser}/{name}" for name in (MASTER_FILE, WEIGHTS_FILE, "config.json")}
     if missing := sorted(wanted - recorded):
         raise InputError(f"{folder / BUNDLE_FILE} has no digest of {missing[0]}: export the bundle again")
     if MAIN_EXPERT not in manifest.weights:

@@ -7,13 +7,14 @@ trajectory. The first slot and step that part are named.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from dipgo_deploy.core.blocks import PREDICTION
-from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.program import Run
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.runtime.fidelity import psnr_db
@@ -50,6 +51,17 @@ class VerifyOptions:
     local_tolerance: float | None = None
     free_tolerance: float | None = None
     min_psnr_db: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every number; a tolerance that is not a number would let everything pass, or nothing."""
+        if self.images < 1:
+            raise UsageError(f"{self.images} images cannot be verified: ask for 1 or more")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed} is negative: give 0 or more")
+        for name in ("local_tolerance", "free_tolerance", "min_psnr_db"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} {value} is no positive number: give one, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,11 @@ class _Ladder:
 
     def __init__(self, bundle: LoadedBundle, options: VerifyOptions) -> None:
         contract = bundle.manifest.contract
-        if options.images < 1:
-            raise UsageError(f"{options.images} images cannot be verified: ask for 1 or more")
+        if bundle.model.digest != contract.model_digest:
+            raise InputError(
+                f"the model in {bundle.folder} is {bundle.model.digest[:12]}, its contract is for "
+                f"{contract.model_digest[:12]}: export the bundle again"
+            )
         self.half = contract.dtype in ("float16", "bfloat16")
         self.bundle, self.options = bundle, options
         self.local = options.local_tolerance or (2e-2 if self.half else 1e-4)

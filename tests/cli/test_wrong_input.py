@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dipgo_deploy.cli.main import run
+from tests.cli.refusal import edit, refused, truncate
 
-FORMATS = Path(__file__).parents[2] / "docs" / "formats.md"
+ROOT = Path(__file__).parents[2]
+FORMATS = ROOT / "docs" / "formats.md"
+MODEL = ROOT / "dipgo_deploy" / "models" / "reference" / "digits-unet"
 
 
 @pytest.fixture
 def schedule() -> dict:
     """The hand-written schedule of docs/formats.md."""
     return json.loads(re.search(r"```json\n(.*?)```", FORMATS.read_text(encoding="utf-8"), re.DOTALL).group(1))
-
-
-def refused(arguments: list[object], words: str, capsys) -> None:
-    """The command exits 3 with one line that holds ``words``, after nothing but progress."""
-    assert run([str(argument) for argument in arguments]) == 3
-    captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if not line.endswith(" …")]
-    assert captured.out == "" and len(lines) == 1
-    assert lines[0].startswith("error: ") and words in lines[0]
 
 
 def readers(file: Path, folder: Path) -> list[list[object]]:
@@ -93,11 +88,95 @@ def test_export_refuses_a_schedule_for_another_model(schedule, tmp_path, capsys)
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize("command", ["trace", "search"])
-def test_a_missing_model_is_refused(command, tmp_path, capsys):
-    refused([command, tmp_path / "nothing", "--out", tmp_path / "out"], "nothing", capsys)
+MODEL_FILES = (
+    "model_index.json",
+    "unet/config.json",
+    "scheduler/scheduler_config.json",
+    "class_embedder/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "class_embedder/diffusion_pytorch_model.safetensors",
+)
 
 
-@pytest.mark.parametrize("command", ["verify", "generate", "bench"])
-def test_a_missing_bundle_is_refused(command, tmp_path, capsys):
-    refused([command, tmp_path / "nothing"], "nothing", capsys)
+@pytest.fixture
+def model_copy(tmp_path) -> Path:
+    """A copy of digits-unet's folder that a test may damage."""
+    return Path(shutil.copytree(MODEL, tmp_path / "model"))
+
+
+def model_readers(model: Path, folder: Path) -> dict[str, list[object]]:
+    """The commands that read a model."""
+    schedule = folder / "schedule.json"
+    schedule.write_text(FORMATS.read_text(encoding="utf-8").split("```json\n")[1].split("```")[0])
+    return {
+        "trace": ["trace", model, "--out", folder / "trace"],
+        "search": ["search", model, "--out", folder / "new.json"],
+        "export": ["export", model, "--schedule", schedule, "--out", folder / "bundle"],
+    }
+
+
+@pytest.mark.parametrize("command", ["trace", "search", "export"])
+class TestModel:
+    def test_missing(self, command, tmp_path, capsys):
+        refused(model_readers(tmp_path / "nothing", tmp_path)[command], "no model", capsys)
+
+    def test_an_empty_folder(self, command, tmp_path, capsys):
+        (tmp_path / "empty").mkdir()
+        refused(model_readers(tmp_path / "empty", tmp_path)[command], "neither model_index.json", capsys)
+
+    @pytest.mark.parametrize("name", MODEL_FILES)
+    def test_truncated(self, command, name, model_copy, tmp_path, capsys):
+        truncate(model_copy / name)
+        words = "cannot be loaded as" if name.endswith("safetensors") else f"{name} cannot be read"
+        refused(model_readers(model_copy, tmp_path)[command], words, capsys)
+
+    @pytest.mark.parametrize("name", [name for name in MODEL_FILES if name.endswith("json")])
+    def test_no_object(self, command, name, model_copy, tmp_path, capsys):
+        (model_copy / name).write_text("[]")
+        refused(model_readers(model_copy, tmp_path)[command], f"{name} holds no JSON object", capsys)
+
+    @pytest.mark.parametrize("component", ["unet", "class_embedder"])
+    def test_weights_whose_header_lies(self, command, component, model_copy, tmp_path, capsys):
+        weights = model_copy / component / "diffusion_pytorch_model.safetensors"
+        weights.write_bytes((2**40).to_bytes(8, "little") + weights.read_bytes()[8:])
+        refused(model_readers(model_copy, tmp_path)[command], f"{component} cannot be loaded as", capsys)
+
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            ({"_class_name": "AutoencoderKL"}, "supported are UNet2DConditionModel"),
+            ({"sample_size": None}, "set sample_size"),
+            ({"block_out_channels": [8, 8, 8]}, "cannot be loaded as UNet2DConditionModel"),
+        ],
+    )
+    def test_a_config_that_does_not_fit(self, command, entry, words, model_copy, tmp_path, capsys):
+        edit(model_copy / "unet" / "config.json", lambda config: config.update(entry))
+        refused(model_readers(model_copy, tmp_path)[command], words, capsys)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "program.json", "blocks.json"])
+class TestShow:
+    def test_missing(self, name, tmp_path, capsys):
+        refused(["show", tmp_path / name], "does not exist", capsys)
+
+    def test_truncated(self, name, bundle_copy, capsys):
+        truncate(bundle_copy / name)
+        refused(["show", bundle_copy / name], "is not valid JSON", capsys)
+
+    def test_newer_version(self, name, bundle_copy, capsys):
+        edit(bundle_copy / name, lambda document: document.update(format_version="2.0"))
+        refused(["show", bundle_copy / name], "format version 2.0", capsys)
+
+    def test_not_text(self, name, bundle_copy, capsys):
+        (bundle_copy / name).write_bytes(b"\xff\xfe")
+        refused(["show", bundle_copy / name], "cannot be read as text", capsys)
+
+
+def test_a_file_that_names_what_it_does_not_hold(bundle_copy, capsys):
+    edit(bundle_copy / "blocks.json", lambda document: document["pieces"][0]["reads"].append("ghost"))
+    refused(["show", bundle_copy / "blocks.json"], "piece 0 reads 'ghost'", capsys)
+    edit(bundle_copy / "program.json", lambda document: document["slots"][0].update(dtype="float7"))
+    refused(["show", bundle_copy / "program.json"], "no usable shape or dtype", capsys)
+    edit(bundle_copy / "program.json", lambda document: document["slots"][0].update(dtype="float32"))
+    edit(bundle_copy / "program.json", lambda document: document["graphs"].clear())
+    refused(["show", bundle_copy / "program.json"], "which the file does not describe", capsys)

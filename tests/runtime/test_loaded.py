@@ -70,7 +70,7 @@ def test_manifests_that_lie(bundle_copy: Path) -> None:
     edit_manifest(
         bundle_copy, graphs=manifest["graphs"], files=[f for f in manifest["files"] if "onnx" not in f["path"]]
     )
-    with pytest.raises(InputError, match="has no digest of unet/subnet"):
+    with pytest.raises(InputError, match="has no digest of unet/master"):
         load_bundle(bundle_copy)
     contract = {**manifest["contract"], "guidance": "none"}
     edit_manifest(bundle_copy, files=manifest["files"], contract=contract)
