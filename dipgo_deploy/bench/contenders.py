@@ -70,8 +70,7 @@ class FullNetwork:
     def __init__(self, bundle: LoadedBundle, options: BenchOptions) -> None:
         self.bundle, self.options = bundle, options
         self.contract = bundle.manifest.contract
-        default = 2.0 if self.contract.guidance == "concat" else 1.0
-        self.guidance_scale = default if options.guidance_scale is None else options.guidance_scale
+        self.guidance_scale = self.contract.guidance_scale(options.guidance_scale)
 
     def schedule_session(self) -> Session:
         """The bundle's own program, on a backend of its own."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Batch, BundleFolder, Json
+from dipgo_deploy.cli.options import Batch, BundleFolder, GuidanceScale, Json
 from dipgo_deploy.cli.output import emit, result, say, working
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ def bench(
     converged_images: Annotated[int, typer.Option(min=0, help="How many of them meet the converged run.")] = 64,
     converged_calls: Annotated[int, typer.Option(min=1, help="Network calls of the converged run.")] = 1000,
     tuning_images: Annotated[int, typer.Option(min=1, help="Held-out images to tune the plain samplers on.")] = 16,
-    guidance: Annotated[
-        float | None, typer.Option(min=0.0, help="Guidance scale; 2 under guidance if left out.")
-    ] = None,
+    guidance: GuidanceScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 1000,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

@@ -23,7 +23,7 @@ def generate(
         list[int] | None, typer.Option("--class", help="Class of the images; repeat for several; all if left out.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Images per class.")] = 8,
-    guidance: GuidanceScale = 1.0,
+    guidance: GuidanceScale = None,
     backend: Backend = "onnxruntime",
     as_json: Json = False,
 ) -> None:

@@ -30,7 +30,9 @@ Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks 
 Layout = Annotated[Literal["subnets", "segments"], typer.Option(help="One graph per compute set, or per piece.")]
 Backend = Annotated[Literal["onnxruntime", "torch"], typer.Option(help="What runs the graphs.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
-GuidanceScale = Annotated[float, typer.Option("--guidance", min=0.0, help="Guidance scale of the run.")]
+GuidanceScale = Annotated[
+    float | None, typer.Option("--guidance", min=0.0, help="Guidance scale; 2 under guidance if left out.")
+]
 
 
 def patterns_of(blocks: str | None) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import BundleFolder, Json
+from dipgo_deploy.cli.options import BundleFolder, GuidanceScale, Json
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.core.errors import GateError
 
@@ -15,9 +15,7 @@ def verify(
     bundle: BundleFolder,
     images: Annotated[int, typer.Option(min=1, help="Images whose trajectories are compared.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their noise.")] = 1000,
-    guidance: Annotated[
-        float | None, typer.Option(min=0.0, help="Guidance scale; 2 under guidance if left out.")
-    ] = None,
+    guidance: GuidanceScale = None,
     tolerance: Annotated[float | None, typer.Option(help="Local deviation allowed, relative.")] = None,
     min_psnr: Annotated[float | None, typer.Option(help="Median PSNR to the full run to demand, in dB.")] = None,
     as_json: Json = False,

@@ -73,6 +73,12 @@ class Contract:
         """Rows of the network's batch per image: 2 under concatenated guidance."""
         return 2 if self.guidance == "concat" else 1
 
+    def guidance_scale(self, asked: float | None) -> float:
+        """The scale of a run: as asked, else 2 under guidance and 1 without."""
+        if asked is not None:
+            return asked
+        return 2.0 if self.guidance == "concat" else 1.0
+
     def sizes(self, batch: int) -> dict[str, int]:
         """Values of the symbols in a TensorSpec's shape for ``batch`` images."""
         return {"batch": batch, "rows": batch * self.rows_per_image}

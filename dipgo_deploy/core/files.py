@@ -120,9 +120,10 @@ def sha256_of(path: Path) -> str:
 
 
 def path_inside(folder: Path, relative: str) -> Path:
-    """``folder / relative`` for a plain relative path; InputError for one that is absolute or climbs out."""
+    """``folder / relative`` for a plain relative path; InputError for one that climbs out, also by a link."""
     pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or not pure.parts:
+    climbs = pure.is_absolute() or ".." in pure.parts or "\\" in relative or not pure.parts
+    if climbs or not (folder / pure).resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{relative!r} in {folder} is no path inside that folder: the files were tampered with")
     return folder / pure
 

@@ -56,6 +56,7 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
 
     Raises InputError where the schedule was made for another model or ``out`` holds something that is no bundle.
     """
+    out = out.absolute()
     _check_target(out)
     _check_model(model, schedule)
     if options.dtype is not None and options.dtype != model.dtype:

@@ -21,7 +21,7 @@ class GenerateOptions:
     seed: int = 0
     classes: tuple[int, ...] = ()
     count: int = 1
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = None
     backend: BackendName = "onnxruntime"
     batch: int = 8
     threads: int | None = None
@@ -47,7 +47,7 @@ def generate(bundle: LoadedBundle, options: GenerateOptions = GenerateOptions())
     session = bundle.session(
         min(options.batch, len(labels)),
         backend=options.backend,
-        guidance_scale=options.guidance_scale,
+        guidance_scale=bundle.manifest.contract.guidance_scale(options.guidance_scale),
         threads=options.threads,
         device=options.device,
     )

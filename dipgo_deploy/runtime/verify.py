@@ -142,8 +142,7 @@ class _Ladder:
         self.bundle, self.options = bundle, options
         self.local = options.local_tolerance or (2e-2 if self.half else 1e-4)
         self.free = options.free_tolerance or (1e-1 if self.half else 1e-3)
-        default = 2.0 if contract.guidance == "concat" else 1.0
-        self.scale = default if options.guidance_scale is None else options.guidance_scale
+        self.scale = contract.guidance_scale(options.guidance_scale)
         noise = noise_for(range(options.seed, options.seed + options.images), contract.latent_shape)
         classes = bundle.model.num_classes or 1
         labels = [i % classes for i in range(options.images)]

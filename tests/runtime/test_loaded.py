@@ -54,6 +54,13 @@ def test_missing_and_truncated_files(bundle_copy: Path) -> None:
         load_bundle(bundle_copy / "nowhere")
 
 
+def test_a_folder_that_is_a_link_to_elsewhere_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
+    (bundle_copy / "unet").rename(tmp_path / "elsewhere")
+    (bundle_copy / "unet").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="no path inside that folder"):
+        load_bundle(bundle_copy)
+
+
 def edit_manifest(folder: Path, **changes: object) -> None:
     path = folder / "bundle.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
