@@ -1,0 +1,73 @@
+"""Cutting: seconds per graph, and bytes of weights of all graphs together beside the model's.
+
+For both reference models, every granularity and both layouts, with a random schedule of 50 steps. The last line of
+stdout is the JSON document that also stands in benchmarks/results/cuts.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from dipgo_deploy.bench.measure import weight_bytes
+from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.program import Layout
+from dipgo_deploy.graphs import ExportOptions, cut, export, trace
+from dipgo_deploy.graphs.cut import load_master
+from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
+from dipgo_deploy.runtime import load_bundle
+from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.search.random_schedule import random_schedule
+
+RESULTS = Path(__file__).parent / "results" / "cuts.json"
+
+
+def measure(name: str, granularity: str, layout: Layout) -> dict[str, Any]:
+    """Export one random schedule, cut each of its graphs again with a clock beside, and count the weights."""
+    model = load_model(name)
+    traced = trace(model, granularity=granularity)
+    schedule = random_schedule(traced.blocks, make_contract(model), "output", np.random.default_rng(0), 0.5)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = load_bundle(export(model, schedule, Path(folder) / "bundle", ExportOptions(layout)))
+        master, seconds = load_master(traced.master), []
+        for graph in bundle.program.graphs:
+            started = time.perf_counter()
+            content = cut(master, graph, traced.blocks)
+            seconds.append(time.perf_counter() - started)
+            assert onnx.load_model_from_string(content).graph.node
+        ratio = weight_bytes(bundle) / bundle.manifest.model_weight_bytes
+    return {
+        "model": name,
+        "granularity": granularity,
+        "layout": layout,
+        "graphs": len(seconds),
+        "cut_seconds": {"median": float(np.median(seconds)), "worst": max(seconds)},
+        "bundle_weights_over_model": ratio,
+        "graph_weights_over_model": sum(g.weight_bytes for g in bundle.program.graphs) / traced.blocks.weight_bytes,
+    }
+
+
+def main() -> None:
+    """Measure every cell and write the results."""
+    rows = []
+    for name in REFERENCE_MODELS:
+        for granularity in PRESETS[load_model(name).class_name].granularities:
+            for layout in ("subnets", "segments"):
+                rows.append(measure(name, granularity, layout))
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    command = shlex.join(["python", "benchmarks/cuts.py", *sys.argv[1:]])
+    document = {"environment": {**environment(), "command": command}, "rows": rows}
+    write_atomic(RESULTS, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    print(json.dumps(document))
+
+
+if __name__ == "__main__":
+    main()
