@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dipgo_deploy.cli.options import Json
 from dipgo_deploy.cli.output import say
 
 __all__ = ["DemoOptions", "demo", "demo_commands"]
@@ -57,6 +58,7 @@ def _way_of(method: str, wanted: tuple[str, ...], options: DemoOptions, folder: 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo"),
+    as_json: Json = False,
 ) -> None:
     """Run the whole way on a shipped model: trace, search, export, verify, generate, bench."""
     from dipgo_deploy.cli.main import run
@@ -65,6 +67,8 @@ def demo(
     check_target(out, folder=True)
     options, started = DemoOptions(), time.monotonic()
     for arguments in demo_commands(options, out):
+        # The bench comes last: with --json its document is the last line of stdout.
+        arguments += ["--json"] if as_json and arguments[0] == "bench" else []
         say(f"\n$ dipgo-deploy {shlex.join(arguments)}")
         code = run(arguments)
         if code:

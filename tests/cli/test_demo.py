@@ -63,3 +63,12 @@ def test_the_demo_ends_with_its_pictures_and_what_to_try(monkeypatch, tmp_path, 
     assert run(["demo", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().err
     assert str(tmp_path / "uniform-grid.png") in text and "Then try:" in text
+
+
+def test_with_json_the_bench_ends_stdout_with_its_document(monkeypatch, tmp_path):
+    done: list[list[str]] = []
+    run = main.run
+    monkeypatch.setattr(main, "run", lambda arguments: done.append(arguments) or 0)
+    assert run(["demo", "--out", str(tmp_path), "--json"]) == 0
+    assert [arguments[0] for arguments in done if "--json" in arguments] == ["bench"]
+    assert done[-1][0] == "bench"
