@@ -14,7 +14,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -50,9 +50,9 @@ class Cell:
     steps: int
 
 
-def cells(schedules: int, steps: int) -> Iterator[Cell]:
+def cells(models: Sequence[str], schedules: int, steps: int) -> Iterator[Cell]:
     """Every model × granularity × kind × guidance; kinds only where a block has a residual."""
-    for name in REFERENCE_MODELS:
+    for name in models:
         model = load_model(name)
         for granularity in PRESETS[model.class_name].granularities:
             blocks = trace(model, granularity=granularity).blocks.blocks
@@ -111,15 +111,18 @@ def results_in(path: Path) -> dict[Cell, dict[str, Any]]:
 def main() -> None:
     """Parse options, run what is missing, write after every cell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=REFERENCE_MODELS, help="one model only; several runs may share the file")
     parser.add_argument("--schedules", type=int, default=10, help="random schedules of a cell")
     parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued where it stands")
     given = parser.parse_args()
     done = results_in(given.out)
     command = shlex.join(["python", "benchmarks/ladder.py", *sys.argv[1:]])
-    for cell in cells(given.schedules, given.steps):
+    models = [given.model] if given.model else REFERENCE_MODELS
+    for cell in cells(models, given.schedules, given.steps):
         if cell not in done:
-            done[cell] = climb(cell)
+            row = climb(cell)
+            done = {**results_in(given.out), cell: row}
             document = {"environment": {**environment(), "command": command}, "cells": list(done.values())}
             write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
         print(json.dumps(done[cell]), flush=True)
