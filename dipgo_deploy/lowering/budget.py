@@ -27,14 +27,22 @@ Row = frozenset[str]
 def limit_graphs(schedule: Schedule, graph: BlockGraph, max_graphs: int) -> Schedule:
     """The schedule with at most ``max_graphs`` distinct compute rows, at the least added MACs (greedy).
 
-    Raises UsageError for fewer than one graph. Forecast coefficients stay as they are where the block is still reused.
+    Raises UsageError for fewer than one graph, and where an added call changes the features that a forecast stands on:
+    its coefficients were made for others.
     """
     if max_graphs < 1:
         raise UsageError(f"at least 1 graph is needed, --limit-graphs {max_graphs} was asked for: give 1 or more")
     origin = {**schedule.origin, "max_graphs": str(max_graphs)}
-    while len(calling := _calling_rows(schedule, graph)) > max_graphs:
-        schedule = _unite_rows(schedule, graph, calling, max_graphs)
-    return replace(schedule, origin=origin)
+    limited = schedule
+    while len(calling := _calling_rows(limited, graph)) > max_graphs:
+        limited = _unite_rows(limited, graph, calling, max_graphs)
+    for step, block in limited.forecasts:
+        if limited.sources(step, block) != schedule.sources(step, block):
+            raise UsageError(
+                f"with at most {max_graphs} graphs the forecast of {block} at step {step} would stand on other steps "
+                "than its coefficients were made for: allow more graphs, or hold that block"
+            )
+    return replace(limited, origin=origin)
 
 
 def _calling_rows(schedule: Schedule, graph: BlockGraph) -> dict[Row, tuple[Row, list[int]]]:

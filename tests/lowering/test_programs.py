@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,13 +81,25 @@ def test_samplers_become_combinations_or_their_own_steps(case: Case, layout: str
 @MANY
 @given(cases(), st.integers(1, 3))
 def test_merged_graphs_compute_a_superset_and_keep_the_budget(case: Case, most: int) -> None:
-    merged = limit_graphs(case.schedule, case.graph, most)
+    held = replace(case.schedule, forecasts={})
+    merged = limit_graphs(held, case.graph, most)
     pairs = list(zip(case.schedule.computed, merged.computed, strict=True))
     assert all(before <= after for before, after in pairs)
     assert merged.origin["max_graphs"] == str(most)
     program = lower(merged, case.graph, case.sampler, LowerOptions(share_graphs=True))
     assert len(program.graphs) <= most
     image_of(program, Case(case.graph, merged, case.sampler, case.noise, case.conditioning))
+
+
+@MANY
+@given(cases(), st.integers(1, 3))
+def test_no_forecast_comes_to_stand_on_other_steps(case: Case, most: int) -> None:
+    try:
+        merged = limit_graphs(case.schedule, case.graph, most)
+    except UsageError as refusal:
+        assert "would stand on other steps" in str(refusal) and case.schedule.forecasts
+        return
+    assert all(merged.sources(*key) == case.schedule.sources(*key) for key in merged.forecasts)
 
 
 @pytest.mark.parametrize(("seed", "most"), [(104, 3), (542, 3)])
