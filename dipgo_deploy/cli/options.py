@@ -23,7 +23,9 @@ __all__ = [
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or a diffusers folder.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A shipped model, a diffusers folder, or module:attribute.")
+]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]

@@ -132,7 +132,7 @@ def canonical_config(config: Mapping[str, Any]) -> str:
 
 
 def load_model(source: str | Path, *, dtype: str = "float32") -> LoadedModel:
-    """Load a reference model by name, or a diffusers pipeline or denoiser folder, in ``dtype``.
+    """Load a reference model by name, a diffusers pipeline or denoiser folder, or ``package.module:attribute``.
 
     Raises InputError if there is no such folder, it holds no supported denoiser, or a file in it is damaged.
     """
@@ -140,6 +140,10 @@ def load_model(source: str | Path, *, dtype: str = "float32") -> LoadedModel:
         raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
     folder = _REFERENCE / str(source) if str(source) in REFERENCE_MODELS else Path(source)
     if not folder.is_dir():
+        from dipgo_deploy.models.from_python import is_python_name, model_from_python
+
+        if is_python_name(str(source)):
+            return model_from_python(str(source), dtype)
         raise InputError(f"no model {str(source)!r}: give a diffusers folder or one of {', '.join(REFERENCE_MODELS)}")
     index = _read_config(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
     component = _component(folder, index)

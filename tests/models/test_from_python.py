@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dipgo_deploy.cli import main
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import load_block_graph, load_program
+from dipgo_deploy.models import load_model
+
+OWN_MODEL = """
+import torch
+from torch import nn
+
+from dipgo_deploy.models import Preset, model_from_module
+
+
+class Chain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.Conv2d(2, 2, 3, padding=1) for _ in range(3))
+
+    def forward(self, sample, timestep):
+        for block in self.blocks:
+            sample = sample + torch.tanh(block(sample)) * timestep.view(-1, 1, 1, 1) / 1000
+        return sample * 0.5
+
+
+def example(module, rows, tokens):
+    return {"sample": torch.randn(rows, 2, 8, 8), "timestep": torch.full((rows,), 500.0)}
+
+
+def chain():
+    preset = Preset({}, example, lambda module, sample, timestep: module(sample, timestep), lambda config: (2, 8, 8))
+    return model_from_module(Chain(), preset=preset, scheduler_config={"clip_sample": False})
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "own_denoiser.py").write_text(OWN_MODEL)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_module_of_ones_own_goes_from_trace_to_bundle(own_module: Path) -> None:
+    model = ["own_denoiser:chain"]
+    blocks = ["--blocks", "blocks.*"]
+    assert main.run(["trace", *model, *blocks, "--out", "traced"]) == 0
+    assert load_block_graph(own_module / "traced" / "blocks.json").block_names == (
+        *("blocks.0", "blocks.1", "blocks.2"),
+        "prediction",
+    )
+    wanted = ["--method", "fora", "--ratio", "0.5", "--steps", "6", "--kind", "residual"]
+    assert main.run(["search", *model, *blocks, *wanted, "--out", "schedule.json"]) == 0
+    assert main.run(["export", *model, "--schedule", "schedule.json", "--out", "bundle"]) == 0
+    assert load_program(own_module / "bundle" / "program.json").nfe == 6
+
+
+def test_what_is_no_model_of_ones_own(own_module: Path) -> None:
+    with pytest.raises(InputError, match="own_denoiser:number gives a int, a LoadedModel is wanted"):
+        load_model("own_denoiser:number")
+    with pytest.raises(InputError, match="own_denoiser:missing cannot be imported"):
+        load_model("own_denoiser:missing")
+    with pytest.raises(InputError, match="no_such_module:chain cannot be imported"):
+        load_model("no_such_module:chain")
