@@ -1,7 +1,7 @@
 """Verify: the fast path judged by the slow one, rung by rung, on real trajectories; and the schedule by the full run.
 
 Compile error and schedule error are two numbers, never one. Every rung compares with ``max |a - b|`` over the largest
-reference value of the slot: *local*, where each step is fed the reference's slots, and *free-running*, over the whole
+reference value of the slot: *local*, where each graph is fed the reference's features, and *free-running*, over the whole
 trajectory. The first slot and step that part are named.
 """
 
@@ -238,8 +238,9 @@ def _local_deviations(
 ) -> Iterator[Deviation]:
     """Deviation of each graph output, with what it wrote then replaced by the reference's.
 
-    So every later call is fed the reference's values wherever the reference has them; within a step of several segments
-    the values between them are the candidate's own.
+    So every later graph is fed the reference's features and predictions. Latents and other combinations are the
+    candidate's own roundings of those, which the network may amplify at low noise; so are, within a step of several
+    segments, the values between them.
     """
     for _, call in session.iterate(*inputs, seed=seed):
         if not isinstance(call, Run):
