@@ -1,8 +1,8 @@
 """Verify: the fast path judged by the slow one, rung by rung, on real trajectories; and the schedule by the full run.
 
 Compile error and schedule error are two numbers, never one. Every rung compares with ``max |a - b|`` over the largest
-reference value of the slot: *local*, where each graph is fed the reference's features, and *free-running*, over the whole
-trajectory. The first slot and step that part are named.
+reference value of the slot: *local*, where each graph is fed the reference's features, and *free-running*, over the
+whole trajectory. The first slot and step that part are named.
 """
 
 from __future__ import annotations
