@@ -35,6 +35,7 @@ __all__ = [
     "load_program",
     "load_schedule",
     "path_inside",
+    "read_json",
     "records_of",
     "save_block_graph",
     "save_manifest",
@@ -139,7 +140,8 @@ def check_digest(path: Path, record: bundle.FileRecord, whole: bool = True) -> N
         raise InputError(f"{path} differs from its recorded sha256 {record.sha256[:12]}: export the bundle again")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; InputError where there is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,19 +159,24 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def format_of(path: Path) -> str:
     """The ``format`` field of a document: blocks, schedule, program or bundle."""
-    return str(_read_json(path).get("format"))
+    return str(read_json(path).get("format"))
 
 
-def load_document(path: Path, kind: str, schema: type[T]) -> T:
-    """Read a document of format ``kind``. InputError says in one line what is wrong with the file."""
-    document = _read_json(path)
-    found, version = document.pop("format", None), str(document.pop("format_version", "0"))
+def load_document(
+    path: Path, kind: str, schema: type[T], version_key: str = "format_version", reads: str = FORMAT_VERSION
+) -> T:
+    """Read a document of format ``kind`` and of the major version of ``reads``, which ``version_key`` names.
+
+    InputError says in one line what is wrong with the file.
+    """
+    document = read_json(path)
+    found, version = document.pop("format", None), str(document.pop(version_key, "0"))
     if found != kind:
         raise InputError(f"{path} has format {found!r}, {kind!r} is wanted: name a {kind} file")
-    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+    if version.split(".")[0] != reads.split(".")[0]:
         raise InputError(
-            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: update the program or "
-            "write the file anew"
+            f"{path} has format version {version}, this program reads {reads}: update the program or write the file "
+            "anew"
         )
     try:
         return TypeAdapter(schema).validate_json(json.dumps(document))

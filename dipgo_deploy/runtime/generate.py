@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import BackendName, LoadedBundle
 
@@ -26,12 +27,6 @@ class GenerateOptions:
     batch: int = 8
     threads: int | None = None
     device: str = "cpu"
-
-
-def noise_for(seeds: Sequence[int], shape: tuple[int, int, int]) -> np.ndarray:
-    """Standard normal noise (B, C, H, W), float32; row i depends on ``seeds[i]`` alone."""
-    rows = [np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds]
-    return np.stack(rows)
 
 
 def generate(bundle: LoadedBundle, options: GenerateOptions = GenerateOptions()) -> np.ndarray:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.core.liveness import block_of_stored, reach
+from dipgo_deploy.search.candidate import ComputeSets
 
-__all__ = ["ComputeSets", "Pricer"]
+__all__ = ["Pricer"]
 
 _Walked = tuple[int, tuple[tuple[str, str], ...]]  # MACs, and each stored name that is read with its block
-
-ComputeSets = Sequence[frozenset[str]]
-"""Names of the computed blocks, step by step; step 0 holds all of them."""
 
 
 class Pricer:
@@ -25,6 +21,7 @@ class Pricer:
     def __init__(self, graph: BlockGraph, kind: Kind) -> None:
         self._graph, self._kind = graph, kind
         self._walked: dict[tuple[frozenset[str], frozenset[str]], _Walked] = {}
+        self._live: dict[frozenset[str], frozenset[str]] = {}
 
     def ratio(self, computed: ComputeSets) -> float:
         """The share of the full run's MACs (``papers``) not computed, where every reuse holds the last feature."""
@@ -37,6 +34,24 @@ class Pricer:
             for name, block in reads:
                 demands[_latest(computed, step - 1, block)].add(name)
         return 1.0 - kept / (self._graph.macs.papers * len(computed))
+
+    def live(self, computed: frozenset[str]) -> frozenset[str]:
+        """The blocks of one step that its own prediction needs: none where the prediction is reused.
+
+        What only a later step would read is dropped too: that step holds an older feature. This is what DiP-GO's
+        dependent blocks mean, and makes the cost of a step a matter of that step alone.
+        """
+        if PREDICTION not in computed:
+            return frozenset()
+        if computed not in self._live:
+            self._live[computed] = reach(self._graph, computed, [self._graph.prediction], self._kind).computes
+        return self._live[computed]
+
+    def kept_share(self, live: frozenset[str]) -> float:
+        """MACs of one step that computes ``live`` blocks and feeds only its own prediction, over a full step's."""
+        if PREDICTION not in live:
+            return 0.0
+        return self._walk(live, frozenset([self._graph.prediction]))[0] / self._graph.macs.papers
 
     def _walk(self, computed: frozenset[str], demands: frozenset[str]) -> _Walked:
         key = (computed, demands)

@@ -7,9 +7,9 @@ import numpy as np
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.search.candidate import Candidate, ComputeSets
 from dipgo_deploy.search.options import TOLERANCE, SearchOptions
-from dipgo_deploy.search.pricing import ComputeSets, Pricer
-from dipgo_deploy.search.rules import Candidate
+from dipgo_deploy.search.pricing import Pricer
 
 __all__ = ["random_schedule", "random_search"]
 

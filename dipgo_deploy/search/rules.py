@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.search.candidate import Candidate, ComputeSets
 from dipgo_deploy.search.options import TOLERANCE, SearchOptions
-from dipgo_deploy.search.pricing import ComputeSets, Pricer
+from dipgo_deploy.search.pricing import Pricer
 
-__all__ = ["Candidate", "deepcache", "fora", "uniform"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Compute sets, the pruned ratio they reach, and the knobs that made them, as text."""
-
-    computed: ComputeSets
-    ratio: float
-    knobs: dict[str, str]
+__all__ = ["deepcache", "fora", "uniform"]
 
 
 def uniform(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidate:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.schedule import Schedule, check_schedule
+from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.search.candidate import Candidate, schedule_from_sets
 from dipgo_deploy.search.options import SearchOptions
 from dipgo_deploy.search.random_schedule import random_search
-from dipgo_deploy.search.rules import Candidate, deepcache, fora, uniform
+from dipgo_deploy.search.rules import deepcache, fora, uniform
 
 __all__ = ["search_schedule"]
 
@@ -38,10 +39,7 @@ def search_schedule(graph: BlockGraph, contract: Contract, options: SearchOption
         "seed": str(options.seed),
         **found.knobs,
     }
-    rows = tuple(tuple(block in step for block in graph.block_names) for step in found.computed)
-    schedule = Schedule(contract, graph.granularity, options.kind, graph.block_names, rows, origin=origin)
-    check_schedule(schedule, graph.block_names)
-    return schedule
+    return schedule_from_sets(graph, contract, options.kind, found.computed, origin)
 
 
 def _check_model(graph: BlockGraph, contract: Contract, options: SearchOptions) -> None:
