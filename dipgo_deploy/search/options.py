@@ -8,12 +8,21 @@ from typing import Literal, get_args
 from dipgo_deploy.core.blocks import Kind
 from dipgo_deploy.core.errors import UsageError
 
-__all__ = ["METHODS", "TOLERANCE", "Method", "SearchOptions"]
+__all__ = ["JUDGED", "METHODS", "RULES", "TOLERANCE", "JudgedName", "Method", "SearchOptions"]
 
 Method = Literal["uniform", "deepcache", "fora", "random"]
-"""The ways to make a schedule without training; each is described where it is built."""
+"""The ways to make a schedule from the block graph alone; each is described where it is built."""
 
-METHODS: tuple[str, ...] = get_args(Method)
+JudgedName = Literal["best-random", "evolutionary", "dpcache"]
+"""The ways that run the model, to judge schedules by the images they make."""
+
+RULES: tuple[str, ...] = get_args(Method)
+"""Names of the methods that need no model."""
+
+JUDGED: tuple[str, ...] = get_args(JudgedName)
+"""Names of the methods that run the model."""
+
+METHODS = (*RULES, *JUDGED)
 """Names of all methods."""
 
 TOLERANCE = 0.0125
@@ -28,8 +37,11 @@ class SearchOptions:
 
     ``method`` is one of `METHODS`; ``ratio`` the pruned share of the full run's MACs (``papers`` convention) in [0, 1);
     ``kind`` says what a reused block stands for, its output or its output minus its input; ``seed`` is that of
-    ``random``, the other methods draw nothing. ``interval``: compute in full at every ``interval``-th step, whatever
-    the ratio (all methods but ``random``). ``depth``: blocks computed at each end in between (``deepcache``).
+    ``random`` and of the methods that run the model, the other rules draw nothing. ``interval``: compute in full at
+    every ``interval``-th step, whatever the ratio (``uniform``, ``deepcache``, ``fora``). ``depth``: blocks computed at
+    each end in between (``deepcache``). ``candidates``: random schedules to judge (``best-random``). ``population``:
+    schedules of one generation, ``trajectories``: budget in full trajectories of one image (``evolutionary``). A knob
+    left out takes the method's own default.
 
     Raises UsageError for a value that makes no sense or does not belong to the method.
     """
@@ -40,6 +52,9 @@ class SearchOptions:
     seed: int = 0
     interval: int | None = None
     depth: int | None = None
+    candidates: int | None = None
+    population: int | None = None
+    trajectories: int | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -53,12 +68,15 @@ class SearchOptions:
             raise UsageError(f"seed {self.seed} is negative: give 0 or more")
         _check_knob("interval", self.interval, self.method, _INTERVAL_METHODS)
         _check_knob("depth", self.depth, self.method, ("deepcache",))
+        _check_knob("candidates", self.candidates, self.method, ("best-random",))
+        _check_knob("population", self.population, self.method, ("evolutionary",), least=4)
+        _check_knob("trajectories", self.trajectories, self.method, ("evolutionary",))
 
 
-def _check_knob(name: str, value: int | None, method: str, owners: tuple[str, ...]) -> None:
+def _check_knob(name: str, value: int | None, method: str, owners: tuple[str, ...], least: int = 1) -> None:
     if value is None:
         return
     if method not in owners:
         raise UsageError(f"{name} does not belong to method {method}: leave it out, or choose {' or '.join(owners)}")
-    if value < 1:
-        raise UsageError(f"{name} {value} is less than 1: give a positive number")
+    if value < least:
+        raise UsageError(f"{name} {value} is less than {least}: give {least} or more")

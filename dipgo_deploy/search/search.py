@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.candidate import Candidate, schedule_from_sets
-from dipgo_deploy.search.options import SearchOptions
+from dipgo_deploy.search.options import RULES, SearchOptions
 from dipgo_deploy.search.random_schedule import random_search
 from dipgo_deploy.search.rules import deepcache, fora, uniform
 
-__all__ = ["search_schedule"]
+__all__ = ["check_model", "origin_of", "search_schedule"]
 
 _RULES: dict[str, Callable[[BlockGraph, int, SearchOptions], Candidate]] = {
     "uniform": uniform,
@@ -28,21 +28,28 @@ def search_schedule(graph: BlockGraph, contract: Contract, options: SearchOption
 
     ``origin`` records ``method``, ``ratio`` (asked), ``reached``, ``seed`` and the method's own knobs; a ratio that the
     method cannot reach is no error. Raises InputError where graph and contract describe different models or no block
-    has a residual to reuse, UsageError for a knob that does not fit this model.
+    has a residual to reuse, UsageError for a knob that does not fit this model or a method that runs it.
     """
-    _check_model(graph, contract, options)
+    if options.method not in _RULES:
+        raise UsageError(f"method {options.method} needs the model: give it one, or choose one of {', '.join(RULES)}")
+    check_model(graph, contract, options)
     found = _RULES[options.method](graph, contract.sampler.calls, options)
-    origin = {
+    return schedule_from_sets(graph, contract, options.kind, found.computed, origin_of(found, options))
+
+
+def origin_of(found: Candidate, options: SearchOptions) -> dict[str, str]:
+    """How a schedule was made: method, asked and reached ratio, seed and the method's own knobs."""
+    return {
         "method": options.method,
         "ratio": f"{options.ratio:g}",
         "reached": f"{found.ratio:.4f}",
         "seed": str(options.seed),
         **found.knobs,
     }
-    return schedule_from_sets(graph, contract, options.kind, found.computed, origin)
 
 
-def _check_model(graph: BlockGraph, contract: Contract, options: SearchOptions) -> None:
+def check_model(graph: BlockGraph, contract: Contract, options: SearchOptions) -> None:
+    """Raise InputError where graph and contract describe different models, or no block has a residual to reuse."""
     for name in ("model_class", "model_digest"):
         ours, theirs = getattr(graph, name), getattr(contract, name)
         if ours != theirs:

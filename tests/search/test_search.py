@@ -11,7 +11,8 @@ from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.liveness import plan_steps, pruned_ratio
 from dipgo_deploy.core.schedule import Schedule, check_schedule
-from dipgo_deploy.search import METHODS, TOLERANCE, SearchOptions, search_schedule
+from dipgo_deploy.search import TOLERANCE, SearchOptions, search_schedule
+from dipgo_deploy.search.options import JUDGED, RULES
 from tests.search.graphs import chain_like, contract_of, unet_like
 
 CASES = [(unet_like(), "output"), (chain_like(), "output"), (chain_like(), "residual")]
@@ -21,7 +22,7 @@ def search(graph: BlockGraph, steps: int, method: str, ratio: float, kind: Kind 
     return search_schedule(graph, contract_of(graph, steps), SearchOptions(method, ratio, kind, **knobs))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RULES)
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 0.8])
 @pytest.mark.parametrize(("graph", "kind"), CASES, ids=["unet", "chain", "chain-residual"])
 def test_every_method_gives_a_valid_schedule_with_a_full_first_step(
@@ -95,7 +96,7 @@ def test_deepcache_on_a_chain_reuses_a_middle_range() -> None:
 
 
 def test_one_step_is_the_full_run() -> None:
-    for method in METHODS:
+    for method in RULES:
         assert search(unet_like(), 1, method, 0.5).origin["reached"] == "0.0000"
 
 
@@ -116,13 +117,22 @@ def test_random_is_settled_by_its_seed() -> None:
         ({"method": "random", "ratio": 0.5, "seed": -1}, "seed -1 is negative"),
         ({"method": "random", "ratio": 0.5, "interval": 2}, "interval does not belong to method random"),
         ({"method": "fora", "ratio": 0.5, "depth": 2}, "depth does not belong to method fora"),
-        ({"method": "fora", "ratio": 0.5, "interval": 0}, "interval 0 is less than 1"),
+        ({"method": "fora", "ratio": 0.5, "interval": 0}, "interval 0 is less than 1: give 1 or more"),
+        ({"method": "dpcache", "ratio": 0.5, "candidates": 2}, "candidates does not belong to method dpcache"),
+        ({"method": "best-random", "ratio": 0.5, "trajectories": 9}, "trajectories does not belong to .*evolutionary"),
+        ({"method": "evolutionary", "ratio": 0.5, "population": 3}, "population 3 is less than 4: give 4 or more"),
     ],
 )
 def test_options_refuse_what_makes_no_sense_in_one_line(fields: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         SearchOptions(**fields)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", JUDGED)
+def test_methods_that_run_the_model_are_no_rules(method: str) -> None:
+    with pytest.raises(UsageError, match=f"method {method} needs the model: give it one, or choose one of uniform"):
+        search(unet_like(), 10, method, 0.5)
 
 
 def test_search_refuses_knobs_and_kinds_that_do_not_fit_the_model() -> None:
