@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from dipgo_deploy.bench.measure import weight_bytes
+from dipgo_deploy.bench.entries import weight_bytes
 from dipgo_deploy.core.files import write_atomic
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.graphs import ExportOptions, cut, export, trace

@@ -82,7 +82,7 @@ def measure(cell: Cell, steps: int, rounds: int, options: BenchOptions) -> dict[
 def time_schedule(network: FullNetwork, schedule: Schedule, rounds: int) -> dict[str, Any]:
     """One schedule against the full run, interleaved."""
     bundle, options = network.bundle, network.options
-    full = network.full_session()
+    full = network.full().session
     own = bundle.session(options.batch, compiled=bundle.compile(schedule), threads=options.threads)
     noise, conditioning = inputs(bundle, bundle.model, options.batch)
     acts = {"full": partial(full.run, noise, conditioning), "schedule": partial(own.run, noise, conditioning)}

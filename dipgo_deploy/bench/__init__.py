@@ -1,4 +1,4 @@
-"""Bench: a bundle measured beside the full model and plain samplers, and pictures of schedules and images.
+"""Bench: schedules measured beside the full model and plain samplers, and pictures of schedules, images and benches.
 
 What this package gives is imported on first use: pictures need no runtime.
 """
@@ -11,10 +11,11 @@ from typing import Any
 _HOMES = {
     "BenchOptions": "options",
     "BenchReport": "report",
-    "Progress": "measure",
+    "Progress": "stages",
     "Row": "report",
     "bench": "measure",
-    "table": "report",
+    "load_report": "report",
+    "table": "report_table",
     "to_json": "report",
     "write_report": "report",
 }

@@ -1,19 +1,21 @@
-"""The contenders of a bench: the full model, the bundle's schedule, and plain samplers on the same full network.
+"""The contenders of a bench: the full model, schedules, and plain samplers on the same full network.
 
 All run on ONNX Runtime in one process. The full network's graph is one and the same under every sampler: it is cut and
-loaded once. A plain sampler's timestep spacing and noise levels are options of its own, each worth several dB, so every
-sampler is given its best of `variants`.
+loaded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
+from dipgo_deploy.bench.entries import FULL, Entry
 from dipgo_deploy.bench.options import BenchOptions
+from dipgo_deploy.bench.report import Kind
+from dipgo_deploy.bench.variants import SPACINGS
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError, InputError, UsageError
 from dipgo_deploy.core.program import Program
@@ -26,15 +28,8 @@ from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.interpreter import Session
 
-__all__ = ["PLAIN_SAMPLERS", "Contender", "FullNetwork", "Kind", "Variant"]
+__all__ = ["Contender", "FullNetwork"]
 
-Kind = Literal["full", "schedule", "sampler"]
-
-PLAIN_SAMPLERS = {"ddim": "DDIM", "dpmpp-2m": "DPM++ 2M", "unipc": "UniPC"}
-"""The samplers that a schedule has to beat, and how the report calls them."""
-
-_SPACINGS = ("linspace", "leading", "trailing")
-_FINAL_SIGMAS = ("zero", "sigma_min")
 _CONVERGED = ("ddim", "flow-euler")
 
 
@@ -52,15 +47,6 @@ class Contender:
         return self.session.program
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A sampler under one choice of spacing and noise levels; ``label`` describes the choice."""
-
-    label: str
-    spec: SamplerSpec
-    reading: SamplerReading
-
-
 class FullNetwork:
     """The whole network of a bundle's model under any sampler: one graph, one inference session.
 
@@ -72,12 +58,25 @@ class FullNetwork:
         self.contract = bundle.manifest.contract
         self.guidance_scale = self.contract.guidance_scale(options.guidance_scale)
 
-    def schedule_session(self) -> Session:
-        """The bundle's own program, on a backend of its own."""
+    def schedule(self, entry: Entry) -> Contender:
+        """An entry's program on a backend of its own."""
         options = self.options
-        return self.bundle.session(
-            options.batch, guidance_scale=self.guidance_scale, threads=options.threads, device=options.device
+        session = entry.bundle.session(
+            options.batch,
+            guidance_scale=self.guidance_scale,
+            threads=options.threads,
+            device=options.device,
+            compiled=entry.compiled,
         )
+        return Contender(entry.name, "schedule", session)
+
+    def full(self) -> Contender:
+        """The full run of the bundle's contract."""
+        return Contender(FULL, "full", self.session(self.contract.sampler))
+
+    def sampler(self, name: str, spec: SamplerSpec, reading: SamplerReading) -> Contender:
+        """A plain sampler."""
+        return Contender(name, "sampler", self.session(spec, reading))
 
     def session(self, spec: SamplerSpec, reading: SamplerReading | None = None) -> Session:
         """Every call of ``spec`` computed in full."""
@@ -86,10 +85,6 @@ class FullNetwork:
             raise InputError(f"the full network differs under {spec.class_name}: export the bundle again")
         return Session(program, self._backend, self.options.batch, self.guidance_scale)
 
-    def full_session(self) -> Session:
-        """The full run of the bundle's contract."""
-        return self.session(self.contract.sampler)
-
     def converged_session(self, calls: int) -> Session:
         """DDIM with ``calls`` network calls, or nearly as many as the model's noise schedule allows.
 
@@ -97,31 +92,18 @@ class FullNetwork:
         flow matching take Euler steps. Raises the sampler's refusal where nothing works.
         """
         refusal: DipgoError = UsageError(f"no converged run of {calls} calls can be made: ask for fewer")
-        for count, name, spacing in product((calls, calls - 1, calls // 2), _CONVERGED, reversed(_SPACINGS)):
+        for count, name, spacing in product((calls, calls - 1, calls // 2), _CONVERGED, reversed(SPACINGS)):
             overrides = {"timestep_spacing": spacing} if name == "ddim" else {}
             try:
-                spec = sampler_spec(name, max(1, count), self._scheduler_config, overrides)
+                spec = sampler_spec(name, max(1, count), self.scheduler_config, overrides)
                 return self.session(spec, read_sampler(spec))
             except (UsageError, InputError) as error:
                 refusal = error
         raise refusal
 
-    def variants(self, name: str, steps: int) -> Iterator[Variant]:
-        """Every way to run sampler ``name`` in ``steps`` steps that it accepts; equal ones once."""
-        seen: set[SamplerReading] = set()
-        for label, overrides in _choices(name):
-            try:
-                spec = sampler_spec(name, steps, self._scheduler_config, overrides)
-                reading = read_sampler(spec)
-            except DipgoError:
-                continue  # a spacing or sigma option that this model's noise schedule does not allow
-            key = replace(reading, input_scales=(*reading.input_scales, *spec.timesteps))
-            if key not in seen:
-                seen.add(key)
-                yield Variant(label, spec, reading)
-
     @property
-    def _scheduler_config(self) -> Any:
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The model's own noise schedule."""
         return self.bundle.model.scheduler_config
 
     @cached_property
@@ -142,15 +124,3 @@ class FullNetwork:
 
     def _lower(self, spec: SamplerSpec, reading: SamplerReading) -> Program:
         return lower(self._schedule(spec), self.bundle.blocks, reading)
-
-
-def _choices(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Labels and options to try. Karras noise levels lie between the ends that any spacing gives: one is enough."""
-    if name == "ddim":
-        yield from ((spacing, {"timestep_spacing": spacing}) for spacing in _SPACINGS)
-        return
-    for final in _FINAL_SIGMAS:
-        ends = {"final_sigmas_type": final}
-        end = "" if final == "zero" else ", sigma_min"
-        yield from ((spacing + end, {"timestep_spacing": spacing, **ends}) for spacing in _SPACINGS)
-        yield f"karras{end}", {"timestep_spacing": "linspace", "use_karras_sigmas": True, **ends}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dipgo_deploy.bench.canvas import FAINT, INK, new_figure
 from dipgo_deploy.bench.cells import COMPUTED, DEAD, REUSED, Cells, origin_line, read_cells, sampler_line, short_names
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.errors import UsageError
@@ -23,7 +24,6 @@ __all__ = ["image_grid", "schedule_picture"]
 
 _COMPUTED, _DEAD, _FORECAST = "#1d3557", "#efa58d", "#b5179e"
 _YOUNG, _OLD = "#6fb1d6", "#eef6fb"
-_INK, _FAINT = "#222222", "#777777"
 
 
 def schedule_picture(schedule: Schedule, path: Path | str, graph: BlockGraph | None = None) -> None:
@@ -32,27 +32,16 @@ def schedule_picture(schedule: Schedule, path: Path | str, graph: BlockGraph | N
     Computed cells are dark, reused ones lighter the older their feature. With the BlockGraph, cells that are computed
     but never read stand out, and costs are MACs. Raises UsageError for another suffix.
     """
-    path = Path(path)
-    if path.suffix not in (".png", ".svg"):
-        raise UsageError(f"{path} ends in neither .png nor .svg: name a picture")
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     cells = read_cells(schedule, graph)
-    look = {"svg.hashsalt": "dipgo-deploy", "font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK}
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-    with rc_context(look):
-        rows, columns = cells.state.shape
-        height = _row_height(rows)
-        figure = Figure(figsize=(min(max(3 + 0.15 * columns, 7.5), 16), rows * height + 2.5), layout="constrained")
+    rows, columns = cells.state.shape
+    height = _row_height(rows)
+    size = (min(max(3 + 0.15 * columns, 7.5), 16), rows * height + 2.5)
+    with new_figure(Path(path), figsize=size, layout="constrained") as figure:
         top, strip = figure.subplots(2, 1, sharex=True, height_ratios=[rows * height, 0.8])
         _draw_cells(top, schedule, cells, height)
         _draw_kept(strip, cells)
         _draw_title(figure, schedule, cells)
         _draw_legend(figure, cells)
-        buffer = BytesIO()
-        figure.savefig(buffer, format=path.suffix[1:], dpi=150, metadata=metadata)
-    write_atomic(path, buffer.getvalue())
 
 
 def _row_height(rows: int) -> float:
@@ -73,7 +62,7 @@ def _draw_cells(axes: Axes, schedule: Schedule, cells: Cells, height: float) -> 
     axes.scatter(steps, at, s=min(16.0, (72 * height * 0.35) ** 2), color=_FORECAST, linewidths=0)
     counts = axes.secondary_yaxis("right")
     totals = (cells.state == COMPUTED).sum(axis=1)
-    counts.set_yticks(range(rows), [f"{total}\N{MULTIPLICATION SIGN}" for total in totals], fontsize=size, color=_FAINT)
+    counts.set_yticks(range(rows), [f"{total}\N{MULTIPLICATION SIGN}" for total in totals], fontsize=size, color=FAINT)
     counts.tick_params(length=0)
     for edge in (*axes.spines.values(), *counts.spines.values()):
         edge.set_visible(False)
@@ -106,7 +95,7 @@ def _draw_kept(axes: Axes, cells: Cells) -> None:
     axes.set_ylabel("MACs" if cells.exact else "blocks", fontsize=8)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, steps=[1, 2, 5, 10]))
-    axes.tick_params(length=2, color=_FAINT)
+    axes.tick_params(length=2, color=FAINT)
     for edge in ("top", "right"):
         axes.spines[edge].set_visible(False)
 
@@ -156,7 +145,7 @@ def image_grid(
         left, top = gap + index % columns * (wide + gap), gap + index // columns * (high + below + gap)
         canvas.paste(Image.fromarray(_pixels(image)).resize((wide, high), Image.Resampling.NEAREST), (left, top))
         if labels is not None:
-            pen.text((left + wide // 2, top + high + 1), labels[index], fill=_INK, anchor="ma")
+            pen.text((left + wide // 2, top + high + 1), labels[index], fill=INK, anchor="ma")
     buffer = BytesIO()
     canvas.save(buffer, format="PNG")
     write_atomic(Path(path), buffer.getvalue())

@@ -13,12 +13,13 @@ import numpy as np
 
 from dipgo_deploy.runtime.fidelity import unit_range
 
-__all__ = ["EXTRACTOR", "DigitsJudge", "digits_judge", "percentiles", "ssim"]
+__all__ = ["EXTRACTOR", "DigitsJudge", "digits_judge", "median_interval", "percentiles", "ssim"]
 
 EXTRACTOR = "digits-classifier"
 """Name of the network behind `DigitsJudge`. Its Fréchet distance is no FID and compares only with itself."""
 
 _RADIUS = 5
+_RESAMPLES = 2000
 
 
 def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -39,6 +40,17 @@ def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def percentiles(values: Sequence[float] | np.ndarray, *points: int) -> dict[str, float]:
     """Percentiles by name, such as ``{"p10": ..., "p50": ...}``, linear between neighbours."""
     return {f"p{point}": float(np.percentile(values, point)) for point in points}
+
+
+def median_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> dict[str, float]:
+    """Bootstrap 95 % interval of the median over images: ``{"p50_low": ..., "p50_high": ...}``.
+
+    Percentile method, 2000 resamples with replacement; the same for the same values and ``seed``.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    chosen = np.random.default_rng(seed).integers(0, len(array), (_RESAMPLES, len(array)))
+    low, high = np.percentile(np.median(array[chosen], axis=1), [2.5, 97.5])
+    return {"p50_low": float(low), "p50_high": float(high)}
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,39 @@
-"""What a bench found: rows of contenders, as a document and as a table."""
+"""What a bench found: rows of contenders, as a document that is written, and read again to be shown or drawn."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict
 
 from dipgo_deploy.core.blocks import Macs
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import load_document, write_atomic
 
-__all__ = ["SCHEMA_VERSION", "BenchReport", "Row", "table", "to_json", "write_report"]
+__all__ = ["SCHEMA_VERSION", "BenchReport", "Kind", "Row", "load_report", "to_json", "write_report"]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 """Version of the document that `to_json` gives; a change that breaks a reader raises the first number."""
 
+Kind = Literal["full", "schedule", "sampler"]
+"""Kinds of contenders."""
+
 Percentiles = Mapping[str, float]
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+_PSNR = ("p10", "p50", "p50_low", "p50_high")
+_KEYS = {
+    "latency_ms": ("p50", "p90"),
+    "psnr_full_db": _PSNR,
+    "psnr_converged_db": _PSNR,
+    "ssim": ("p10", "p50"),
+    "ssim_converged": ("p10", "p50"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,27 +41,32 @@ class Row:
     """One contender.
 
     Attributes:
-        name: what it is, spacing and noise levels of a plain sampler included.
+        name: what it is: a schedule's folder or file; a sampler with its steps, spacing and noise levels.
         kind: ``full``, ``schedule`` or ``sampler``.
         nfe: network evaluations per image.
         macs: of the graph nodes that run, per image over the whole trajectory, guidance rows included.
         latency_ms: p50 and p90 of a whole trajectory of one batch.
         speedup: full over this one, median of the rounds' ratios.
+        speedup_end_to_end: the same with ``components_ms`` on both sides; None where there are none.
         efficiency: ``speedup`` over the ratio of MACs (``full`` convention): 1 where time falls as arithmetic does.
-        psnr_full_db: p10 and p50 over images, to the full run from the same noise.
+        psnr_full_db: p10 and p50 over images, to the full run from the same noise; p50_low and p50_high are the
+            bootstrap 95 % interval of p50 over images.
         psnr_converged_db: the same to the converged run; None without one.
         ssim: p10 and p50 over images, to the full run.
-        ssim_converged: the same to the converged run; in the table only.
+        ssim_converged: the same to the converged run; None without one.
         frechet: Fréchet distance to real digits; None where the model draws none.
         accuracy: share, 0..1, of the images that show their class; None likewise.
+        weight_bytes: of all its graphs, shared ones once.
+        slot_bytes: memory of a run of one batch besides weights and activations.
     """
 
     name: str
-    kind: str
+    kind: Kind
     nfe: int
     macs: Macs
     latency_ms: Percentiles
     speedup: float
+    speedup_end_to_end: float | None
     efficiency: float
     psnr_full_db: Percentiles
     psnr_converged_db: Percentiles | None
@@ -53,6 +74,10 @@ class Row:
     ssim_converged: Percentiles | None
     frechet: float | None
     accuracy: float | None
+    weight_bytes: int
+    slot_bytes: int
+
+    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
@@ -60,8 +85,9 @@ class BenchReport:
     """All rows, the full run first, with what they were made in and for.
 
     ``environment`` holds versions, machine, command, options and the extractor behind Fréchet distance and accuracy;
-    ``memory`` the bytes of the model's weights, of the bundle's and of its slots for one batch; ``aa_ratio`` the full
-    run's duration over itself.
+    ``memory`` the bytes of the model's weights, and of weights and slots of the first schedule; ``aa_ratio`` the full
+    run's duration over itself; ``components_ms`` the time of text encoders and VAE for one batch, by name;
+    ``left_out`` what could not be measured, and why.
     """
 
     environment: Mapping[str, Any]
@@ -69,14 +95,17 @@ class BenchReport:
     rows: tuple[Row, ...]
     memory: Mapping[str, int]
     aa_ratio: float
+    components_ms: Mapping[str, float] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    __pydantic_config__ = _STRICT
 
 
 def to_json(report: BenchReport) -> dict[str, Any]:
     """The report as one JSON document; what is not defined is null, every number finite."""
-    document = asdict(report)
-    for row in document["rows"]:
-        del row["ssim_converged"]
-    return json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **document}, allow_nan=False))
+    document = {"schema_version": SCHEMA_VERSION, "format": "bench", **asdict(report)}
+    plain: dict[str, Any] = json.loads(json.dumps(document, allow_nan=False))
+    return plain
 
 
 def write_report(report: BenchReport, path: Path) -> None:
@@ -84,58 +113,16 @@ def write_report(report: BenchReport, path: Path) -> None:
     write_atomic(path, json.dumps(to_json(report), indent=1, allow_nan=False) + "\n")
 
 
-_COLUMNS = (
-    "", "NFE", "MACs, G\npapers/full", "ms\np50/p90", "speed-\nup", "effi-\nciency", "PSNR full\np10/p50 dB",
-    "SSIM full\np10/p50", "PSNR conv.\np10/p50 dB", "SSIM conv.\np10/p50", "Fréchet", "accu-\nracy",
-)  # fmt: skip
-
-
-def table(report: BenchReport) -> Any:
-    """The report as a rich renderable: one line per contender, then memory, noise floor and extractor."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Group
-    from rich.table import Table
-
-    grid = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for index, title in enumerate(_COLUMNS):
-        grid.add_column(title, justify="right" if index else "left", no_wrap=True)
+def load_report(path: Path) -> BenchReport:
+    """Read a document of `write_report`; InputError if it is none, damaged or of a newer version."""
+    report = load_document(path, "bench", BenchReport, "schema_version", SCHEMA_VERSION)
+    if [row.kind for row in report.rows[:1]] != ["full"]:
+        raise InputError(f"{path} does not begin with the full run's row: bench again")
     for row in report.rows:
-        grid.add_row(*_cells(row), style="bold" if row.kind == "schedule" else None)
-    return Group(grid, *_notes(report))
-
-
-def _cells(row: Row) -> list[str]:
-    return [
-        row.name,
-        str(row.nfe),
-        f"{row.macs.papers / 1e9:.4g}/{row.macs.full / 1e9:.4g}",
-        _pair(row.latency_ms, "p50", "p90", ".4g"),
-        f"{row.speedup:.2f}",
-        f"{row.efficiency:.2f}",
-        _pair(row.psnr_full_db, "p10", "p50", ".1f"),
-        _pair(row.ssim, "p10", "p50", ".3f"),
-        _pair(row.psnr_converged_db, "p10", "p50", ".1f"),
-        _pair(row.ssim_converged, "p10", "p50", ".3f"),
-        "-" if row.frechet is None else f"{row.frechet:.2f}",
-        "-" if row.accuracy is None else f"{row.accuracy:.3f}",
-    ]
-
-
-def _pair(values: Percentiles | None, first: str, second: str, spec: str) -> str:
-    return "-" if values is None else f"{values[first]:{spec}}/{values[second]:{spec}}"
-
-
-def _notes(report: BenchReport) -> list[str]:
-    memory = {name: f"{count / 2**20:.2f} MiB" for name, count in report.memory.items()}
-    settings = report.environment.get("bench", {})
-    notes = [
-        f"Weights: model {memory['model_weight_bytes']}, bundle {memory['bundle_weight_bytes']}; slots "
-        f"{memory['slot_bytes']} for a batch of {settings.get('batch', '?')}.",
-        f"Full run over itself (A/A ratio): {report.aa_ratio:.3f}; as much as it differs from 1 is noise.",
-        "Efficiency: speed-up over the ratio of MACs (full convention) of the graph nodes that run.",
-    ]
-    if extractor := report.environment.get("extractor"):
-        floor = report.environment.get("frechet_floor")
-        best = "" if floor is None else f"; as many real digits score {floor:.2f} against others"
-        notes.append(f"Fréchet distance of {settings.get('images', '?')} images in the features of {extractor}{best}.")
-    return notes
+        for name, keys in _KEYS.items():
+            values = getattr(row, name)
+            if values is not None and set(values) != set(keys):
+                raise InputError(f"{path}: {name} of {row.name} must hold {', '.join(keys)}: bench again")
+        if row.latency_ms["p50"] <= 0:
+            raise InputError(f"{path}: {row.name} takes {row.latency_ms['p50']} ms, more than 0 is wanted: bench again")
+    return report

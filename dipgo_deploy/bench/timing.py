@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 
 from dipgo_deploy.bench.quality import percentiles
 
-__all__ = ["Stopwatch", "time_rounds"]
+__all__ = ["Act", "Stopwatch", "time_rounds"]
 
 _AGAIN = " (again)"
 
 Act = Callable[[], object]
+"""What is timed."""
 
 
 @dataclass
@@ -39,12 +40,16 @@ class Stopwatch:
         """Percentiles p50 and p90; both series of the base count."""
         return percentiles([*self.series[name], *self.series.get(name + _AGAIN, [])], 50, 90)
 
-    def speedup(self, name: str) -> float:
-        """Base over contender: the median of the rounds' ratios, the base being the mean of its two runs."""
+    def speedup(self, name: str, around_ms: float = 0.0) -> float:
+        """Base over contender: the median of the rounds' ratios, the base being the mean of its two runs.
+
+        ``around_ms`` is what both sides spend besides.
+        """
         if name == self.base:
             return 1.0
         bases = [(a + b) / 2 for a, b in zip(self.series[self.base], self.series[self.base + _AGAIN], strict=True)]
-        return statistics.median(b / own for b, own in zip(bases, self.series[name], strict=True))
+        pairs = zip(bases, self.series[name], strict=True)
+        return statistics.median((base + around_ms) / (own + around_ms) for base, own in pairs)
 
     @property
     def aa_ratio(self) -> float:

@@ -1,4 +1,4 @@
-"""``dipgo-deploy bench``: measure a bundle against the full model and plain samplers."""
+"""``dipgo-deploy bench``: measure bundles against the full model and plain samplers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Batch, BundleFolder, GuidanceScale, Json
+from dipgo_deploy.cli.options import Batch, GuidanceScale, Json
 from dipgo_deploy.cli.output import emit, result, say, working
 
 if TYPE_CHECKING:
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def bench(
-    bundle: BundleFolder,
+    bundles: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE...", help="Folders that export wrote, of one model and contract.")
+    ],
+    with_schedule: Annotated[
+        list[Path] | None, typer.Option(help="Also bench this schedule.json of the same contract; may be repeated.")
+    ] = None,
     batch: Batch = 8,
     repeats: Annotated[int, typer.Option(min=2, help="Timed rounds; each runs every contender once.")] = 10,
     images: Annotated[int, typer.Option(min=1, help="Images for the quality columns.")] = 256,
@@ -30,16 +35,16 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw quality against latency, .png or .svg.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bench BUNDLE: latency, MACs and quality beside the full model and plain samplers, interleaved."""
+    """Bench BUNDLEs: latency, MACs and quality beside the full model and plain samplers, interleaved."""
     from dipgo_deploy.bench import BenchOptions, table, to_json, write_report
     from dipgo_deploy.bench import bench as measure
-    from dipgo_deploy.core.files import check_target
+    from dipgo_deploy.core.files import load_schedule
     from dipgo_deploy.runtime import load_bundle
 
-    if out is not None:
-        check_target(out)
+    _check_targets(out, plot)
     options = BenchOptions(
         batch=batch,
         repeats=repeats,
@@ -53,14 +58,32 @@ def bench(
         device=device,
         command=shlex.join(["dipgo-deploy", *sys.argv[1:]]),
     )
-    with working(f"measuring {bundle}"):
-        report = _last(measure(load_bundle(bundle), options))
+    with working(f"measuring {', '.join(map(str, bundles))}"):
+        schedules = [(path.stem, load_schedule(path)) for path in with_schedule or ()]
+        report = _last(measure([load_bundle(bundle) for bundle in bundles], options, schedules))
     result(table(report))
     if out is not None:
         write_report(report, out)
         say(f"document in {out}")
+    if plot is not None:
+        from dipgo_deploy.bench.plot import bench_picture
+
+        bench_picture([report], plot)
+        say(f"picture in {plot}")
     if as_json:
         emit(to_json(report))
+
+
+def _check_targets(out: Path | None, plot: Path | None) -> None:
+    """Refuse what cannot be written before the work starts."""
+    from dipgo_deploy.bench.canvas import check_picture
+    from dipgo_deploy.core.files import check_target
+
+    if plot is not None:
+        check_picture(plot)
+    for path in (out, plot):
+        if path is not None:
+            check_target(path)
 
 
 def _last(steps: Iterable[Progress | BenchReport]) -> BenchReport:

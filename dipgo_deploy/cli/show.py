@@ -1,7 +1,8 @@
-"""``dipgo-deploy show``: any artifact in readable form, and a schedule as a picture."""
+"""``dipgo-deploy show``: any artifact in readable form, and schedules and benches as pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,19 +20,27 @@ _FILES = ("bundle.json", "blocks.json", "schedule.json", "program.json")
 
 
 def show(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="blocks, schedule, program or bundle; or its folder.")],
-    out: Annotated[Path | None, typer.Option(help="Also draw a schedule as .png or .svg.")] = None,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="blocks, schedule, program or bundle, or its folder; or benches."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Also draw a schedule or benches as .png or .svg.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory."""
-    if out is not None and out.suffix not in (".png", ".svg"):
-        raise UsageError(f"--out {out} ends in neither .png nor .svg: name a picture")
+    """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory, benches as tables."""
+    from dipgo_deploy.bench.canvas import check_picture
     from dipgo_deploy.core.files import check_target, format_of
 
     if out is not None:
+        check_picture(out)
         check_target(out)
-    file = _file_of(path)
+    file = _file_of(paths[0])
     kind = format_of(file)
+    if kind == "bench":
+        _show_benches([_file_of(path) for path in paths], out, as_json)
+        return
+    if len(paths) > 1:
+        raise UsageError(f"{file} is no bench, and only benches are shown several at once: name one file")
     loaded = _load(file, kind)
     if out is not None:
         _draw(file, kind, loaded, out)
@@ -41,6 +50,24 @@ def show(
         emit({"path": str(file), "document": json.loads(file.read_text(encoding="utf-8"))})
     else:
         result(_view(loaded, kind, file))
+
+
+def _show_benches(files: Sequence[Path], out: Path | None, as_json: bool) -> None:
+    """Each as its table, all in one picture; with ``--json`` the documents instead of the tables."""
+    from dipgo_deploy.bench import load_report, table, to_json
+    from dipgo_deploy.bench.plot import bench_picture
+
+    reports = [load_report(file) for file in files]
+    if out is not None:
+        bench_picture(reports, out, [file.stem for file in files])
+        say(f"picture in {out}")
+    if as_json and len(files) == 1:
+        emit({"path": str(files[0]), "document": to_json(reports[0])})
+    elif as_json:
+        emit({"paths": [str(file) for file in files], "documents": [to_json(report) for report in reports]})
+    else:
+        for report in reports:
+            result(table(report))
 
 
 def _file_of(path: Path) -> Path:
@@ -62,7 +89,7 @@ def _load(file: Path, kind: str) -> Any:
         "bundle": files.load_manifest,
     }
     if kind not in loaders:
-        raise InputError(f"{file} has format {kind!r}, one of {', '.join(loaders)} is wanted: name an artifact")
+        raise InputError(f"{file} has format {kind!r}, one of {', '.join(loaders)}, bench is wanted: name an artifact")
     return loaders[kind](file)
 
 
@@ -92,7 +119,7 @@ def _draw(file: Path, kind: str, loaded: Any, out: Path) -> None:
         file = file.parent / "schedule.json"
         kind, loaded = "schedule", load_schedule(file)
     if kind != "schedule":
-        raise UsageError(f"--out draws schedules, {file} is a {kind} file: leave --out away")
+        raise UsageError(f"--out draws schedules and benches, {file} is a {kind} file: leave --out away")
     from dipgo_deploy.bench.pictures import schedule_picture
 
     schedule_picture(loaded, out, _blocks_beside(file))

@@ -98,9 +98,9 @@ def _tokens(folder: Path, name: str, module: Any) -> int:
     """Length of the token sequence that the pipeline's tokenizer gives, as far as the model takes it."""
     config = path_inside(folder, name.replace("text_encoder", "tokenizer")) / "tokenizer_config.json"
     asked = read_json(config).get("model_max_length") if config.is_file() else None
-    most = getattr(module.config, "max_position_embeddings", None) or _MOST_TOKENS
-    usable = isinstance(asked, int | float) and 1 <= asked <= _MOST_TOKENS
-    return min(int(asked) if usable else _TOKENS, int(most))
+    if not (isinstance(asked, int) and 1 <= asked <= _MOST_TOKENS):
+        asked = _TOKENS
+    return min(asked, int(getattr(module.config, "max_position_embeddings", None) or _MOST_TOKENS))
 
 
 def _encoding(module: Any, tokens: int, run: PipelineRun) -> Run:

@@ -1,0 +1,68 @@
+"""The long work of a bench, drawing and timing, as generators of their progress."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from dipgo_deploy.bench.contenders import Contender
+from dipgo_deploy.bench.timing import Act, Stopwatch, time_rounds
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.runtime import LoadedBundle
+from dipgo_deploy.runtime.generate import draw, noise_for
+from dipgo_deploy.runtime.interpreter import Session
+
+__all__ = ["Progress", "drawn", "labels_of", "timed"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` parts of a stage."""
+
+    stage: str
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.done} of {self.total}"
+
+
+def labels_of(bundle: LoadedBundle, seeds: Sequence[int]) -> list[int]:
+    """Classes in turn, so that an image of a seed is the same wherever it is drawn."""
+    return [seed % (bundle.model.num_classes or 1) for seed in seeds]
+
+
+def drawn(
+    stage: str, bundle: LoadedBundle, session: Session, seeds: Sequence[int]
+) -> Generator[Progress, None, np.ndarray]:
+    """Images (N, C, H, W) of ``seeds``."""
+    parts: list[np.ndarray] = []
+    for part in draw(session, bundle, seeds, labels_of(bundle, seeds)):
+        parts.append(part)
+        yield Progress(stage, sum(map(len, parts)), len(seeds))
+    return np.concatenate(parts)
+
+
+def timed(
+    stage: str, bundle: LoadedBundle, contenders: Sequence[Contender], rounds: int, seed: int
+) -> Generator[Progress, None, Stopwatch]:
+    """Durations of ``contenders``, all on one batch; the first is the base that runs twice a round.
+
+    Raises UsageError where two have one name.
+    """
+    batch, contract = contenders[0].session.batch, bundle.manifest.contract
+    noise = noise_for(range(batch), contract.latent_shape)
+    conditioning = bundle.model.conditioning(labels_of(bundle, range(batch)), contract.guidance)
+    acts: Mapping[str, Act] = {c.name: partial(c.session.run, noise, conditioning, seed=0) for c in contenders}
+    if len(acts) < len(contenders):
+        twice = next(name for name, count in Counter(c.name for c in contenders).items() if count > 1)
+        raise UsageError(f"two rows are called {twice!r}: rename the folder or file of that name")
+    watch = Stopwatch(contenders[0].name)
+    for done, measured in enumerate(time_rounds(acts, watch.base, rounds, seed), 1):
+        watch.add(measured)
+        yield Progress(stage, done, rounds)
+    return watch

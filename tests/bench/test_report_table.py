@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from io import StringIO
+
+from rich.console import Console
+
+from dipgo_deploy.bench.report import BenchReport
+from dipgo_deploy.bench.report_table import table
+from tests.bench.reports import CROWD, report_of, row
+
+
+def text_of(report: BenchReport, width: int = 160) -> str:
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(table(report))
+    return console.export_text()
+
+
+def test_every_row_is_named_and_the_median_has_its_interval():
+    text = text_of(CROWD)
+    assert all(row.name in text for row in CROWD.rows)
+    assert "33.0/35.0±0.5" in text and "A/A" in text
+
+
+def test_columns_that_nobody_fills_are_left_away():
+    text = text_of(report_of(row("uniform", "schedule", 100, converged_db=None)))
+    assert "conv." not in text and "Fréchet" not in text and "end to" not in text
+
+
+def test_end_to_end_speed_and_what_is_behind_it():
+    parts = {"components_ms": {"text_encoder": 12.0, "vae": 34.56}, "left_out": ("text_encoder_2 is left out: why",)}
+    text = text_of(report_of(row("uniform", "schedule", 100, speedup_end_to_end=3.21), **parts))
+    assert "end to" in text and "3.21" in text
+    assert "text_encoder 12 ms, vae 34.56 ms" in text and "text_encoder_2 is left out: why." in text
+
+
+def test_memory_of_every_schedule():
+    text = " ".join(text_of(CROWD).split())
+    assert "uniform: weights 1.00 MiB, slots 0.00 MiB; deepcache: weights 1.00 MiB" in text
+
+
+def test_a_name_that_looks_like_markup_stays_itself():
+    assert "[red]x[/red]" in text_of(report_of(row("[red]x[/red]", "schedule", 100)))
