@@ -1,8 +1,9 @@
 """DDIM on any time grid: the exact coefficients, where diffusers' scheduler takes none but its own timesteps.
 
 A schedule that holds the prediction over consecutive steps is, under DDIM (eta 0) and a model that predicts noise,
-DDIM with larger steps on the timesteps at which it computes. With s = sqrt(alpha_t), n = sqrt(1 - alpha_t) and s', n'
-those of the next timestep, x' = s' x0 + n' e, where the output o gives
+DDIM with larger steps on the timesteps at which it computes. (Exactly so where the number of steps divides that of
+training timesteps. Elsewhere diffusers rounds the timesteps, but not the steps between them.) With s = sqrt(alpha_t),
+n = sqrt(1 - alpha_t) and s', n' those of the next timestep, x' = s' x0 + n' e, where the output o gives
 
     epsilon       x0 = (x - n o) / s    e = o
     v_prediction  x0 = s x - n o        e = s o + n x

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from dipgo_deploy.bench import BenchOptions, BenchReport, Progress, bench, table, to_json, write_report
+from dipgo_deploy.bench import BenchOptions, BenchReport, Progress, bench, load_report, to_json, write_report
 from dipgo_deploy.bench.contenders import FullNetwork
-from dipgo_deploy.bench.measure import weight_bytes
+from dipgo_deploy.bench.plain import steps_beside
+from dipgo_deploy.bench.variants import variants
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.graphs import export
 from dipgo_deploy.models import make_contract
@@ -24,6 +23,7 @@ OPTIONS = BenchOptions(
     batch=2, repeats=2, images=4, converged_images=2, converged_calls=20, tuning_images=2, threads=1, command="test"
 )
 
+PSNR = {"p10": float, "p50": float, "p50_low": float, "p50_high": float}
 ROW = {
     "name": str,
     "kind": str,
@@ -31,13 +31,18 @@ ROW = {
     "macs": {"papers": int, "full": int},
     "latency_ms": {"p50": float, "p90": float},
     "speedup": float,
+    "speedup_end_to_end": type(None),
     "efficiency": float,
-    "psnr_full_db": {"p10": float, "p50": float},
-    "psnr_converged_db": {"p10": float, "p50": float},
+    "psnr_full_db": PSNR,
+    "psnr_converged_db": PSNR,
     "ssim": {"p10": float, "p50": float},
+    "ssim_converged": {"p10": float, "p50": float},
     "frechet": float,
     "accuracy": float,
+    "weight_bytes": int,
+    "slot_bytes": int,
 }
+FIELDS = ["environment", "contract", "rows", "memory", "aa_ratio", "components_ms", "left_out"]
 
 
 def shape(value: object) -> object:
@@ -45,10 +50,24 @@ def shape(value: object) -> object:
 
 
 @pytest.fixture(scope="module")
-def bundle(digits_unet, traced, tmp_path_factory):
-    contract = make_contract(digits_unet, steps=6)
-    schedule = search_schedule(traced("digits-unet", "stage").blocks, contract, SearchOptions("uniform", 0.5))
-    return load_bundle(export(digits_unet, schedule, tmp_path_factory.mktemp("bench") / "bundle"))
+def bundles(digits_unet, traced, tmp_path_factory):
+    """``half``, every second of eight steps in whole, and ``cheap``, all steps in part.
+
+    Eight divides the 1000 training timesteps, so that DDIM rounds none.
+    """
+    folder, contract = (
+        tmp_path_factory.mktemp("bench"),
+        make_contract(digits_unet, steps=8),
+    )  # of a number that divides 1000, so that no timestep is rounded
+    graph = traced("digits-unet", "stage").blocks
+    searches = {"half": SearchOptions("uniform", 0.5), "cheap": SearchOptions("deepcache", 0.5, interval=4, depth=1)}
+    schedules = {name: search_schedule(graph, contract, search) for name, search in searches.items()}
+    return {name: load_bundle(export(digits_unet, one, folder / name)) for name, one in schedules.items()}
+
+
+@pytest.fixture(scope="module")
+def bundle(bundles):
+    return bundles["half"]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +80,15 @@ def report(steps) -> BenchReport:
     return steps[-1]
 
 
+@pytest.fixture(scope="module")
+def together(bundles, traced) -> BenchReport:
+    """Both bundles, and a schedule that computes at steps 0, 1, 4 and 6."""
+    own = bundles["half"].schedule
+    learnt = own.with_compute([frozenset(own.blocks) if step in (0, 1, 4, 6) else frozenset() for step in range(8)])
+    *_, found = bench([*bundles.values()], OPTIONS, [("learnt", learnt)])
+    return found
+
+
 def test_progress_comes_first_and_every_stage_ends(steps):
     assert isinstance(steps[-1], BenchReport)
     last = {step.stage: step for step in steps[:-1]}
@@ -70,7 +98,7 @@ def test_progress_comes_first_and_every_stage_ends(steps):
 
 def test_the_document_has_exactly_the_promised_shape(report):
     document = to_json(report)
-    assert list(document) == ["schema_version", "environment", "contract", "rows", "memory", "aa_ratio"]
+    assert list(document) == ["schema_version", "format", *FIELDS]
     assert [shape(row) for row in document["rows"]] == [ROW] * len(report.rows)
     assert shape(document["memory"]) == {"model_weight_bytes": int, "bundle_weight_bytes": int, "slot_bytes": int}
     assert document["environment"]["command"] == "test"
@@ -80,9 +108,10 @@ def test_the_document_has_exactly_the_promised_shape(report):
 
 def test_rows_are_full_schedule_and_every_plain_sampler(report):
     assert [row.kind for row in report.rows[:2]] == ["full", "schedule"]
-    full, schedule, *samplers = report.rows
-    assert (full.nfe, schedule.nfe) == (6, 3)
-    assert {row.name.split("-3 ")[0] for row in samplers if row.nfe == 3} == {"DDIM", "DPM++ 2M", "UniPC"}
+    full, schedule, grid, *samplers = report.rows
+    assert (full.nfe, schedule.nfe, schedule.name) == (8, 4, "half")
+    assert (grid.name, grid.kind, grid.nfe) == ("DDIM-4 on half's grid", "sampler", 4)
+    assert {row.name.split("-4 ")[0] for row in samplers if row.nfe == 4} == {"DDIM", "DPM++ 2M", "UniPC"}
     assert all(row.kind == "sampler" for row in samplers)
 
 
@@ -96,29 +125,37 @@ def test_the_numbers_fit_each_other(report):
     assert report.memory["bundle_weight_bytes"] <= 1.01 * report.memory["model_weight_bytes"]
 
 
-def test_the_weights_inside_the_graphs_are_those_of_onnx(bundle):
-    import onnx
-
-    total = 0
-    for content in bundle.compiled.graphs.values():
-        for tensor in onnx.load_model_from_string(content).graph.initializer:
-            if tensor.data_location != onnx.TensorProto.EXTERNAL:
-                total += onnx.numpy_helper.to_array(tensor).nbytes
-    from dipgo_deploy.graphs.weights import read_layout
-
-    assert weight_bytes(bundle) == total + sum(length for _, length in read_layout(bundle.weights).values())
+def test_holding_the_noise_is_ddim_on_the_schedules_grid(together):
+    rows = {row.name: row for row in together.rows}
+    for name in ("half", "learnt"):
+        held, grid = rows[name], rows[f"DDIM-4 on {name}'s grid"]
+        assert held.macs == grid.macs
+        for ours, theirs in ((held.psnr_full_db, grid.psnr_full_db), (held.psnr_converged_db, grid.psnr_converged_db)):
+            assert ours == pytest.approx(theirs, abs=0.05)
+    assert rows["half"].psnr_full_db != pytest.approx(rows["learnt"].psnr_full_db, abs=0.5)
 
 
-def test_the_table_names_every_row_in_160_columns(report):
-    console = Console(width=160, record=True, file=StringIO())
-    console.print(table(report))
-    text = console.export_text()
-    assert all(row.name in text for row in report.rows) and "A/A" in text
+def test_several_schedules_stand_in_one_report(together, report):
+    assert [row.name for row in together.rows if row.kind == "schedule"] == ["half", "cheap", "learnt"]
+    assert not any("cheap's grid" in row.name for row in together.rows)  # it computes the prediction at every step
+    assert len({row.name for row in together.rows}) == len(together.rows)
+    assert {row.nfe for row in together.rows if row.kind == "sampler"} >= {4}
+    alone, beside = (next(row for row in found.rows if row.name == "half") for found in (report, together))
+    assert alone.psnr_full_db == pytest.approx(beside.psnr_full_db, abs=1e-3)
+    assert (alone.weight_bytes, alone.slot_bytes) == (beside.weight_bytes, beside.slot_bytes)
+
+
+def test_steps_beside_schedules_are_their_calls_and_then_latencies_that_differ():
+    assert steps_beside([10, 10, 25], 50, [5.0, 4.6, 2.0]) == [10, 25]
+    assert steps_beside([10, 50], 50, [4.0, 2.5]) == [10, 12, 20]
+    assert steps_beside([5], 50, [100.0, 0.1]) == [5, 1, 100]
+    assert steps_beside([50], 50, [1.02]) == [49]
 
 
 def test_the_report_is_written_as_its_document(report, tmp_path: Path):
     write_report(report, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == to_json(report)
+    assert load_report(tmp_path / "report.json") == report
 
 
 def test_without_a_converged_run_its_columns_are_null(bundle):
@@ -138,7 +175,7 @@ def test_guidance_without_its_rows_is_refused(bundle):
 
 
 def test_an_image_of_a_seed_does_not_depend_on_its_batch(bundle):
-    session = FullNetwork(bundle, OPTIONS).full_session()
+    session = FullNetwork(bundle, OPTIONS).full().session
     alone, together = (np.concatenate(list(draw(session, bundle, s, [7] * len(s)))) for s in ([5], [3, 4, 5]))
     assert alone.shape == (1, 1, 16, 16) and together.shape == (3, 1, 16, 16)
     assert np.abs(alone[0] - together[2]).max() <= 1e-4
@@ -154,7 +191,7 @@ def test_the_converged_run_uses_every_training_timestep(bundle):
 def test_variants_are_distinct_and_make_as_many_calls(bundle):
     network = FullNetwork(bundle, OPTIONS)
     for name, most in (("ddim", 3), ("dpmpp-2m", 8), ("unipc", 8)):
-        variants = list(network.variants(name, 5))
-        assert 2 <= len(variants) <= most
-        assert {variant.spec.calls for variant in variants} == {5}
-        assert len({variant.label for variant in variants}) == len(variants)
+        found = list(variants(name, 5, network.scheduler_config))
+        assert 2 <= len(found) <= most
+        assert {variant.spec.calls for variant in found} == {5}
+        assert len({variant.label for variant in found}) == len(found)

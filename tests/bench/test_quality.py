@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dipgo_deploy.bench.quality import DigitsJudge, digits_judge, percentiles, ssim
+from dipgo_deploy.bench.quality import DigitsJudge, digits_judge, median_interval, percentiles, ssim
 
 
 def images(count: int, side: int = 16, channels: int = 1) -> np.ndarray:
@@ -35,6 +35,21 @@ def test_ssim_is_one_value_an_image():
 
 def test_percentiles_lie_between_neighbours():
     assert percentiles([4.0, 0.0, 1.0, 2.0, 3.0], 10, 50, 90) == pytest.approx({"p10": 0.4, "p50": 2.0, "p90": 3.6})
+
+
+def test_the_interval_of_a_median_covers_it_and_shrinks_with_images():
+    draws = np.random.default_rng(1).normal(35.0, 2.0, (200, 64))
+    found = [median_interval(values) for values in draws]
+    covered = [one["p50_low"] <= 35.0 <= one["p50_high"] for one in found]
+    assert 0.9 <= np.mean(covered) <= 0.99
+    few, many = (median_interval(draws.reshape(-1)[:count]) for count in (16, 1600))
+    assert many["p50_high"] - many["p50_low"] < 0.2 * (few["p50_high"] - few["p50_low"])
+
+
+def test_the_interval_is_the_same_for_the_same_images_and_nothing_for_equal_ones():
+    values = np.random.default_rng(0).normal(size=32)
+    assert median_interval(values) == median_interval(list(values)) != median_interval(values, seed=1)
+    assert median_interval([120.0] * 8) == {"p50_low": 120.0, "p50_high": 120.0}
 
 
 class FakeClassifier:

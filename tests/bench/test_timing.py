@@ -74,6 +74,12 @@ def test_speedup_is_the_median_of_ratios_within_rounds():
     assert watch.aa_ratio == pytest.approx(1.0)
 
 
+def test_what_both_sides_spend_besides_lowers_the_speedup():
+    watch = watch_of({"full": 90.0, "full (again)": 110.0, "schedule": 20.0})
+    assert watch.speedup("schedule", around_ms=60.0) == pytest.approx(2.0)
+    assert watch.speedup("full", around_ms=60.0) == 1.0
+
+
 def test_latencies_of_the_base_count_both_series():
     watch = watch_of({"full": 1.0, "full (again)": 3.0, "schedule": 1.0})
     assert watch.latency_ms("full") == pytest.approx({"p50": 2.0, "p90": 2.8})

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dipgo_deploy.bench import write_report
 from dipgo_deploy.cli.main import run
-from tests.cli.refusal import edit, refused, truncate
+from tests.bench.reports import CROWD
+from tests.cli.refusal import edit, refused, seal, truncate
 
 ROOT = Path(__file__).parents[2]
 FORMATS = ROOT / "docs" / "formats.md"
@@ -64,6 +66,75 @@ def test_show_refuses_a_foreign_document(tmp_path, capsys):
 
 def test_show_refuses_an_empty_folder(tmp_path, capsys):
     refused(["show", tmp_path], "holds none of", capsys)
+
+
+def test_several_files_of_which_one_is_no_bench(schedule, tmp_path, capsys):
+    bench, file = tmp_path / "bench.json", tmp_path / "schedule.json"
+    write_report(CROWD, bench)
+    file.write_text(json.dumps(schedule))
+    refused(["show", file, bench], "only benches are shown several at once: name one file", capsys, 2)
+    refused(["show", bench, file], "has format 'schedule', 'bench' is wanted", capsys)
+
+
+class TestBenchDocument:
+    @pytest.fixture
+    def bench(self, tmp_path) -> Path:
+        write_report(CROWD, tmp_path / "bench.json")
+        return tmp_path / "bench.json"
+
+    def test_truncated(self, bench, capsys):
+        truncate(bench)
+        refused(["show", bench], "is not valid JSON", capsys)
+
+    def test_newer_version(self, bench, capsys):
+        edit(bench, lambda document: document.update(schema_version="2.0"))
+        refused(["show", bench], "format version 2.0, this program reads 1.1", capsys)
+
+    def test_unknown_field(self, bench, capsys):
+        edit(bench, lambda document: document["rows"][0].update(luck=7))
+        refused(["show", bench, "--out", bench.parent / "p.png"], "rows.0.luck", capsys)
+
+    def test_of_another_model(self, bench, tmp_path, capsys):
+        other = tmp_path / "other.json"
+        write_report(CROWD, other)
+        edit(other, lambda document: document["contract"].update(model_digest="0" * 64))
+        arguments = ["show", bench, other, "--out", tmp_path / "p.png"]
+        refused(arguments, "another bench was made for model_digest 000000000000", capsys)
+
+    def test_what_is_no_picture(self, bench, capsys):
+        refused(["show", bench, "--out", bench.parent / "p.gif"], "p.gif ends in neither", capsys, 2)
+
+    def test_it_is_shown_drawn_and_printed(self, bench, tmp_path, capsys):
+        picture = tmp_path / "p.svg"
+        assert run(["show", str(bench), str(bench), "--out", str(picture)]) == 0
+        text = capsys.readouterr().out
+        assert picture.read_text().startswith("<?xml") and text.count("deepcache  ") == 2
+        assert run(["show", str(bench), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["document"] == json.loads(bench.read_text())
+        assert run(["show", str(bench), str(bench), "--json"]) == 0
+        assert len(json.loads(capsys.readouterr().out)["documents"]) == 2
+
+
+@pytest.mark.parametrize("name", ["none.json", "damaged.json", "other.json"])
+def test_bench_refuses_a_schedule_that_does_not_fit(name, bundle_folder, tmp_path, capsys):
+    words = {
+        "none.json": "does not exist",
+        "damaged.json": "is not valid JSON",
+        "other.json": "schedule other was made",
+    }
+    for copy in ("damaged.json", "other.json"):
+        shutil.copyfile(bundle_folder / "schedule.json", tmp_path / copy)
+    truncate(tmp_path / "damaged.json")
+    edit(tmp_path / "other.json", lambda document: document["contract"].update(guidance="none"))
+    refused(["bench", bundle_folder, "--with-schedule", tmp_path / name], words[name], capsys)
+
+
+def test_bench_refuses_bundles_of_different_contracts(bundle_folder, tmp_path, capsys):
+    other = Path(shutil.copytree(bundle_folder, tmp_path / "other"))
+    for name in ("bundle.json", "schedule.json", "program.json"):
+        edit(other / name, lambda document: document["contract"].update(model_digest="0" * 64))
+    seal(other)
+    refused(["bench", bundle_folder, other], "other was made for model_digest 000000000000", capsys)
 
 
 def test_show_draws_the_schedule(schedule, tmp_path, capsys):

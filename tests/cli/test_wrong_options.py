@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,10 +108,31 @@ def test_a_gate_that_is_not_met(options, words, bundle_folder, capsys):
         (["--threads", 0], "--threads"),
         (["--guidance", NAN], "--guidance"),
         (["--device", "tpu"], "device 'tpu'"),
+        (["--plot", "quality.gif"], "quality.gif ends in neither .png nor .svg"),
+        (["--plot"], "--plot"),
+        (["--with-schedule"], "--with-schedule"),
     ],
 )
 def test_bench(options, words, bundle_folder, tmp_path, capsys):
     refused(["bench", bundle_folder, "--out", tmp_path / "b.json", *options], words, capsys, 2)
+
+
+def test_a_bench_of_nothing(capsys):
+    refused(["bench"], "Missing argument 'BUNDLE...'", capsys, 2)
+
+
+def test_a_bench_of_equal_names(bundle_folder, tmp_path, capsys):
+    refused(["bench", bundle_folder, bundle_folder], "2 schedules are called 'bundle': rename", capsys, 2)
+    schedule = shutil.copyfile(bundle_folder / "schedule.json", tmp_path / "full.json")
+    refused(["bench", bundle_folder, "--with-schedule", schedule], "'full' is the full run's row: rename", capsys, 2)
+
+
+@pytest.mark.parametrize("option", ["--plot", "--out"])
+def test_a_bench_asks_where_it_may_write_before_it_works(option, bundle_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    refused(["bench", bundle_folder, option, tmp_path / "file" / "x.png"], "is no folder: choose another", capsys)
+    (tmp_path / "x.png").mkdir()
+    refused(["bench", bundle_folder, option, tmp_path / "x.png"], "choose another name", capsys)
 
 
 @pytest.mark.parametrize("command", ["env", "doctor", "demo"])
