@@ -78,7 +78,7 @@ class _Evolution:
             population = self._fittest(population + (yield from self._judged(self._children(population))))
             stale = stale + 1 if self.judge.spent == before else 0
         found = self.best or self._repaired(population[0])
-        knobs = {"population": self.size, "budget": self.budget, "generations": generation, "judged": self.judged}
+        knobs = {"population": self.size, "trajectories": self.budget, "generations": generation, "judged": self.judged}
         return Candidate(found.computed, found.ratio, {name: str(value) for name, value in knobs.items()})
 
     def _judged(self, genomes: Iterator[Genome]) -> Generator[Trial, None, list[_Individual]]:
