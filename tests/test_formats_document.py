@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dipgo_deploy.bench.report import BenchReport, Row
 from dipgo_deploy.core.blocks import Block, BlockGraph, Piece
 from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.contract import Contract, SamplerSpec
@@ -41,6 +42,8 @@ def test_the_hand_written_schedule_loads(tmp_path):
         Combine,
         Sample,
         Term,
+        BenchReport,
+        Row,
     ],
 )
 def test_every_field_is_described(noun):
