@@ -21,7 +21,7 @@ from dipgo_deploy.runtime.backend import Act
 from dipgo_deploy.runtime.memory import TorchMemory
 from dipgo_deploy.supernet.backup import block_input
 from dipgo_deploy.supernet.features import FeatureTemplate, flatten_feature
-from dipgo_deploy.supernet.rollout import Denoiser
+from dipgo_deploy.supernet.network import Denoiser
 from dipgo_deploy.supernet.surgery import gated
 
 __all__ = ["ExampleDenoiser", "TorchBackend"]

@@ -11,36 +11,21 @@ Nothing here knows of programs, slots or lowering: every faster path is judged b
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from dipgo_deploy.core.blocks import PREDICTION
-from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 from dipgo_deploy.supernet.backup import BackupStore, block_input
+from dipgo_deploy.supernet.network import Denoiser, GuidedNetwork
 from dipgo_deploy.supernet.stepper import SamplerStepper
 from dipgo_deploy.supernet.surgery import gated
 
-__all__ = ["Denoiser", "RolloutStep", "reference_trajectory"]
-
-
-class Denoiser(Protocol):
-    """A network called with named inputs; the latent is the first parameter of its module's forward."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The live model, in eval mode."""
-        ...
-
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """The prediction (rows, C or 2C, H, W)."""
-        ...
+__all__ = ["RolloutStep", "reference_trajectory"]
 
 
 @dataclass(frozen=True)
@@ -85,42 +70,30 @@ def reference_trajectory(
 
     """
     check_schedule(schedule)
-    rollout = _Rollout(model, schedule, conditioning, guidance_scale)
+    network = GuidedNetwork(model, schedule.contract, conditioning, guidance_scale)
+    rollout = _Rollout(network, schedule)
     stepper = SamplerStepper(schedule.contract.sampler)
     stepper.restart(len(noise), seed)
-    latent = torch.as_tensor(noise).to(rollout.device, rollout.wide) * stepper.initial_scale
+    latent = torch.as_tensor(noise).to(network.device, network.wide) * stepper.initial_scale
     for step in range(schedule.steps):
         called = bool(schedule.computed[step])
         stored = rollout.call_network(step, stepper.scale_input(step, latent), stepper.timestep(step)) if called else {}
         prediction = rollout.prediction(step)
-        latent = stepper.advance(step, rollout.guided(prediction), latent)
+        latent = stepper.advance(step, network.guided(prediction), latent)
         yield RolloutStep(step, latent, prediction, stored, called)
 
 
 class _Rollout:
-    """The network's side of a trajectory: its inputs, gates and backups."""
+    """The network's side of a trajectory: its gates and backups."""
 
-    def __init__(
-        self, model: Denoiser, schedule: Schedule, conditioning: Mapping[str, Any], guidance_scale: float
-    ) -> None:
-        self.model, self.schedule, self.scale = model, schedule, guidance_scale
-        parameter = next(model.module.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
-        self.wide = torch.promote_types(self.dtype, torch.float32)
-        self.latent_name = next(iter(inspect.signature(model.module.forward).parameters))
-        self.conditioning = {name: self._to_network(torch.as_tensor(v)) for name, v in conditioning.items()}
+    def __init__(self, network: GuidedNetwork, schedule: Schedule) -> None:
+        self.network, self.schedule = network, schedule
         self.store = BackupStore(schedule)
         self._output: torch.Tensor | None = None
-
-    def _to_network(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
     @torch.no_grad()
     def call_network(self, step: int, latent: torch.Tensor, timestep: float) -> dict[str, torch.Tensor]:
         """Run the gated network; returns what was computed and kept."""
-        rows = self._to_network(latent)
-        rows = torch.cat([rows, rows]) if self.schedule.contract.guidance == "concat" else rows
-        times = torch.full((len(rows),), timestep, dtype=torch.float32, device=self.device)
         stored: dict[str, torch.Tensor] = {}
 
         def gate(block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -132,8 +105,8 @@ class _Rollout:
             return feature
 
         blocks = [block for block in self.schedule.blocks if block != PREDICTION]
-        with gated(self.model.module, blocks, gate):
-            self._output = self.model.forward(**{self.latent_name: rows, TIMESTEP: times, **self.conditioning})
+        with gated(self.network.model.module, blocks, gate):
+            self._output = self.network(latent, timestep)
         if self.schedule.is_computed(step, PREDICTION):
             stored.update(self.store.keep(step, PREDICTION, self._output))
         return stored
@@ -143,13 +116,3 @@ class _Rollout:
         if self._output is not None and self.schedule.is_computed(step, PREDICTION):
             return self._output
         return self.store.backup(step, PREDICTION)
-
-    def guided(self, prediction: torch.Tensor) -> torch.Tensor:
-        """What the sampler sees: (B, C, H, W) from all rows of the network's output."""
-        wide = prediction.to(self.wide)
-        if wide.shape[1] == 2 * self.schedule.contract.latent_shape[0]:
-            wide = wide[:, : wide.shape[1] // 2]
-        if self.schedule.contract.guidance == "none":
-            return wide
-        unconditional, conditional = wide.chunk(2)
-        return unconditional + self.scale * (conditional - unconditional)

@@ -1,0 +1,108 @@
+"""What a gradient search is asked for, and the two ways of asking that ship."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.search.cost import Attribution
+from dipgo_deploy.search.losses import Consistency
+from dipgo_deploy.search.pruner import Encoder
+from dipgo_deploy.supernet.chain import Checkpoint
+
+__all__ = ["PRESETS", "DipgoOptions"]
+
+Optimiser = Literal["sgd", "adam"]
+Unit = Literal["macs", "ms"]
+Budget = Literal["penalty", "projection"]
+
+
+@dataclass(frozen=True)
+class DipgoOptions:
+    """Knobs of one gradient search; the defaults are those of the preset ``default``.
+
+    Attributes:
+        iterations: gradient steps.
+        batch: images of one step.
+        pool: distinct batches, used in turn; each costs one full run.
+        prior: under ``projection``, how far the first votes favour evenly spread steps.
+        optimiser, learning_rate, weight_decay, clip: of the descent; the rate falls to 0 along half a cosine.
+        loss: consistency between final images.
+        sparsity_weight: of the cost (their α); 1 in the paper.
+        floor: share of compute below which consistency counts alone (their τ).
+        budget: ``penalty`` adds the cost to the loss, as the paper does; ``projection`` opens, in every iteration, the
+            best entries that a ratio drawn from ``ratios`` has room for, and lets benefit per cost move the scores.
+        cost, unit: how the cost of a step is laid on gates, and whether it is MACs or measured ms.
+        encoder, width, hidden: of the pruner.
+        checkpoint: what is computed again on the way back.
+        dtype: of network and features; None keeps the model's.
+        seed, first_seed: of the pruner, and of the first image it is trained on.
+        classes: that images take in turn; all the model has, if none is given.
+        guidance_scale: of all runs; None takes the contract's usual one.
+
+    Raises UsageError for a value that makes no sense.
+    """
+
+    iterations: int = 300
+    batch: int = 4
+    pool: int = 16
+    optimiser: Optimiser = "adam"
+    learning_rate: float = 0.02
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    loss: Consistency = "psnr"
+    sparsity_weight: float = 1.0
+    floor: float = 0.2
+    budget: Budget = "projection"
+    ratios: tuple[float, float] = (0.5, 0.9)
+    prior: float = 1.0
+    cost: Attribution = "marginal"
+    unit: Unit = "macs"
+    encoder: Encoder = "attention"
+    width: int = 32
+    hidden: int = 16
+    checkpoint: Checkpoint = "step"
+    dtype: str | None = None
+    seed: int = 0
+    first_seed: int = 10_000_000
+    classes: tuple[int, ...] = ()
+    guidance_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for name in ("iterations", "batch", "pool"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)} makes no sense: give 1 or more")
+        for name in ("learning_rate", "clip"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise UsageError(f"{name} {getattr(self, name)} is no positive number: give one")
+        for name in ("weight_decay", "sparsity_weight", "seed", "first_seed"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UsageError(f"{name} {getattr(self, name)} makes no sense: give 0 or more")
+        if not 0 <= self.floor < 1:
+            raise UsageError(f"floor {self.floor} is not in [0, 1): give the share of compute to stop at, such as 0.2")
+        known = (Optimiser, Consistency, Attribution, Unit, Encoder, Checkpoint)
+        for name, choices in zip(("optimiser", "loss", "cost", "unit", "encoder", "checkpoint"), known, strict=True):
+            if getattr(self, name) not in get_args(choices):
+                raise UsageError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(get_args(choices))}")
+
+
+_PAPER = DipgoOptions(
+    iterations=1000,
+    batch=1,
+    pool=1000,
+    optimiser="sgd",
+    learning_rate=0.1,
+    weight_decay=1e-4,
+    loss="ssim",
+    budget="penalty",
+    cost="cascade",
+    width=512,
+    hidden=512,
+)
+
+PRESETS: Mapping[str, DipgoOptions] = {"default": DipgoOptions(), "paper": _PAPER}
+"""Settings by name. ``paper`` are DiP-GO's for U-Nets; for a DiT they take a learning rate of 10."""

@@ -1,0 +1,68 @@
+"""What a gradient search descends: the consistency of pruned images with full ones, and its gradient by every gate."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dipgo_deploy.core.blocks import BlockGraph, Kind
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.search.calibration import Calibration, calibrate
+from dipgo_deploy.search.cost import GateCost
+from dipgo_deploy.search.dipgo_options import DipgoOptions
+from dipgo_deploy.search.losses import CONSISTENCY
+from dipgo_deploy.supernet.chain import SoftChain
+
+__all__ = ["Objective"]
+
+
+class Objective:
+    """The loss of hard gates on batches of noise that a number names; every batch's full run is made once and kept.
+
+    ``spent`` counts full trajectories of one image. A step that is called counts once for its pass forward, twice for
+    the one backward, once where it is computed again; a step that is not called once, for its gate's gain.
+    """
+
+    def __init__(
+        self, model: LoadedModel, graph: BlockGraph, contract: Contract, kind: Kind, options: DipgoOptions
+    ) -> None:
+        self.model, self.graph, self.contract, self.options = model, graph, contract, options
+        self.chain = SoftChain(model.as_dtype(options.dtype or model.dtype), graph, contract, kind, options.checkpoint)
+        self.spent = 0.0
+        self._pool: dict[int, Calibration] = {}
+
+    def gradient(self, mask: np.ndarray, cost: GateCost, number: int) -> tuple[float, torch.Tensor]:
+        """Loss on batch ``number`` under the hard gates ``mask``, and its gradient by every gate, (steps, blocks).
+
+        No gradient reaches an entry that its own step's prediction would not need.
+        """
+        batch = self._batch(number % self.options.pool)
+        gates = torch.tensor(mask, dtype=torch.float32).requires_grad_()
+        alive = cost.alive(mask)
+        trajectory = self.chain.run(
+            gates, batch.noise, batch.conditioning,
+            live=torch.tensor(alive), guidance_scale=batch.guidance_scale, seed=0,
+        )  # fmt: skip
+        full = torch.from_numpy(batch.images).to(trajectory.image.device)
+        loss = CONSISTENCY[self.options.loss](trajectory.image, full)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradient = torch.zeros_like(gates) if gates.grad is None else gates.grad.clone()
+        for step, gain in trajectory.closed_gradients().items():
+            gradient[step, -1] += gain
+        passes = 3 if self.options.checkpoint == "none" else 4
+        closed = len(trajectory.closed)
+        self.spent += batch.count * (closed + passes * (len(mask) - 1 - closed) + 1) / len(mask)
+        return float(loss.detach()), gradient * torch.as_tensor(alive)
+
+    def _batch(self, number: int) -> Calibration:
+        if number not in self._pool:
+            options = self.options
+            first = options.first_seed + number * options.batch
+            seeds = range(first, first + options.batch)
+            self._pool[number] = calibrate(
+                self.model, self.graph, self.contract, seeds,
+                classes=options.classes, guidance_scale=options.guidance_scale,
+            )  # fmt: skip
+            self.spent += options.batch
+        return self._pool[number]

@@ -1,0 +1,81 @@
+"""The network as a sampler meets it: a latent and a timestep in, rows for guidance, what the sampler sees out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.program import TIMESTEP
+
+__all__ = ["Denoiser", "GuidedNetwork"]
+
+
+class Denoiser(Protocol):
+    """A network called with named inputs; the latent is the first parameter of its module's forward."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The live model, in eval mode."""
+        ...
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """The prediction (rows, C or 2C, H, W)."""
+        ...
+
+
+class GuidedNetwork:
+    """One batch of conditioned calls of ``model`` under the contract's guidance.
+
+    The network works in its module's dtype; ``wide`` is that of latents and sampler, float32 or wider.
+
+    Args:
+        model: the network.
+        contract: gives guidance layout and latent shape.
+        conditioning: every network input but latent and timestep, by name, rows first.
+        guidance_scale: weight of the conditional output under concatenated guidance.
+    """
+
+    def __init__(
+        self, model: Denoiser, contract: Contract, conditioning: Mapping[str, Any], guidance_scale: float
+    ) -> None:
+        self.model, self.contract, self.scale = model, contract, guidance_scale
+        parameter = next(model.module.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self.wide = torch.promote_types(self.dtype, torch.float32)
+        self._latent_name = next(iter(inspect.signature(model.module.forward).parameters))
+        self._conditioning = {name: self._cast(torch.as_tensor(given)) for name, given in conditioning.items()}
+
+    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+
+    def rows_of(self, latent: torch.Tensor) -> torch.Tensor:
+        """A latent (B, C, H, W) as the network takes it: (rows, C, H, W), doubled under concatenated guidance."""
+        rows = self._cast(latent)
+        return torch.cat([rows, rows]) if self.contract.guidance == "concat" else rows
+
+    def __call__(self, latent: torch.Tensor, timestep: float) -> torch.Tensor:
+        """The network's output (rows, C or 2C, H, W) for a scaled latent (B, C, H, W)."""
+        return self.many([latent], [timestep])[0]
+
+    def many(self, latents: Sequence[torch.Tensor], timesteps: Sequence[float]) -> tuple[torch.Tensor, ...]:
+        """Outputs for several latents and timesteps under the same conditioning, found in one call."""
+        rows = [self.rows_of(latent) for latent in latents]
+        times = [torch.full((len(part),), t, dtype=torch.float32) for part, t in zip(rows, timesteps, strict=True)]
+        given = {name: torch.cat([tensor] * len(rows)) for name, tensor in self._conditioning.items()}
+        inputs = {self._latent_name: torch.cat(rows), TIMESTEP: torch.cat(times).to(self.device), **given}
+        return self.model.forward(**inputs).split([len(part) for part in rows])
+
+    def guided(self, prediction: torch.Tensor) -> torch.Tensor:
+        """What the sampler sees: (B, C, H, W) from all rows of the network's output."""
+        wide = prediction.to(self.wide)
+        if wide.shape[1] == 2 * self.contract.latent_shape[0]:
+            wide = wide[:, : wide.shape[1] // 2]
+        if self.contract.guidance == "none":
+            return wide
+        unconditional, conditional = wide.chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)
