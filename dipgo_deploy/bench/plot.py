@@ -101,5 +101,6 @@ def _draw_legend(figure: Figure, rows: Sequence[Row]) -> None:
     handles.append(Line2D([], [], color=FAINT, linewidth=0.8, label="down to the 10th percentile"))
     handles.append(Line2D([], [], color=FAINT, linewidth=3, alpha=0.5, label="95 % interval of the median"))
     figure.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0.005, 0.0), ncols=len(handles), frameon=False, fontsize=8
-    )
+        handles=handles, loc="lower left", bbox_to_anchor=(0.005, 0.0), ncols=len(handles), frameon=False, fontsize=7.5,
+        columnspacing=1.4, handletextpad=0.5, handlelength=1.6,
+    )  # fmt: skip

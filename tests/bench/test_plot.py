@@ -53,6 +53,12 @@ def test_without_a_converged_run_there_is_one_panel(tmp_path: Path):
     assert Image.open(tmp_path / "two.png").width == 2 * Image.open(tmp_path / "one.png").width
 
 
+def test_nothing_touches_the_border(tmp_path: Path):
+    bench_picture([report_of(row("uniform", "schedule", 100, converged_db=None))], tmp_path / "one.png")
+    pixels = np.asarray(Image.open(tmp_path / "one.png").convert("L"))
+    assert min(pixels[:, :4].min(), pixels[:, -4:].min(), pixels[:2].min(), pixels[-2:].min()) == 255
+
+
 def test_rows_of_one_name_in_several_benches_are_told_apart(tmp_path: Path):
     other = report_of(row("uniform", "schedule", 120, 36.0), row("searched", "schedule", 90, 38.0))
     bench_picture([CROWD, other], tmp_path / "p.svg", ["monday", "tuesday"])
