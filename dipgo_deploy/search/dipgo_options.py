@@ -42,6 +42,8 @@ class DipgoOptions:
         seed, first_seed: of the pruner, and of the first image it is trained on.
         classes: that images take in turn; all the model has, if none is given.
         guidance_scale: of all runs; None takes the contract's usual one.
+        polish, polish_images: full trajectories that exchanges after the training may cost, 0 for none, and the images
+            that judge them.
 
     Raises UsageError for a value that makes no sense.
     """
@@ -70,22 +72,27 @@ class DipgoOptions:
     first_seed: int = 10_000_000
     classes: tuple[int, ...] = ()
     guidance_scale: float | None = None
+    polish: int = 400
+    polish_images: int = 8
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in ("iterations", "batch", "pool"):
+        for name in ("iterations", "batch", "pool", "polish_images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)} makes no sense: give 1 or more")
         for name in ("learning_rate", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UsageError(f"{name} {getattr(self, name)} is no positive number: give one")
-        for name in ("weight_decay", "sparsity_weight", "seed", "first_seed"):
+        for name in ("weight_decay", "sparsity_weight", "prior", "polish", "seed", "first_seed"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} {getattr(self, name)} makes no sense: give 0 or more")
+        if not 0 <= self.ratios[0] <= self.ratios[1] < 1:
+            raise UsageError(f"ratios {self.ratios} are no range in [0, 1): give the lowest and the highest")
         if not 0 <= self.floor < 1:
             raise UsageError(f"floor {self.floor} is not in [0, 1): give the share of compute to stop at, such as 0.2")
-        known = (Optimiser, Consistency, Attribution, Unit, Encoder, Checkpoint)
-        for name, choices in zip(("optimiser", "loss", "cost", "unit", "encoder", "checkpoint"), known, strict=True):
+        known = (Optimiser, Consistency, Attribution, Unit, Budget, Encoder, Checkpoint)
+        names = ("optimiser", "loss", "cost", "unit", "budget", "encoder", "checkpoint")
+        for name, choices in zip(names, known, strict=True):
             if getattr(self, name) not in get_args(choices):
                 raise UsageError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(get_args(choices))}")
 
@@ -102,6 +109,7 @@ _PAPER = DipgoOptions(
     cost="cascade",
     width=512,
     hidden=512,
+    polish=0,
 )
 
 PRESETS: Mapping[str, DipgoOptions] = {"default": DipgoOptions(), "paper": _PAPER}

@@ -37,7 +37,7 @@ class Objective:
 
         No gradient reaches an entry that its own step's prediction would not need.
         """
-        batch = self._batch(number % self.options.pool)
+        batch = self.batch(number)
         gates = torch.tensor(mask, dtype=torch.float32).requires_grad_()
         alive = cost.alive(mask)
         trajectory = self.chain.run(
@@ -55,7 +55,9 @@ class Objective:
         self.spent += batch.count * (closed + passes * (len(mask) - 1 - closed) + 1) / len(mask)
         return float(loss.detach()), gradient * torch.as_tensor(alive)
 
-    def _batch(self, number: int) -> Calibration:
+    def batch(self, number: int) -> Calibration:
+        """Noises of batch ``number`` and their full images; after ``pool`` batches the first comes again."""
+        number %= self.options.pool
         if number not in self._pool:
             options = self.options
             first = options.first_seed + number * options.batch

@@ -20,7 +20,7 @@ import torch
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.search.cost import GateCost, block_milliseconds
 from dipgo_deploy.search.dipgo_options import DipgoOptions
@@ -65,7 +65,12 @@ class Training:
         self.pricer = Pricer(graph, kind)
         self.objective = Objective(model, graph, contract, kind, options)
         self.optimiser = _optimiser(self.pruner, options)
-        self.done = 0
+        self.done, self.seconds, self._spent_before = 0, 0.0, 0.0
+
+    @property
+    def spent(self) -> float:
+        """Cost so far in full trajectories of one image, those before a restart included."""
+        return self._spent_before + self.objective.spent
 
     @cached_property
     def cost(self) -> GateCost:
@@ -89,6 +94,7 @@ class Training:
         self._descend(logits, self._direction(gradient, weights, mask, kept, logits))
         self.done += 1
         took, total = time.monotonic() - started, self.options.iterations
+        self.seconds += took
         return Iteration(self.done, total, consistency, float((weights * torch.tensor(mask)).mean()), kept, took)
 
     def _mask(self, logits: torch.Tensor) -> np.ndarray:
@@ -136,14 +142,14 @@ class Training:
             tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
-    def restore(self, tensors: Mapping[str, torch.Tensor], done: int) -> None:
-        """Go on from a ``state`` after ``done`` iterations. Raises UsageError where it belongs to another pruner."""
+    def restore(self, tensors: Mapping[str, torch.Tensor], done: int, spent: float = 0.0, seconds: float = 0.0) -> None:
+        """Go on from a ``state`` after ``done`` iterations. Raises InputError where it belongs to another pruner."""
         own = {name: tensors[f"pruner.{name}"] for name in self.pruner.state_dict() if f"pruner.{name}" in tensors}
         try:
             self.pruner.load_state_dict(own)
         except RuntimeError as error:
             line = str(error).splitlines()[0]
-            raise UsageError(f"the checkpoint holds another pruner ({line}): start a new one") from None
+            raise InputError(f"the pruner's file holds another pruner ({line}): name another file") from None
         state = self.optimiser.state_dict()
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
@@ -151,7 +157,7 @@ class Training:
                 _, index, field = name.split(".")
                 moments.setdefault(int(index), {})[field] = tensor
         self.optimiser.load_state_dict({**state, "state": moments})
-        self.done = done
+        self.done, self.seconds, self._spent_before = done, seconds, spent
 
 
 def _optimiser(pruner: Pruner, options: DipgoOptions) -> torch.optim.Optimizer:

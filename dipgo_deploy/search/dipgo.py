@@ -1,0 +1,146 @@
+"""The gradient search as a whole: train a pruner, cut its scores at the asked ratio, polish what comes out.
+
+Stages meet in the pruner's file: a search that was interrupted at any point and is run again gives the same schedule.
+Training counts iterations and polish counts trajectories, never seconds, so that it does so on any machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dipgo_deploy.core.blocks import BlockGraph, Kind
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.search.calibration import Judge
+from dipgo_deploy.search.candidate import Candidate, schedule_from_sets
+from dipgo_deploy.search.cost import GateCost
+from dipgo_deploy.search.dipgo_options import DipgoOptions
+from dipgo_deploy.search.objective import Objective
+from dipgo_deploy.search.options import SearchOptions
+from dipgo_deploy.search.polish import Polished, PolishOptions, polish
+from dipgo_deploy.search.pruner_file import load_training, save_training
+from dipgo_deploy.search.rules import uniform
+from dipgo_deploy.search.search import check_model
+from dipgo_deploy.search.threshold import Order, candidate_of_ratio
+from dipgo_deploy.search.training import Iteration, Training
+
+__all__ = ["GradientSearch"]
+
+_JUDGED_SEED = 5_000_000
+"""Distance of the images that judge exchanges from those that the pruner was trained on."""
+_SAVE_EVERY = 10
+
+
+class GradientSearch:
+    """DiP-GO's search for one model, contract and kind of reuse.
+
+    Args:
+        model: the network to prune.
+        graph: its blocks.
+        contract: sampler, steps and guidance.
+        kind: what a reused block stands for.
+        options: see DipgoOptions.
+        file: where the pruner is kept; an existing one is continued. None keeps it in memory.
+
+    Raises InputError where graph and contract describe different models, or ``file`` belongs to another search.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        graph: BlockGraph,
+        contract: Contract,
+        kind: Kind,
+        options: DipgoOptions,
+        file: Path | None = None,
+    ) -> None:
+        check_model(graph, contract, SearchOptions("uniform", 0.0, kind=kind))
+        self.training, self.file = Training(model, graph, contract, kind, options), file
+        if file is not None and file.exists():
+            load_training(file, self.training)
+
+    def train(self) -> Iterator[Iteration]:
+        """The iterations that are left; the file is written every few of them and after the last."""
+        training = self.training
+        for iteration in training.run():
+            if self.file is not None and (training.done % _SAVE_EVERY == 0 or iteration.done == iteration.total):
+                save_training(self.file, training)
+            yield iteration
+
+    def candidate(self, ratio: float, order: Order = "bisection") -> Candidate:
+        """The compute sets of ``ratio`` by the pruner's scores, without running the model."""
+        if not 0 <= ratio < 1:
+            raise UsageError(f"ratio {ratio} is not in [0, 1): give the share of MACs to prune, such as 0.8")
+        return candidate_of_ratio(self.training.scores(), self.training.graph, self.training.pricer, ratio, order)
+
+    def polish(self, ratio: float, order: Order = "bisection") -> Iterator[Polished]:
+        """Exchanges from the pruner's candidate, or from evenly spread steps where those are better."""
+        training, options = self.training, self.training.options
+        objective = Objective(
+            training.model, training.graph, training.contract, training.kind,
+            replace(options, batch=options.polish_images, pool=1, first_seed=options.first_seed + _JUDGED_SEED),
+        )  # fmt: skip
+        judge = Judge(objective.batch(0), training.graph, training.kind)
+        cost = GateCost(training.pricer, training.graph, "marginal")
+        even = uniform(training.graph, training.contract.sampler.calls, SearchOptions("uniform", ratio))
+        starts = [self.candidate(ratio, order), even]
+        best = max(starts, key=lambda candidate: judge.score(candidate.computed))
+        found = polish(
+            self._mask(best), ratio, judge, cost,
+            lambda mask: objective.gradient(mask, cost, 0)[1].numpy(), PolishOptions(seed=options.seed),
+        )  # fmt: skip
+        for polished in found:
+            spent = polished.spent + objective.spent
+            yield replace(polished, spent=spent)
+            if spent >= options.polish:
+                return
+
+    def search(self, ratio: float, order: Order = "bisection") -> Iterator[Iteration | Polished | Schedule]:
+        """Train what is left, cut at ``ratio``, polish; the schedule comes last."""
+        started, before = time.monotonic(), self.training.seconds
+        yield from self.train()
+        found, polished = self.candidate(ratio, order), None
+        if self.training.options.polish:
+            for polished in self.polish(ratio, order):
+                yield polished
+        if polished is not None:
+            found = self._candidate(polished.mask, found)
+        spent = self.training.spent + (polished.spent if polished else 0.0)
+        yield self.schedule(found, ratio, spent, before + time.monotonic() - started, polished)
+
+    def schedule(
+        self, found: Candidate, ratio: float, spent: float, seconds: float, polished: Polished | None = None
+    ) -> Schedule:
+        """``found`` as a checked schedule whose ``origin`` says how it was made."""
+        options = self.training.options
+        origin = {
+            "method": "dipgo",
+            "ratio": f"{ratio:g}",
+            "reached": f"{found.ratio:.4f}",
+            "seed": str(options.seed),
+            "iterations": str(self.training.done),
+            "budget": options.budget,
+            "loss": options.loss,
+            **found.knobs,
+            **({"score_db": f"{polished.score_db:.3f}"} if polished else {}),
+            "spent": f"{spent:.1f}",
+            "seconds": f"{seconds:.1f}",
+        }
+        training = self.training
+        return schedule_from_sets(training.graph, training.contract, training.kind, found.computed, origin)
+
+    def _mask(self, candidate: Candidate) -> np.ndarray:
+        names = self.training.graph.block_names
+        return np.array([[name in step for name in names] for step in candidate.computed])
+
+    def _candidate(self, mask: np.ndarray, start: Candidate) -> Candidate:
+        names = self.training.graph.block_names
+        computed = [frozenset(name for name, on in zip(names, row, strict=True) if on) for row in mask.tolist()]
+        return Candidate(computed, self.training.pricer.ratio(computed), {**start.knobs, "polished": "yes"})
