@@ -26,18 +26,25 @@ _COMPUTED, _DEAD, _FORECAST = "#1d3557", "#efa58d", "#b5179e"
 _YOUNG, _OLD = "#6fb1d6", "#eef6fb"
 
 
-def schedule_picture(schedule: Schedule, path: Path | str, graph: BlockGraph | None = None) -> None:
+def schedule_picture(
+    schedule: Schedule, path: Path | str, graph: BlockGraph | None = None, scores: np.ndarray | None = None
+) -> None:
     """Draw ``schedule`` as blocks × steps to ``path`` (.png or .svg), with what every step costs below.
 
     Computed cells are dark, reused ones lighter the older their feature. With the BlockGraph, cells that are computed
-    but never read stand out, and costs are MACs. Raises UsageError for another suffix.
+    but never read stand out, and costs are MACs. ``scores`` (steps, blocks), what a search learnt, stand above it.
+    Raises UsageError for another suffix.
     """
     cells = read_cells(schedule, graph)
     rows, columns = cells.state.shape
     height = _row_height(rows)
-    size = (min(max(3 + 0.15 * columns, 7.5), 16), rows * height + 2.5)
+    panels = 1 if scores is None else 2
+    size = (min(max(3 + 0.15 * columns, 7.5), 16), panels * rows * height + 2.5)
     with new_figure(Path(path), figsize=size, layout="constrained") as figure:
-        top, strip = figure.subplots(2, 1, sharex=True, height_ratios=[rows * height, 0.8])
+        heights = [*[rows * height] * panels, 0.8]
+        *above, top, strip = figure.subplots(panels + 1, 1, sharex=True, height_ratios=heights)
+        if scores is not None:
+            _draw_scores(above[0], schedule, scores, height)
         _draw_cells(top, schedule, cells, height)
         _draw_kept(strip, cells)
         _draw_title(figure, schedule, cells)
@@ -65,6 +72,19 @@ def _draw_cells(axes: Axes, schedule: Schedule, cells: Cells, height: float) -> 
     counts.set_yticks(range(rows), [f"{total}\N{MULTIPLICATION SIGN}" for total in totals], fontsize=size, color=FAINT)
     counts.tick_params(length=0)
     for edge in (*axes.spines.values(), *counts.spines.values()):
+        edge.set_visible(False)
+
+
+def _draw_scores(axes: Axes, schedule: Schedule, scores: np.ndarray, height: float) -> None:
+    """Ranks of the scores, from the entry that is given up first to the one that is kept longest."""
+    ranks = np.argsort(np.argsort(scores.reshape(-1), kind="stable"), kind="stable").reshape(scores.shape)
+    steps, rows = scores.shape
+    extent = (-0.5, steps - 0.5, rows - 0.5, -0.5)
+    axes.imshow(ranks.T / max(ranks.max(), 1), aspect="auto", interpolation="none", extent=extent, cmap="cividis")
+    axes.set_yticks(range(rows), short_names(schedule.blocks), fontsize=min(9.0, 72 * height * 0.62))
+    axes.set_title("what the search learnt: dark is given up first, bright is kept longest", fontsize=8, color=FAINT)
+    axes.tick_params(length=0, labelbottom=False)
+    for edge in axes.spines.values():
         edge.set_visible(False)
 
 

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dipgo_deploy.cli.options import Blocks, Granularity, Json, Model, patterns_of
-from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.cli.output import emit, result
 
 if TYPE_CHECKING:
     from dipgo_deploy.core.blocks import BlockGraph
     from dipgo_deploy.core.schedule import Schedule
 
+_METHODS = "dipgo, uniform, deepcache, fora, random, best-random, evolutionary or dpcache."
+
 
 def search(
     model: Model,
     out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
-    method: Annotated[str, typer.Option(help="uniform, deepcache, fora or random.")] = "uniform",
+    method: Annotated[str, typer.Option(help=_METHODS)] = "uniform",
     ratio: Annotated[float, typer.Option(help="Share of the full run's MACs to prune, in [0, 1).")] = 0.8,
     sampler: Annotated[str, typer.Option(help="Sampler by name, such as ddim, dpmpp-2m, unipc, euler.")] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler's full run.")] = 50,
@@ -28,25 +30,42 @@ def search(
     kind: Annotated[Literal["output", "residual"], typer.Option(help="What a reused block stands for.")] = "output",
     interval: Annotated[int | None, typer.Option(help="Full computation every so many steps.")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks computed at each end in between (deepcache).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the method random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every method that draws.")] = 0,
+    candidates: Annotated[int | None, typer.Option(help="Random schedules to judge (best-random).")] = None,
+    population: Annotated[int | None, typer.Option(help="Schedules of a generation (evolutionary).")] = None,
+    trajectories: Annotated[int | None, typer.Option(help="Budget in full trajectories (evolutionary).")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images that judge schedules.")] = 8,
+    classes: Annotated[Path | None, typer.Option(help="File of class numbers, one a line, to search on.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale to search at.")] = None,
+    preset: Annotated[str, typer.Option(help="Settings of dipgo: default or paper.")] = "default",
+    iterations: Annotated[int | None, typer.Option(help="Gradient steps (dipgo).")] = None,
+    polish: Annotated[int | None, typer.Option(help="Full trajectories for exchanges; 0: none (dipgo).")] = None,
+    order: Annotated[
+        Literal["bisection", "greedy"], typer.Option(help="How scores become a schedule (dipgo).")
+    ] = "bisection",
+    pruner: Annotated[Path | None, typer.Option(help="The pruner's file; continued if it exists.")] = None,
+    from_pruner: Annotated[Path | None, typer.Option(help="Use this trained pruner, for any ratio.")] = None,
+    limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw learnt scores and schedule (.png or .svg).")] = None,
     as_json: Json = False,
 ) -> None:
     """Search a schedule for MODEL that prunes the asked share of MACs."""
-    from dipgo_deploy.search import SearchOptions, search_schedule
-
-    options = SearchOptions(method, ratio, kind=kind, seed=seed, interval=interval, depth=depth)
-    patterns = patterns_of(blocks)
+    from dipgo_deploy.cli.searching import Asked, GradientAsked, check_asked, search_asked
     from dipgo_deploy.core.files import check_target, save_schedule
+    from dipgo_deploy.search.options import SearchOptions
 
+    options = SearchOptions(
+        method, ratio, kind=kind, seed=seed, interval=interval, depth=depth,
+        candidates=candidates, population=population, trajectories=trajectories,
+    )  # fmt: skip
+    gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
+    asked = Asked(
+        model, options, sampler, steps, guidance, granularity, patterns_of(blocks), images, classes, guidance_scale,
+        gradient, out, picture, limit_graphs,
+    )  # fmt: skip
+    check_asked(asked)
     check_target(out)
-    from dipgo_deploy.graphs import trace
-    from dipgo_deploy.models import load_model, make_contract
-
-    with working(f"searching a schedule for {model}"):
-        loaded = load_model(model)
-        contract = make_contract(loaded, sampler=sampler, steps=steps, guidance=guidance)
-        graph = trace(loaded, granularity=granularity, patterns=patterns).blocks
-        schedule = search_schedule(graph, contract, options)
+    schedule, graph = search_asked(asked)
     save_schedule(out, schedule)
     summary = _summary(schedule, graph, ratio)
     if as_json:

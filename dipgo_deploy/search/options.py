@@ -22,8 +22,8 @@ RULES: tuple[str, ...] = get_args(Method)
 JUDGED: tuple[str, ...] = get_args(JudgedName)
 """Names of the methods that run the model."""
 
-METHODS = (*RULES, *JUDGED)
-"""Names of all methods."""
+METHODS = (*RULES, *JUDGED, "dipgo")
+"""Names of all methods; ``dipgo`` is the gradient search."""
 
 TOLERANCE = 0.0125
 """How near a ratio must come to the asked one to count as met (DiP-GO, Algorithm 1)."""

@@ -1,48 +1,43 @@
-"""Polish: exchanges of entries that the gradient proposes and real runs decide, at a fixed ratio.
+"""Polish: exchanges that the gradient proposes and real runs decide, at a fixed ratio.
 
 1. One backward pass through the whole chain tells, to first order, what every closed entry (step, block) would gain and
-   every open one would lose. Entries are ranked by that over their cost.
-2. A move opens one of the best closed entries and closes the cheapest open ones until the ratio holds again; other
-   moves shift a computed step by one.
-3. Moves are tried in turn on the judge's images; the first that improves the score is taken, and the gradient is found
-   anew. Where none improves, the search is over.
+   every open one would lose.
+2. Moves (search/moves.py) are tried in the order of what they promise; the first that improves the score on the judge's
+   images is taken, and the gradient is found anew.
+3. Where none of ``moves`` improves, some of them are made unseen from the best mask so far, and the climb begins again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.search.calibration import Judge
 from dipgo_deploy.search.cost import GateCost
-from dipgo_deploy.search.threshold import sets_of
+from dipgo_deploy.search.moves import Moves
 
 __all__ = ["PolishOptions", "Polished", "polish"]
 
 Gradient = Callable[[np.ndarray], np.ndarray]
 """From hard gates (steps, blocks) to the gradient of the loss by every gate."""
 
-_LAST = -1
-"""Column of the prediction."""
-
 
 @dataclass(frozen=True)
 class PolishOptions:
-    """``moves`` tried at most after one backward pass, ``adds`` entries to open and ``drops`` ways to make room."""
+    """``moves`` tried at most after one backward pass; ``kicks`` made unseen where none of them helped."""
 
     moves: int = 24
-    adds: int = 6
-    drops: int = 3
+    kicks: int = 2
     least_gain_db: float = 0.01
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Polished:
-    """A mask (steps, blocks) better than the last, its score in dB, and the full trajectories spent so far."""
+    """The best mask (steps, blocks) so far, its score in dB, and the full trajectories spent by the judge."""
 
     mask: np.ndarray
     score_db: float
@@ -57,96 +52,39 @@ def polish(
     gradient: Gradient,
     options: PolishOptions = PolishOptions(),
 ) -> Iterator[Polished]:
-    """Improve ``mask`` until no move helps, never past the compute that ``ratio`` allows; yields every better mask.
+    """Improve ``mask`` without end, never past the compute that ``ratio`` allows.
 
-    The first mask yielded is the given one, without entries that live for nothing.
+    Yields the best mask after every climb of one step: stop when enough is spent. The first one yielded is ``mask``,
+    without entries that live for nothing.
     """
-    rng = np.random.default_rng(options.seed)
-    moves = _Moves(judge.graph, cost, ratio, options)
+    rng, moves = np.random.default_rng(options.seed), Moves(judge.graph, cost, ratio)
     mask = moves.clean(mask)
-    score = judge.score(moves.sets(mask))
-    yield Polished(mask, score, judge.spent)
+    best, score = mask, judge.score(moves.sets(mask))
+    best_score = score
     while True:
+        yield Polished(best, best_score, judge.spent)
+        trials = list(islice(moves.around(mask, -gradient(moves.wished(mask)), rng), options.moves))
+        if not trials:
+            return
         found = None
-        for trial in moves.around(mask, -gradient(moves.wished(mask)), rng):
+        for trial in trials:
             reached = judge.score(moves.sets(trial))
             if reached > score + options.least_gain_db:
                 found = trial, reached
                 break
         if found is None:
-            return
+            found = _kicked(best, moves, judge, rng, options)
         mask, score = found
-        yield Polished(mask, score, judge.spent)
+        if score > best_score and moves.fits(mask):
+            best, best_score = mask, score
 
 
-class _Moves:
-    """The neighbourhood of a mask."""
-
-    def __init__(self, graph: BlockGraph, cost: GateCost, ratio: float, options: PolishOptions) -> None:
-        self._graph, self._cost, self._room, self._options = graph, cost, 1 - ratio + 1e-9, options
-
-    def sets(self, mask: np.ndarray) -> list[frozenset[str]]:
-        return list(sets_of(mask, self._graph, self._cost.pricer))
-
-    def clean(self, mask: np.ndarray) -> np.ndarray:
-        return np.array([[name in step for name in self._graph.block_names] for step in self.sets(mask)])
-
-    def wished(self, mask: np.ndarray) -> np.ndarray:
-        """A closed step wishes to be computed in full."""
-        wished = mask.copy()
-        wished[~mask[:, _LAST], :_LAST] = True
-        return wished
-
-    def kept(self, mask: np.ndarray) -> float:
-        return self._cost.kept(self.sets(mask))
-
-    def around(self, mask: np.ndarray, benefit: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Neighbours of ``mask``: exchanges by rank of benefit per cost, shifts of steps in between."""
-        exchanges, shifts = list(self._exchanges(mask, benefit)), list(self._shifts(mask, rng))
-        count = 0
-        while (exchanges or shifts) and count < self._options.moves:
-            for source in (exchanges, exchanges, shifts):
-                if source:
-                    count += 1
-                    yield self.clean(source.pop(0))
-
-    def _exchanges(self, mask: np.ndarray, benefit: np.ndarray) -> Iterator[np.ndarray]:
-        wished = self.wished(mask)
-        weights = self._cost.weights(wished)
-        value = benefit / np.maximum(weights, 1e-6)
-        closed = np.flatnonzero((~mask & (weights > 1e-6)).reshape(-1)).tolist()
-        opened = [entry for entry in np.flatnonzero(mask.reshape(-1)).tolist() if entry >= mask.shape[1]]
-        adds = sorted(closed, key=lambda entry: -value.reshape(-1)[entry])[: self._options.adds]
-        drops = sorted(opened, key=lambda entry: value.reshape(-1)[entry])
-        for skip in range(self._options.drops):
-            for add in adds:
-                trial = self._opened(mask, add)
-                fitted = self._fitted(trial, [d for d in drops[skip:] if d // mask.shape[1] != add // mask.shape[1]])
-                if fitted is not None:
-                    yield fitted
-
-    def _opened(self, mask: np.ndarray, entry: int) -> np.ndarray:
-        trial, (step, block) = mask.copy(), divmod(entry, mask.shape[1])
-        trial[step] = True if block == mask.shape[1] - 1 else trial[step]
-        trial[step, block] = True
-        return trial
-
-    def _fitted(self, trial: np.ndarray, drops: list[int]) -> np.ndarray | None:
-        for entry in drops:
-            if self.kept(trial) <= self._room:
-                return trial
-            trial.reshape(-1)[entry] = False
-        return trial if self.kept(trial) <= self._room else None
-
-    def _shifts(self, mask: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        pairs = [
-            (step, to)
-            for step in np.flatnonzero(mask[1:, _LAST]) + 1
-            for to in (step - 1, step + 1)
-            if 0 < to < len(mask) and not mask[to, _LAST]
-        ]
-        for step, to in rng.permutation(pairs).tolist() if pairs else []:
-            trial = mask.copy()
-            trial[to], trial[step] = mask[step], False
-            if self.kept(trial) <= self._room:
-                yield trial
+def _kicked(
+    mask: np.ndarray, moves: Moves, judge: Judge, rng: np.random.Generator, options: PolishOptions
+) -> tuple[np.ndarray, float]:
+    """``mask`` after some moves that chance proposes, and its score."""
+    for _ in range(options.kicks):
+        trials = list(islice(moves.around(mask, rng.standard_exponential(mask.shape), rng), 6))
+        if trials:
+            mask = trials[rng.integers(len(trials))]
+    return mask, judge.score(moves.sets(mask))

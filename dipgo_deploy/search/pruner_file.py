@@ -5,7 +5,7 @@ Written after every few iterations, whole or not at all; training goes on from i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,9 @@ def load_training(path: Path, training: Training, *, same_options: bool = True) 
     ):
         if ours != theirs:
             raise InputError(f"{path} was trained for {what} {theirs}, {ours} is wanted: name another file")
-    if same_options and record.options != training.options:
-        name = _first_difference(asdict(record.options), asdict(training.options))
+    wanted = replace(training.options, polish=record.options.polish, polish_images=record.options.polish_images)
+    if same_options and record.options != wanted:
+        name = _first_difference(asdict(record.options), asdict(wanted))
         raise InputError(f"{path} was trained with another {name}: give the same options, or name another file")
     training.restore(_read(path)[1], record.done, record.spent, record.seconds)
     if not np.isfinite(training.scores()).all():

@@ -1,0 +1,224 @@
+"""What `search` does between its command line and its result: one way for rules, one for judges, one for gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dipgo_deploy.cli.output import say, working
+from dipgo_deploy.cli.progress import watched
+from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.files import check_target
+
+if TYPE_CHECKING:
+    from dipgo_deploy.core.blocks import BlockGraph
+    from dipgo_deploy.core.contract import Contract, Guidance
+    from dipgo_deploy.core.schedule import Schedule
+    from dipgo_deploy.models import LoadedModel
+    from dipgo_deploy.search.dipgo import GradientSearch
+    from dipgo_deploy.search.dipgo_options import DipgoOptions
+    from dipgo_deploy.search.options import SearchOptions
+    from dipgo_deploy.search.threshold import Order
+
+__all__ = ["Asked", "GradientAsked", "check_asked", "search_asked"]
+
+
+@dataclass(frozen=True)
+class GradientAsked:
+    """What belongs to the method dipgo alone; None takes the preset's."""
+
+    preset: str = "default"
+    iterations: int | None = None
+    polish: int | None = None
+    order: Order = "bisection"
+    pruner: Path | None = None
+    from_pruner: Path | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One search as the command line asks for it."""
+
+    model: str
+    options: SearchOptions
+    sampler: str
+    steps: int
+    guidance: Guidance
+    granularity: str
+    patterns: tuple[str, ...] | None
+    images: int
+    classes: Path | None
+    guidance_scale: float | None
+    gradient: GradientAsked
+    out: Path
+    picture: Path | None
+    limit_graphs: int | None
+
+
+def check_asked(asked: Asked) -> None:
+    """Refuse what cannot be done before anything is loaded."""
+    gradient = asked.gradient
+    if asked.options.method != "dipgo":
+        for name in ("preset", "iterations", "polish", "order", "pruner", "from_pruner"):
+            if getattr(gradient, name) != getattr(GradientAsked(), name):
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} belongs to method dipgo, found {asked.options.method}: leave it out")
+    if gradient.pruner and gradient.from_pruner:
+        raise UsageError("--pruner trains a pruner, --from-pruner uses a trained one: give one of them")
+    if asked.picture is not None:
+        if asked.picture.suffix not in (".png", ".svg"):
+            raise UsageError(f"{asked.picture} ends in neither .png nor .svg: name a picture")
+        check_target(asked.picture)
+
+
+def search_asked(asked: Asked) -> tuple[Schedule, BlockGraph]:
+    """Search, with progress on stderr."""
+    from dipgo_deploy.graphs import trace
+    from dipgo_deploy.models import load_model, make_contract
+    from dipgo_deploy.search.options import JUDGED
+
+    with working(f"tracing {asked.model}"):
+        model = load_model(asked.model)
+        contract = make_contract(model, sampler=asked.sampler, steps=asked.steps, guidance=asked.guidance)
+        graph = trace(model, granularity=asked.granularity, patterns=asked.patterns).blocks
+    if asked.options.method == "dipgo":
+        schedule = _by_gradient(asked, model, graph, contract)
+    elif asked.options.method in JUDGED:
+        schedule = _by_judge(asked, model, graph, contract)
+    else:
+        schedule = _by_rule(asked, graph, contract)
+    if asked.limit_graphs is not None:
+        from dipgo_deploy.lowering import limit_graphs
+
+        schedule = limit_graphs(schedule, graph, asked.limit_graphs)
+    if asked.picture is not None and asked.options.method != "dipgo":
+        from dipgo_deploy.bench import schedule_picture
+
+        schedule_picture(schedule, asked.picture, graph)
+    return schedule, graph
+
+
+def _by_rule(asked: Asked, graph: BlockGraph, contract: Contract) -> Schedule:
+    from dipgo_deploy.search import search_schedule
+
+    return search_schedule(graph, contract, asked.options)
+
+
+def _by_judge(asked: Asked, model: LoadedModel, graph: BlockGraph, contract: Contract) -> Schedule:
+    from dipgo_deploy.core.schedule import Schedule
+    from dipgo_deploy.search.calibration import Judge, calibrate
+    from dipgo_deploy.search.dipgo_options import DipgoOptions
+    from dipgo_deploy.search.judged import search_with_model
+
+    with working("running the full model"):
+        first = DipgoOptions().first_seed
+        judge = Judge(
+            calibrate(
+                model, graph, contract, range(first, first + asked.images),
+                classes=_classes(asked.classes), guidance_scale=asked.guidance_scale,
+            ),
+            graph,
+            asked.options.kind,
+        )  # fmt: skip
+
+    def read(step: Any) -> tuple[float, str] | None:
+        if isinstance(step, Schedule):
+            return None
+        return step.done / max(step.total, 1e-9), f"best {step.best_db:.2f} dB, {step.spent:.0f} trajectories"
+
+    found = watched(search_with_model(judge, asked.options), read, f"searching by {asked.options.method}")
+    if not isinstance(found, Schedule):
+        raise AssertionError("a search ends in its schedule")
+    return found
+
+
+def _by_gradient(asked: Asked, model: LoadedModel, graph: BlockGraph, contract: Contract) -> Schedule:
+    from dipgo_deploy.core.schedule import Schedule
+
+    search, known = _gradient_search(asked, model, graph, contract)
+    begun = search.training.done
+    if begun:
+        say(f"continuing {known} after {begun} of {search.training.options.iterations} iterations")
+    found = watched(search.search(asked.options.ratio, asked.gradient.order), _Readings(search).read, "searching")
+    if not isinstance(found, Schedule):
+        raise AssertionError("a search ends in its schedule")
+    if asked.picture is not None:
+        from dipgo_deploy.bench import schedule_picture
+
+        schedule_picture(found, asked.picture, graph, search.training.scores())
+    return found
+
+
+def _gradient_search(
+    asked: Asked, model: LoadedModel, graph: BlockGraph, contract: Contract
+) -> tuple[GradientSearch, Path]:
+    from dipgo_deploy.search.dipgo import GradientSearch
+    from dipgo_deploy.search.pruner_file import read_record
+
+    gradient = asked.gradient
+    if gradient.from_pruner is not None:
+        record = read_record(gradient.from_pruner)
+        if record.done < record.options.iterations:
+            raise InputError(
+                f"{gradient.from_pruner} stopped after {record.done} of {record.options.iterations} iterations: finish "
+                "it with --pruner"
+            )
+        options = replace(record.options, polish=gradient.polish or 0)
+        file = gradient.from_pruner
+    else:
+        options, file = _gradient_options(asked), gradient.pruner or asked.out.with_suffix(".pruner")
+        check_target(file)
+    return GradientSearch(model, graph, contract, asked.options.kind, options, file), file
+
+
+def _gradient_options(asked: Asked) -> DipgoOptions:
+    from dipgo_deploy.search.dipgo_options import PRESETS
+
+    gradient = asked.gradient
+    if gradient.preset not in PRESETS:
+        raise UsageError(f"preset {gradient.preset!r} is unknown: choose {', '.join(PRESETS)}")
+    options = PRESETS[gradient.preset]
+    changed: dict[str, Any] = {"iterations": gradient.iterations, "polish": gradient.polish}
+    return replace(
+        options,
+        seed=asked.options.seed,
+        classes=_classes(asked.classes),
+        guidance_scale=asked.guidance_scale,
+        polish_images=asked.images,
+        **{name: value for name, value in changed.items() if value is not None},
+    )
+
+
+class _Readings:
+    """Iterations of training and better schedules of the polish as one line of progress."""
+
+    def __init__(self, search: GradientSearch) -> None:
+        self._polish = search.training.options.polish
+
+    def read(self, step: Any) -> tuple[float, str] | None:
+        from dipgo_deploy.search.polish import Polished
+        from dipgo_deploy.search.training import Iteration
+
+        if isinstance(step, Iteration):
+            line = f"loss {step.consistency:.3f}, cost {step.cost:.4f}, kept {step.kept:.0%}"
+            return step.done / step.total, f"training {step.done}/{step.total}: {line}"
+        if isinstance(step, Polished):
+            return min(1.0, step.spent / max(self._polish, 1)), f"polish: {step.score_db:.2f} dB"
+        return None
+
+
+def _classes(path: Path | None) -> tuple[int, ...]:
+    """Class numbers of a file, one a line."""
+    if path is None:
+        return ()
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): give a text file of class numbers") from None
+    found = [line for line in lines if line]
+    if odd := [line for line in found if not line.isdigit()]:
+        raise InputError(f"{path} holds {odd[0]!r}, class numbers are wanted: one a line")
+    if not found:
+        raise InputError(f"{path} holds no class number: give one a line")
+    return tuple(map(int, found))
