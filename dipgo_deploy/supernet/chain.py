@@ -10,6 +10,7 @@
    one call of the network, by ``Trajectory.closed_gradients``.
 4. Checkpoints: ``step`` keeps between steps only what crosses them and computes each step again on the way back;
    ``block`` does so inside that step for every block too.
+5. What the network writes to in place after a block gave it is kept as a copy; step 0 finds out which blocks those are.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class SoftChain:
         self.model, self.graph, self.contract, self.kind, self.recompute = model, graph, contract, kind, recompute
         self._column = {name: index for index, name in enumerate(graph.block_names)}
         self._gated = [name for name in graph.block_names if name != PREDICTION]
+        self._written: set[str] = set()
         self._stepper = SamplerStepper(contract.sampler)
 
     def run(
@@ -165,13 +167,17 @@ class _Step:
     def first(self, latent: torch.Tensor) -> _Kept:
         """Everything computed: what is kept of it. No gate comes before, so there is no gradient to keep."""
         kept: _Kept = {}
+        given: list[tuple[str, torch.Tensor, int]] = []
 
         def gate(block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             feature = forward(*args, **kwargs)
-            kept[block] = self._stored(block, flatten_feature(feature)[0], block_input(args, kwargs))
+            tensors = flatten_feature(feature)[0]
+            given.extend((block, tensor, tensor._version) for tensor in tensors)
+            kept[block] = [tensor.clone() for tensor in self._stored(block, tensors, block_input(args, kwargs))]
             return feature
 
         kept[PREDICTION] = [self._call(gate, latent)]
+        self.chain._written = {block for block, tensor, version in given if tensor._version != version}
         return kept
 
     def is_closed(self, gates: torch.Tensor) -> bool:
@@ -197,7 +203,8 @@ class _Step:
             tensors, template = flatten_feature(self._forward(forward, args, kwargs))
             stored, before = self._stored(block, tensors, entry), kept[block]
             blend = [_blend(old, new, weight) for old, new in zip(before, stored, strict=True)]
-            found[block] = blend if self.live[block] else before
+            own = [tensor.clone() for tensor in blend] if block in self.chain._written else blend
+            found[block] = own if self.live[block] else before
             if self.chain.is_residual(block) and entry is not None:
                 return template.rebuild([_blend(entry + before[0], tensors[0], weight)])
             return template.rebuild(blend)
