@@ -48,11 +48,11 @@ class DipgoOptions:
     Raises UsageError for a value that makes no sense.
     """
 
-    iterations: int = 300
+    iterations: int = 40
     batch: int = 4
-    pool: int = 16
-    optimiser: Optimiser = "adam"
-    learning_rate: float = 0.02
+    pool: int = 4
+    optimiser: Optimiser = "sgd"
+    learning_rate: float = 0.1
     weight_decay: float = 0.0
     clip: float = 1.0
     loss: Consistency = "psnr"
@@ -72,7 +72,7 @@ class DipgoOptions:
     first_seed: int = 10_000_000
     classes: tuple[int, ...] = ()
     guidance_scale: float | None = None
-    polish: int = 400
+    polish: int = 300
     polish_images: int = 8
 
     def __post_init__(self) -> None:

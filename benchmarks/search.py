@@ -1,0 +1,226 @@
+"""Searches compared: schedules of every method, model and ratio, judged on noise that no search has seen.
+
+A cell is a model, a granularity, a kind, a method with its settings, a search seed and a ratio. Its schedule is run on
+the live model from the judged seeds; PSNR to the full and to the converged run is kept for every image's percentile,
+with a bootstrap interval of the median, beside what the search cost. Cells in the results file are not run again, and
+pruners are kept under benchmarks/pruners, so an interrupted study goes on where it stopped. Several processes may share
+the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dipgo_deploy.bench.quality import median_interval, percentiles
+from dipgo_deploy.core.blocks import BlockGraph, Kind
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.schedule import Schedule, full_schedule
+from dipgo_deploy.graphs import trace
+from dipgo_deploy.models import LoadedModel, load_model, make_contract
+from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.runtime.fidelity import psnr_db
+from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search.calibration import Calibration, Judge, calibrate, images_of
+from dipgo_deploy.search.dipgo import GradientSearch
+from dipgo_deploy.search.dipgo_options import PRESETS, DipgoOptions
+from dipgo_deploy.search.judged import search_with_model
+from dipgo_deploy.search.options import JUDGED, RULES
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "search.json"
+PRUNERS = HERE / "pruners"
+JUDGED_SEEDS = range(1000, 1064)
+SEARCH_IMAGES = 8
+SHOWN = ("case", "method", "seed", "ratio", "reached", "psnr_full_db", "psnr_converged_db", "seconds", "spent")
+RATIOS = (0.5, 0.6, 0.7, 0.8, 0.85)
+CASES: dict[str, tuple[str, str, Kind]] = {
+    "unet-stage": ("digits-unet", "stage", "output"),
+    "unet-layer": ("digits-unet", "layer", "output"),
+    "dit-stage": ("digits-dit", "stage", "residual"),
+    "dit-branch": ("digits-dit", "branch", "residual"),
+}
+GRADIENT: dict[str, DipgoOptions] = {
+    "dipgo": PRESETS["default"],
+    "dipgo-unpolished": replace(PRESETS["default"], polish=0),
+    "dipgo-paper": PRESETS["paper"],
+    "polish-alone": replace(PRESETS["default"], iterations=1),
+}
+"""Gradient searches by name. ``polish-alone`` trains for one step only: exchanges from evenly spread steps."""
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "linear-encoder": {"encoder": "linear"},
+    "no-encoder": {"encoder": "none"},
+    "own-cost": {"cost": "own"},
+    "equal-cost": {"cost": "equal"},
+    "l1": {"loss": "l1"},
+    "l2": {"loss": "l2"},
+    "no-floor": {"floor": 0.0},
+}
+"""Changes to the preset ``paper``, one at a time."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a row of the results is about."""
+
+    case: str
+    method: str
+    seed: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with what its schedules are judged by."""
+
+    name: str
+    model: LoadedModel
+    graph: BlockGraph
+    contract: Contract
+    kind: Kind
+    judged: Calibration
+    converged: np.ndarray
+
+
+@cache
+def case_of(name: str, steps: int) -> Case:
+    """Load, trace and run in full once."""
+    source, granularity, kind = CASES[name]
+    model = load_model(source)
+    graph = trace(model, granularity=granularity).blocks
+    contract = make_contract(model, sampler="ddim", steps=steps, guidance="none")
+    judged = calibrate(model, graph, contract, JUDGED_SEEDS)
+    return Case(name, model, graph, contract, kind, judged, _converged(model, graph, judged))
+
+
+def _converged(model: LoadedModel, graph: BlockGraph, judged: Calibration) -> np.ndarray:
+    """DDIM with 1000 calls from the judged noise, kept on disk."""
+    path = PRUNERS / f"converged-{model.digest[:16]}.npy"
+    if not path.is_file():
+        long = make_contract(model, sampler="ddim", steps=1000, guidance="none")
+        full = full_schedule(long, graph.granularity, "output", graph.block_names)
+        PRUNERS.mkdir(exist_ok=True)
+        np.save(path, images_of(replace(judged, contract=long), full))
+    images: np.ndarray = np.load(path)
+    return images
+
+
+def options_of(method: str) -> DipgoOptions | None:
+    """Settings of a gradient search by its name, ``ablation:NAME`` included."""
+    if method.startswith("ablation:"):
+        return replace(PRESETS["paper"], **ABLATIONS[method.removeprefix("ablation:")])
+    return GRADIENT.get(method)
+
+
+def schedule_of(case: Case, cell: Cell, iterations: int | None) -> Schedule:
+    """The cell's schedule."""
+    options = options_of(cell.method)
+    if options is not None:
+        return _by_gradient(case, cell, replace(options, seed=cell.seed), iterations)
+    asked = SearchOptions(cell.method, cell.ratio, kind=case.kind, seed=cell.seed)
+    if cell.method in RULES:
+        return search_schedule(case.graph, case.contract, asked)
+    seeds = range(SEARCH_IMAGES * cell.seed, SEARCH_IMAGES * (cell.seed + 1))
+    judge = Judge(calibrate(case.model, case.graph, case.contract, seeds), case.graph, case.kind)
+    *_, found = search_with_model(judge, asked)
+    assert isinstance(found, Schedule)
+    return found
+
+
+def _by_gradient(case: Case, cell: Cell, options: DipgoOptions, iterations: int | None) -> Schedule:
+    options = replace(options, first_seed=options.first_seed + 10_000 * cell.seed)
+    if iterations is not None and options.iterations > 1:
+        options = replace(options, iterations=iterations)
+    name = "dipgo" if cell.method == "dipgo-unpolished" else cell.method.replace(":", "-")
+    file = PRUNERS / f"{cell.case}-{name}-{cell.seed}-{options.iterations}.pruner"
+    PRUNERS.mkdir(exist_ok=True)
+    search = GradientSearch(case.model, case.graph, case.contract, case.kind, options, file)
+    for step in search.search(cell.ratio):
+        if (done := getattr(step, "done", 0)) and done % 50 == 0:
+            print(f"{cell.case} {cell.method} {cell.seed}: {step}", file=sys.stderr, flush=True)
+    assert isinstance(step, Schedule)
+    return step
+
+
+def measured(cell: Cell, steps: int, iterations: int | None) -> dict[str, Any]:
+    """The row of one cell."""
+    case, started = case_of(cell.case, steps), time.monotonic()
+    schedule = schedule_of(case, cell, iterations)
+    took = time.monotonic() - started
+    images = images_of(case.judged, schedule)
+    full, converged = psnr_db(images, case.judged.images), psnr_db(images, case.converged)
+    return {
+        **asdict(cell),
+        "steps": steps,
+        "reached": float(schedule.origin["reached"]),
+        "psnr_full_db": percentiles(full, 10, 50),
+        "psnr_full_interval_db": median_interval(full),
+        "psnr_converged_db": percentiles(converged, 10, 50),
+        "psnr_converged_interval_db": median_interval(converged),
+        "seconds": round(float(schedule.origin.get("seconds", took)), 1),
+        "spent": round(float(schedule.origin.get("spent", 0.0)), 1),
+        "origin": dict(schedule.origin),
+        "calls": sum(bool(step) for step in schedule.computed),
+    }
+
+
+def cells(cases: Sequence[str], methods: Sequence[str], seeds: int, ratios: Sequence[float]) -> Iterator[Cell]:
+    """Every combination; methods that draw nothing have one seed."""
+    for case in cases:
+        for method in methods:
+            drawn = method in JUDGED or method == "random" or options_of(method) is not None
+            for seed in range(seeds if drawn else 1):
+                yield from (Cell(case, method, seed, ratio) for ratio in ratios)
+
+
+def rows_in(path: Path) -> dict[Cell, dict[str, Any]]:
+    """The cells that earlier runs wrote."""
+    if not path.is_file():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return {Cell(*(row[field] for field in Cell.__dataclass_fields__)): row for row in rows}
+
+
+def main() -> None:
+    """Parse options, run what is missing, write after every cell."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    known = [*RULES, *JUDGED, *GRADIENT, *(f"ablation:{name}" for name in ABLATIONS)]
+    parser.add_argument("--methods", nargs="+", choices=known, default=[*RULES, *JUDGED, *GRADIENT])
+    parser.add_argument("--seeds", type=int, default=3, help="search seeds of methods that draw")
+    parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
+    parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
+    parser.add_argument("--iterations", type=int, help="gradient steps, instead of the preset's")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued where it stands")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    command = shlex.join(["python", "benchmarks/search.py", *sys.argv[1:]])
+    for cell in cells(given.cases, given.methods, given.seeds, given.ratios):
+        done = rows_in(given.out)
+        if cell not in done:
+            row = {**measured(cell, given.steps, given.iterations), "command": command}
+            done = {**rows_in(given.out), cell: row}
+            document = {"environment": environment(), "cells": list(done.values())}
+            write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        short = {
+            key: done[cell][key] for key in ("case", "method", "seed", "ratio", "reached", "psnr_full_db", "seconds")
+        }
+        print(json.dumps(short), flush=True)
+
+
+if __name__ == "__main__":
+    main()
