@@ -23,7 +23,7 @@ from dipgo_deploy.search.candidate import Candidate, schedule_from_sets
 from dipgo_deploy.search.cost import GateCost
 from dipgo_deploy.search.dipgo_options import DipgoOptions
 from dipgo_deploy.search.objective import Objective
-from dipgo_deploy.search.options import SearchOptions
+from dipgo_deploy.search.options import TOLERANCE, SearchOptions
 from dipgo_deploy.search.polish import Polished, PolishOptions, polish
 from dipgo_deploy.search.pruner_file import load_training, save_training
 from dipgo_deploy.search.rules import uniform
@@ -90,7 +90,7 @@ class GradientSearch:
         judge = Judge(objective.batch(0), training.graph, training.kind)
         cost = GateCost(training.pricer, training.graph, "marginal")
         even = uniform(training.graph, training.contract.sampler.calls, SearchOptions("uniform", ratio))
-        starts = [self.candidate(ratio, order), even]
+        starts = [self._affordable(ratio, order), even]
         best = max(starts, key=lambda candidate: judge.score(candidate.computed))
         found = polish(
             self._mask(best), ratio, judge, cost,
@@ -101,6 +101,12 @@ class GradientSearch:
             yield replace(polished, spent=spent)
             if spent >= options.polish:
                 return
+
+    def _affordable(self, ratio: float, order: Order) -> Candidate:
+        """The candidate of the least ratio from the asked one on that prunes as much as is asked."""
+        tried = (min(ratio + extra * TOLERANCE / 4, 0.999) for extra in range(9))
+        found = [self.candidate(asked, order) for asked in tried]
+        return next((candidate for candidate in found if candidate.ratio >= ratio), found[-1])
 
     def search(self, ratio: float, order: Order = "bisection") -> Iterator[Iteration | Polished | Schedule]:
         """Train what is left, cut at ``ratio``, polish; the schedule comes last."""
@@ -128,6 +134,7 @@ class GradientSearch:
             "iterations": str(self.training.done),
             "budget": options.budget,
             "loss": options.loss,
+            "checkpoint": self.training.objective.chain.recompute,
             **found.knobs,
             **({"score_db": f"{polished.score_db:.3f}"} if polished else {}),
             "spent": f"{spent:.1f}",
