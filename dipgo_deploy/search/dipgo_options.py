@@ -18,6 +18,17 @@ __all__ = ["PRESETS", "DipgoOptions"]
 Optimiser = Literal["sgd", "adam"]
 Unit = Literal["macs", "ms"]
 Budget = Literal["penalty", "projection"]
+Auto = Literal["auto"]
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "optimiser": get_args(Optimiser),
+    "loss": get_args(Consistency),
+    "cost": get_args(Attribution),
+    "unit": get_args(Unit),
+    "budget": get_args(Budget),
+    "encoder": get_args(Encoder),
+    "checkpoint": ("auto", *get_args(Checkpoint)),
+}
 
 
 @dataclass(frozen=True)
@@ -37,10 +48,12 @@ class DipgoOptions:
             best entries that a ratio drawn from ``ratios`` has room for, and lets benefit per cost move the scores.
         cost, unit: how the cost of a step is laid on gates, and whether it is MACs or measured ms.
         encoder, width, hidden: of the pruner.
-        checkpoint: what is computed again on the way back.
+        checkpoint: what is computed again on the way back; ``auto`` takes the least that is predicted to fit half of
+            the free memory. It changes speed and memory, never what is found.
         dtype: of network and features; None keeps the model's.
         seed, first_seed: of the pruner, and of the first image it is trained on.
-        classes: that images take in turn; all the model has, if none is given.
+        prompts: what the labels of a model mean that ``with_prompts`` made; a record, () for classes.
+        classes: labels that images take in turn; all the model has, if none is given.
         guidance_scale: of all runs; None takes the contract's usual one.
         polish, polish_images: full trajectories that exchanges after the training may cost, 0 for none, and the images
             that judge them.
@@ -66,10 +79,11 @@ class DipgoOptions:
     encoder: Encoder = "attention"
     width: int = 32
     hidden: int = 16
-    checkpoint: Checkpoint = "step"
+    checkpoint: Checkpoint | Auto = "auto"
     dtype: str | None = None
     seed: int = 0
     first_seed: int = 10_000_000
+    prompts: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
     guidance_scale: float | None = None
     polish: int = 300
@@ -90,11 +104,9 @@ class DipgoOptions:
             raise UsageError(f"ratios {self.ratios} are no range in [0, 1): give the lowest and the highest")
         if not 0 <= self.floor < 1:
             raise UsageError(f"floor {self.floor} is not in [0, 1): give the share of compute to stop at, such as 0.2")
-        known = (Optimiser, Consistency, Attribution, Unit, Budget, Encoder, Checkpoint)
-        names = ("optimiser", "loss", "cost", "unit", "budget", "encoder", "checkpoint")
-        for name, choices in zip(names, known, strict=True):
-            if getattr(self, name) not in get_args(choices):
-                raise UsageError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(get_args(choices))}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(choices)}")
 
 
 _PAPER = DipgoOptions(

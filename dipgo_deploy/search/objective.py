@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 
@@ -13,6 +15,8 @@ from dipgo_deploy.search.cost import GateCost
 from dipgo_deploy.search.dipgo_options import DipgoOptions
 from dipgo_deploy.search.losses import CONSISTENCY
 from dipgo_deploy.supernet.chain import SoftChain
+from dipgo_deploy.supernet.free_memory import free_bytes
+from dipgo_deploy.supernet.memory import measure_step, recompute_for
 
 __all__ = ["Objective"]
 
@@ -20,17 +24,29 @@ __all__ = ["Objective"]
 class Objective:
     """The loss of hard gates on batches of noise that a number names; every batch's full run is made once and kept.
 
-    ``spent`` counts full trajectories of one image. A step that is called counts once for its pass forward, twice for
-    the one backward, once where it is computed again; a step that is not called once, for its gate's gain.
+    ``spent`` counts full trajectories of one image. A step that is called counts once for its pass forward and twice
+    for the one backward; a step that is not called once, for its gate's gain. What is computed again to save memory is
+    not counted: a search that ends when enough is spent ends at the same point on every machine.
     """
 
     def __init__(
         self, model: LoadedModel, graph: BlockGraph, contract: Contract, kind: Kind, options: DipgoOptions
     ) -> None:
         self.model, self.graph, self.contract, self.options = model, graph, contract, options
-        self.chain = SoftChain(model.as_dtype(options.dtype or model.dtype), graph, contract, kind, options.checkpoint)
-        self.spent = 0.0
+        self.kind, self.spent = kind, 0.0
         self._pool: dict[int, Calibration] = {}
+
+    @cached_property
+    def chain(self) -> SoftChain:
+        """All steps under gates; the first use settles what is computed again, where that is left to the memory."""
+        model, options = self.model.as_dtype(self.options.dtype or self.model.dtype), self.options
+        if options.checkpoint == "auto":
+            step = measure_step(model, self.graph, self.contract, self.kind)
+            free = free_bytes(next(model.module.parameters()).device)
+            recompute = recompute_for(step, self.contract.sampler.calls, options.batch, free // 2)
+        else:
+            recompute = options.checkpoint
+        return SoftChain(model, self.graph, self.contract, self.kind, recompute)
 
     def gradient(self, mask: np.ndarray, cost: GateCost, number: int) -> tuple[float, torch.Tensor]:
         """Loss on batch ``number`` under the hard gates ``mask``, and its gradient by every gate, (steps, blocks).
@@ -44,15 +60,14 @@ class Objective:
             gates, batch.noise, batch.conditioning,
             live=torch.tensor(alive), guidance_scale=batch.guidance_scale, seed=0,
         )  # fmt: skip
-        full = torch.from_numpy(batch.images).to(trajectory.image.device)
+        full = torch.from_numpy(batch.images).to(trajectory.image)
         loss = CONSISTENCY[self.options.loss](trajectory.image, full)
         loss.backward()  # type: ignore[no-untyped-call]
         gradient = torch.zeros_like(gates) if gates.grad is None else gates.grad.clone()
         for step, gain in trajectory.closed_gradients().items():
             gradient[step, -1] += gain
-        passes = 3 if self.options.checkpoint == "none" else 4
         closed = len(trajectory.closed)
-        self.spent += batch.count * (closed + passes * (len(mask) - 1 - closed) + 1) / len(mask)
+        self.spent += batch.count * (closed + 3 * (len(mask) - 1 - closed) + 1) / len(mask)
         return float(loss.detach()), gradient * torch.as_tensor(alive)
 
     def batch(self, number: int) -> Calibration:

@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
@@ -33,12 +34,12 @@ from dipgo_deploy.supernet.network import Denoiser, GuidedNetwork
 from dipgo_deploy.supernet.stepper import SamplerStepper
 from dipgo_deploy.supernet.surgery import gated
 
-__all__ = ["Checkpoint", "Closed", "SoftChain", "Trajectory"]
+__all__ = ["ChainStep", "Checkpoint", "Closed", "Kept", "SoftChain", "Trajectory"]
 
 Checkpoint = Literal["none", "step", "block"]
 """What is computed again on the way back instead of kept."""
 
-_Kept = dict[str, list[torch.Tensor]]
+Kept = dict[str, list[torch.Tensor]]
 """Tensors that cross from one step to the next: features or residuals by block, the prediction included."""
 
 
@@ -137,10 +138,10 @@ class SoftChain:
         stepper, closed = self._stepper, list[Closed]()
         stepper.restart(len(noise), seed)
         latent = torch.as_tensor(noise).to(network.device, network.wide) * stepper.initial_scale
-        kept: _Kept = {}
+        kept: Kept = {}
         for step in range(wanted[0]):
             scaled = stepper.scale_input(step, latent)
-            act = _Step(self, network, stepper.timestep(step), live[step].tolist())
+            act = ChainStep(self, network, stepper.timestep(step), live[step].tolist())
             if step == 0:
                 kept = act.first(scaled)
             elif act.is_closed(gates[step]):
@@ -156,17 +157,17 @@ class SoftChain:
         return is_residual(self.graph, block, self.kind)
 
 
-class _Step:
-    """One step of a chain."""
+class ChainStep:
+    """One step of a chain at ``timestep``; ``live`` says of every block whether what it computes is kept."""
 
     def __init__(self, chain: SoftChain, network: GuidedNetwork, timestep: float, live: list[bool]) -> None:
         self.chain, self.network, self.timestep = chain, network, timestep
         self.live = dict(zip(chain.graph.block_names, live, strict=True))
 
     @torch.no_grad()
-    def first(self, latent: torch.Tensor) -> _Kept:
+    def first(self, latent: torch.Tensor) -> Kept:
         """Everything computed: what is kept of it. No gate comes before, so there is no gradient to keep."""
-        kept: _Kept = {}
+        kept: Kept = {}
         given: list[tuple[str, torch.Tensor, int]] = []
 
         def gate(block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -185,7 +186,7 @@ class _Step:
         zero = float(gates[self.chain._column[PREDICTION]].detach()) == 0.0
         return zero and not any(self.live[block] for block in self.chain._gated)
 
-    def blended(self, latent: torch.Tensor, gates: torch.Tensor, kept: _Kept) -> _Kept:
+    def blended(self, latent: torch.Tensor, gates: torch.Tensor, kept: Kept) -> Kept:
         """What is kept after the step, given what was kept before it."""
         if self.chain.recompute == "none" or not torch.is_grad_enabled():
             found = self._run(latent, gates, kept)
@@ -194,9 +195,9 @@ class _Step:
         prediction = _blend(kept[PREDICTION][0], found[PREDICTION][0], self._gate(gates, PREDICTION))
         return {**found, PREDICTION: [prediction]}
 
-    def _run(self, latent: torch.Tensor, gates: torch.Tensor, kept: _Kept) -> _Kept:
+    def _run(self, latent: torch.Tensor, gates: torch.Tensor, kept: Kept) -> Kept:
         """The network under the blocks' gates: what they keep, and the prediction as computed."""
-        found: _Kept = {}
+        found: Kept = {}
 
         def gate(block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             entry, weight = block_input(args, kwargs), self._gate(gates, block)
@@ -219,7 +220,14 @@ class _Step:
     def _forward(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.chain.recompute != "block" or not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        # Only tensors passed by position and bare are given up by a checkpoint inside another one.
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+
+        def again(*given: Any) -> Any:
+            args, kwargs = pytree.tree_unflatten(given, spec)
+            return forward(*args, **kwargs)
+
+        return checkpoint(again, *leaves, use_reentrant=False, preserve_rng_state=False)
 
     def _stored(self, block: str, tensors: list[torch.Tensor], entry: torch.Tensor | None) -> list[torch.Tensor]:
         return [tensors[0] - entry] if self.chain.is_residual(block) and entry is not None else tensors
