@@ -44,8 +44,8 @@ class Moves:
         graph: the blocks.
         cost: of a step.
         ratio: pruned share of compute that every neighbour keeps.
-        ups: changes to spend on, the best first.
-        payers: ways to pay for each.
+        ups: changes to spend on, those first that gain most for their cost or most at all.
+        payers: ways to pay for each: many small changes, the best single one, the next best, and so on.
     """
 
     def __init__(self, graph: BlockGraph, cost: GateCost, ratio: float, ups: int = 8, payers: int = 3) -> None:
@@ -101,15 +101,18 @@ class Moves:
 
     def _exchanges(self, mask: np.ndarray, benefit: np.ndarray) -> Iterator[np.ndarray]:
         changes = self.changes(mask, benefit)
-        ups = sorted((c for c in changes if c.cost > 0), key=lambda c: -c.rate)[: self._ups]
-        downs = sorted((c for c in changes if c.cost < 0), key=lambda c: c.rate)
-        for skip in range(self._payers):
+        spend = [change for change in changes if change.cost > 0]
+        by_rate, by_gain = sorted(spend, key=lambda c: -c.rate), sorted(spend, key=lambda c: -c.gain)
+        ups = list(dict.fromkeys(up for pair in zip(by_rate, by_gain, strict=True) for up in pair))[: self._ups]
+        downs = sorted((change for change in changes if change.cost < 0), key=lambda c: c.rate)
+        for payer in range(self._payers):
             for up in ups:
-                trial = self._paid(mask, up, downs[skip * 2 :])
+                trial = self._paid_by_one(mask, up, downs, payer - 1) if payer else self._paid(mask, up, downs)
                 if trial is not None:
                     yield trial
 
     def _paid(self, mask: np.ndarray, up: Change, downs: list[Change]) -> np.ndarray | None:
+        """Paid by the changes that lose least for what they save, as many as it takes."""
         trial, used = mask.copy(), {up.step}
         trial[up.step] = up.row
         for down in downs:
@@ -118,6 +121,17 @@ class Moves:
             if down.step not in used:
                 used.add(down.step)
                 trial[down.step] = down.row
+        return trial if self.fits(trial) else None
+
+    def _paid_by_one(self, mask: np.ndarray, up: Change, downs: list[Change], place: int) -> np.ndarray | None:
+        """Paid by a single change: of those that save enough the one that loses least, or the next after it."""
+        kept = self._cost.kept(self.sets(mask)) * len(mask)
+        need = kept + up.cost - (1 - self._ratio) * len(mask)
+        able = sorted((d for d in downs if -d.cost >= need and d.step != up.step), key=lambda d: -d.gain)
+        if need <= 0 or place >= len(able):
+            return None
+        trial = mask.copy()
+        trial[up.step], trial[able[place].step] = up.row, able[place].row
         return trial if self.fits(trial) else None
 
     def fits(self, mask: np.ndarray) -> bool:

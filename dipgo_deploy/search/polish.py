@@ -29,7 +29,7 @@ Gradient = Callable[[np.ndarray], np.ndarray]
 class PolishOptions:
     """``moves`` tried at most after one backward pass; ``kicks`` made unseen where none of them helped."""
 
-    moves: int = 24
+    moves: int = 32
     kicks: int = 2
     least_gain_db: float = 0.01
     seed: int = 0
