@@ -28,8 +28,10 @@ class DemoOptions:
     schedules: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("uniform", ("--ratio", "0.8")),
         ("deepcache", ("--ratio", "0.5", "--granularity", "layer")),
+        ("dipgo", ("--ratio", "0.8")),
     )
-    benched: str = "uniform"
+    searched: str = "dipgo"
+    benched: tuple[str, ...] = ("uniform", "dipgo")
     bench_arguments: tuple[str, ...] = (
         *("--repeats", "5", "--images", "128", "--tuning-images", "8"),
         *("--converged-images", "16", "--converged-calls", "1000"),
@@ -42,14 +44,17 @@ def demo_commands(options: DemoOptions, folder: Path) -> Iterator[list[str]]:
     yield ["trace", options.model]
     for method, wanted in options.schedules:
         yield from _way_of(method, wanted, options, folder)
-    yield ["bench", str(folder / options.benched), *options.bench_arguments]
+    plot = ["--plot", str(folder / "bench.png")]
+    yield ["bench", *(str(folder / name) for name in options.benched), *options.bench_arguments, *plot]
 
 
 def _way_of(method: str, wanted: tuple[str, ...], options: DemoOptions, folder: Path) -> Iterator[list[str]]:
     """One schedule from its search to a grid of images."""
     schedule, bundle = str(folder / f"{method}.json"), str(folder / method)
     made_for = ["--sampler", options.sampler, "--steps", str(options.steps), "--guidance", options.guidance]
-    yield ["search", options.model, *made_for, "--method", method, *wanted, "--out", schedule]
+    learnt = method == options.searched
+    picture = ["--picture", str(folder / f"{method}-scores.png")] if learnt else []
+    yield ["search", options.model, *made_for, "--method", method, *wanted, "--out", schedule, *picture]
     yield ["show", schedule, "--out", str(folder / f"{method}.png")]
     yield ["export", options.model, "--schedule", schedule, "--out", bundle]
     yield ["verify", bundle]
@@ -66,6 +71,7 @@ def demo(
 
     check_target(out, folder=True)
     options, started = DemoOptions(), time.monotonic()
+    _lay_out_pruner(options, out)
     for arguments in demo_commands(options, out):
         # The bench comes last: with --json its document is the last line of stdout.
         arguments += ["--json"] if as_json and arguments[0] == "bench" else []
@@ -79,13 +85,29 @@ def demo(
     say(_next_steps(out, options))
 
 
+def _lay_out_pruner(options: DemoOptions, out: Path) -> None:
+    """Put the shipped pruner where the search looks for one: what is left of its training fits into a demo."""
+    from dipgo_deploy.core.files import write_atomic
+    from dipgo_deploy.search.pruner_file import read_record, shipped_pruner
+
+    shipped = shipped_pruner(options.model)
+    record = read_record(shipped)
+    write_atomic(out / f"{options.searched}.pruner", shipped.read_bytes())
+    say(
+        f"The gradient search goes on from a shipped pruner of {options.model}: {record.done} of its "
+        f"{record.options.iterations} iterations were made before."
+    )
+
+
 def _next_steps(out: Path, options: DemoOptions) -> str:
     return "\n".join(
         (
             "Then try:",
-            f"  dipgo-deploy show {out / options.benched}",
-            f"  dipgo-deploy generate {out / options.benched} --class 7 --seed 1 --out seven.png",
+            f"  dipgo-deploy show {out / options.searched}",
+            f"  dipgo-deploy generate {out / options.searched} --class 7 --seed 1 --out seven.png",
+            f"  dipgo-deploy search {options.model} --method dipgo --from-pruner {out / options.searched}.pruner"
+            " --ratio 0.6",
             "  dipgo-deploy search digits-dit --granularity branch --kind residual --method random --ratio 0.5",
-            f"  dipgo-deploy export {options.model} --schedule {out / options.benched}.json --layout segments --out s",
+            f"  dipgo-deploy export {options.model} --schedule {out / options.searched}.json --layout segments --out s",
         )
     )

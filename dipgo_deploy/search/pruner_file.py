@@ -21,9 +21,10 @@ from dipgo_deploy.core.files import FORMAT_VERSION, write_atomic
 from dipgo_deploy.search.dipgo_options import DipgoOptions
 from dipgo_deploy.search.training import Training
 
-__all__ = ["PrunerRecord", "load_training", "read_record", "save_training"]
+__all__ = ["PrunerRecord", "load_training", "read_record", "save_training", "shipped_pruner"]
 
 _FORMAT = "pruner"
+_SHIPPED = Path(__file__).parent / "shipped"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ def save_training(path: Path, training: Training) -> None:
         "record": TypeAdapter(PrunerRecord).dump_json(record).decode(),
     }
     write_atomic(path, save(training.state(), metadata=header))
+
+
+def shipped_pruner(model: str) -> Path:
+    """The unfinished pruner that ships for a reference model (its stages, DDIM with 50 steps, no guidance)."""
+    path = _SHIPPED / f"{model}.pruner"
+    if not path.is_file():
+        raise InputError(f"no pruner ships for {model}: train one with search --method dipgo")
+    return path
 
 
 def read_record(path: Path) -> PrunerRecord:
