@@ -35,7 +35,9 @@ def search(
     population: Annotated[int | None, typer.Option(help="Schedules of a generation (evolutionary).")] = None,
     trajectories: Annotated[int | None, typer.Option(help="Budget in full trajectories (evolutionary).")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images that judge schedules.")] = 8,
-    classes: Annotated[Path | None, typer.Option(help="File of class numbers, one a line, to search on.")] = None,
+    conditions: Annotated[
+        Path | None, typer.Option(help="File of class numbers or prompts, one a line, to search on.")
+    ] = None,
     guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale to search at.")] = None,
     preset: Annotated[str, typer.Option(help="Settings of dipgo: default or paper.")] = "default",
     iterations: Annotated[int | None, typer.Option(help="Gradient steps (dipgo).")] = None,
@@ -60,7 +62,7 @@ def search(
     )  # fmt: skip
     gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
     asked = Asked(
-        model, options, sampler, steps, guidance, granularity, patterns_of(blocks), images, classes, guidance_scale,
+        model, options, sampler, steps, guidance, granularity, patterns_of(blocks), images, conditions, guidance_scale,
         gradient, out, picture, limit_graphs,
     )  # fmt: skip
     check_asked(asked)

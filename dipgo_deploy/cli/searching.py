@@ -12,6 +12,7 @@ from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import check_target
 
 if TYPE_CHECKING:
+    from dipgo_deploy.cli.conditions import Conditions
     from dipgo_deploy.core.blocks import BlockGraph
     from dipgo_deploy.core.contract import Contract, Guidance
     from dipgo_deploy.core.schedule import Schedule
@@ -48,7 +49,7 @@ class Asked:
     granularity: str
     patterns: tuple[str, ...] | None
     images: int
-    classes: Path | None
+    conditions: Path | None
     guidance_scale: float | None
     gradient: GradientAsked
     out: Path
@@ -58,7 +59,13 @@ class Asked:
 
 def check_asked(asked: Asked) -> None:
     """Refuse what cannot be done before anything is loaded."""
+    from dipgo_deploy.search.options import RULES
+
     gradient = asked.gradient
+    if asked.conditions and asked.options.method in RULES:
+        raise UsageError(f"--conditions is for methods that run the model, found {asked.options.method}: leave it out")
+    if asked.conditions and gradient.from_pruner:
+        raise UsageError("--from-pruner brings the conditions that it was trained on: leave --conditions out")
     if asked.options.method != "dipgo":
         for name in ("preset", "iterations", "polish", "order", "pruner", "from_pruner"):
             if getattr(gradient, name) != getattr(GradientAsked(), name):
@@ -78,14 +85,15 @@ def search_asked(asked: Asked) -> tuple[Schedule, BlockGraph]:
     from dipgo_deploy.models import load_model, make_contract
     from dipgo_deploy.search.options import JUDGED
 
+    conditions = _conditions(asked)
     with working(f"tracing {asked.model}"):
-        model = load_model(asked.model)
+        model = conditions.given_to(load_model(asked.model))
         contract = make_contract(model, sampler=asked.sampler, steps=asked.steps, guidance=asked.guidance)
         graph = trace(model, granularity=asked.granularity, patterns=asked.patterns).blocks
     if asked.options.method == "dipgo":
-        schedule = _by_gradient(asked, model, graph, contract)
+        schedule = _by_gradient(asked, conditions, model, graph, contract)
     elif asked.options.method in JUDGED:
-        schedule = _by_judge(asked, model, graph, contract)
+        schedule = _by_judge(asked, conditions, model, graph, contract)
     else:
         schedule = _by_rule(asked, graph, contract)
     if asked.limit_graphs is not None:
@@ -99,13 +107,27 @@ def search_asked(asked: Asked) -> tuple[Schedule, BlockGraph]:
     return schedule, graph
 
 
+def _conditions(asked: Asked) -> Conditions:
+    """What images are searched on: as the pruner that is cut was trained on, else as the file says."""
+    from dipgo_deploy.cli.conditions import Conditions, read_conditions
+
+    if asked.gradient.from_pruner is None:
+        return read_conditions(asked.conditions)
+    from dipgo_deploy.search.pruner_file import read_record
+
+    options = read_record(asked.gradient.from_pruner).options
+    return Conditions(options.classes, options.prompts)
+
+
 def _by_rule(asked: Asked, graph: BlockGraph, contract: Contract) -> Schedule:
     from dipgo_deploy.search import search_schedule
 
     return search_schedule(graph, contract, asked.options)
 
 
-def _by_judge(asked: Asked, model: LoadedModel, graph: BlockGraph, contract: Contract) -> Schedule:
+def _by_judge(
+    asked: Asked, conditions: Conditions, model: LoadedModel, graph: BlockGraph, contract: Contract
+) -> Schedule:
     from dipgo_deploy.core.schedule import Schedule
     from dipgo_deploy.search.calibration import Judge, calibrate
     from dipgo_deploy.search.dipgo_options import DipgoOptions
@@ -116,7 +138,7 @@ def _by_judge(asked: Asked, model: LoadedModel, graph: BlockGraph, contract: Con
         judge = Judge(
             calibrate(
                 model, graph, contract, range(first, first + asked.images),
-                classes=_classes(asked.classes), guidance_scale=asked.guidance_scale,
+                classes=conditions.classes, guidance_scale=asked.guidance_scale,
             ),
             graph,
             asked.options.kind,
@@ -133,10 +155,12 @@ def _by_judge(asked: Asked, model: LoadedModel, graph: BlockGraph, contract: Con
     return found
 
 
-def _by_gradient(asked: Asked, model: LoadedModel, graph: BlockGraph, contract: Contract) -> Schedule:
+def _by_gradient(
+    asked: Asked, conditions: Conditions, model: LoadedModel, graph: BlockGraph, contract: Contract
+) -> Schedule:
     from dipgo_deploy.core.schedule import Schedule
 
-    search, known = _gradient_search(asked, model, graph, contract)
+    search, known = _gradient_search(asked, conditions, model, graph, contract)
     begun = search.training.done
     if begun:
         say(f"continuing {known} after {begun} of {search.training.options.iterations} iterations")
@@ -151,7 +175,7 @@ def _by_gradient(asked: Asked, model: LoadedModel, graph: BlockGraph, contract: 
 
 
 def _gradient_search(
-    asked: Asked, model: LoadedModel, graph: BlockGraph, contract: Contract
+    asked: Asked, conditions: Conditions, model: LoadedModel, graph: BlockGraph, contract: Contract
 ) -> tuple[GradientSearch, Path]:
     from dipgo_deploy.search.dipgo import GradientSearch
     from dipgo_deploy.search.pruner_file import read_record
@@ -167,12 +191,12 @@ def _gradient_search(
         options = replace(record.options, polish=gradient.polish or 0)
         file = gradient.from_pruner
     else:
-        options, file = _gradient_options(asked), gradient.pruner or asked.out.with_suffix(".pruner")
+        options, file = _gradient_options(asked, conditions), gradient.pruner or asked.out.with_suffix(".pruner")
         check_target(file)
     return GradientSearch(model, graph, contract, asked.options.kind, options, file), file
 
 
-def _gradient_options(asked: Asked) -> DipgoOptions:
+def _gradient_options(asked: Asked, conditions: Conditions) -> DipgoOptions:
     from dipgo_deploy.search.dipgo_options import PRESETS
 
     gradient = asked.gradient
@@ -183,7 +207,8 @@ def _gradient_options(asked: Asked) -> DipgoOptions:
     return replace(
         options,
         seed=asked.options.seed,
-        classes=_classes(asked.classes),
+        prompts=conditions.prompts,
+        classes=conditions.classes,
         guidance_scale=asked.guidance_scale,
         polish_images=asked.images,
         **{name: value for name, value in changed.items() if value is not None},
@@ -206,19 +231,3 @@ class _Readings:
         if isinstance(step, Polished):
             return min(1.0, step.spent / max(self._polish, 1)), f"polish: {step.score_db:.2f} dB"
         return None
-
-
-def _classes(path: Path | None) -> tuple[int, ...]:
-    """Class numbers of a file, one a line."""
-    if path is None:
-        return ()
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): give a text file of class numbers") from None
-    found = [line for line in lines if line]
-    if odd := [line for line in found if not line.isdigit()]:
-        raise InputError(f"{path} holds {odd[0]!r}, class numbers are wanted: one a line")
-    if not found:
-        raise InputError(f"{path} holds no class number: give one a line")
-    return tuple(map(int, found))

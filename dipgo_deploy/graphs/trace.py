@@ -99,12 +99,14 @@ def trace(
 
 
 def _found(folder: Path, model: LoadedModel, patterns: Sequence[str]) -> Trace | None:
-    """The trace in ``folder``, if it is whole and one of this model with these patterns."""
+    """The trace in ``folder``, if it is whole and one of this model, its inputs' shapes and these patterns."""
     try:
         found = load_trace(folder)
     except InputError:
         return None
-    return found if (found.blocks.model_digest, found.blocks.patterns) == (model.digest, patterns) else None
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.example_inputs(1).values()]
+    same = [spec.shape[1:] for spec in found.blocks.inputs] == shapes
+    return found if same and (found.blocks.model_digest, found.blocks.patterns) == (model.digest, patterns) else None
 
 
 @contextmanager
@@ -147,7 +149,7 @@ def _chosen(model: LoadedModel, granularity: str, patterns: Sequence[str] | None
 
 
 def _key(model: LoadedModel, patterns: Sequence[str]) -> str:
-    text = json.dumps([_code_digest(), library_versions(), model.digest, patterns])
+    text = json.dumps([_code_digest(), library_versions(), model.digest, model.tokens, patterns])
     return f"{model.class_name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

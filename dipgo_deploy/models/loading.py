@@ -39,7 +39,8 @@ class LoadedModel:
     """A denoiser ready to be traced or run.
 
     ``component`` is its folder name in a pipeline (``unet`` or ``transformer``); ``latent_shape`` is ``(C, H, W)``;
-    ``class_embedder`` turns labels into cross-attention tokens, where the pipeline has one.
+    ``class_embedder`` turns labels into cross-attention tokens, where the pipeline has one or prompts were given (see
+    ``with_prompts``).
     """
 
     module: nn.Module

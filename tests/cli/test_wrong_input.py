@@ -13,6 +13,7 @@ from dipgo_deploy.bench import write_report
 from dipgo_deploy.cli.main import run
 from tests.bench.reports import CROWD
 from tests.cli.refusal import edit, refused, seal, truncate
+from tests.models.pipelines import text_pipeline
 
 ROOT = Path(__file__).parents[2]
 FORMATS = ROOT / "docs" / "formats.md"
@@ -223,6 +224,57 @@ class TestModel:
     def test_a_config_that_does_not_fit(self, command, entry, words, model_copy, tmp_path, capsys):
         edit(model_copy / "unet" / "config.json", lambda config: config.update(entry))
         refused(model_readers(model_copy, tmp_path)[command], words, capsys)
+
+
+class TestConditions:
+    def searching(self, model: Path, folder: Path, content: bytes | None) -> list[object]:
+        file = folder / "conditions.txt"
+        if content is not None:
+            file.write_bytes(content)
+        return ["search", model, "--method", "best-random", "--conditions", file, "--out", folder / "new.json"]
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (None, "conditions.txt cannot be read"),
+            (b"\xff\xfe\x00", "conditions.txt cannot be read"),
+            (b"", "holds neither class number nor prompt"),
+            (b" \n\n", "holds neither class number nor prompt"),
+        ],
+    )
+    def test_a_file_of_nothing(self, content, words, tmp_path, capsys):
+        refused(self.searching(MODEL, tmp_path, content), words, capsys)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"text_encoder": [None, None]}, "with one text_encoder"),
+            ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "has text_encoder and text_encoder_2"),
+            ({"tokenizer": [None, None]}, "names no tokenizer"),
+            ({"text_encoder": ["mine", "Encoder"]}, "text_encoder is of mine, one of transformers is wanted"),
+        ],
+    )
+    def test_a_pipeline_that_does_not_encode(self, change, words, text_model, tmp_path, capsys):
+        edit(text_model / "model_index.json", lambda index: index.update(change))
+        refused(self.searching(text_model, tmp_path, b"a cat"), words, capsys)
+
+    @pytest.mark.parametrize("name", ["text_encoder/model.safetensors", "tokenizer/tokenizer.json"])
+    def test_truncated(self, name, text_model, tmp_path, capsys):
+        truncate(text_model / name)
+        refused(self.searching(text_model, tmp_path, b"a cat"), f"{name.split('/')[0]} cannot be run as", capsys)
+
+    def test_a_text_encoder_of_another_width(self, tmp_path, capsys):
+        pytest.importorskip("transformers", reason="prompts are encoded by transformers")
+        model = text_pipeline(tmp_path / "text", dim=12)
+        capsys.readouterr()
+        refused(self.searching(model, tmp_path, b"a cat"), "gives tokens of width 8", capsys)
+
+
+@pytest.fixture
+def text_model(tmp_path) -> Path:
+    """A pipeline with a text encoder that a test may damage."""
+    pytest.importorskip("transformers", reason="prompts are encoded by transformers")
+    return text_pipeline(tmp_path / "text")
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "program.json", "blocks.json"])

@@ -13,6 +13,7 @@ import pytest
 
 from dipgo_deploy.cli.main import run
 from tests.cli.refusal import refused
+from tests.models.pipelines import text_pipeline
 
 NAN = "nan"
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,8 @@ ROOT = Path(__file__).parents[2]
         (["--method", "dipgo", "--polish", -1], "polish -1"),
         (["--method", "dipgo", "--order", "best"], "--order"),
         (["--method", "dipgo", "--pruner", "a", "--from-pruner", "b"], "give one of them"),
+        (["--method", "uniform", "--conditions", "c.txt"], "--conditions is for methods that run the model"),
+        (["--method", "dipgo", "--conditions", "c.txt", "--from-pruner", "p"], "leave --conditions out"),
         (["--picture", "p.gif"], "ends in neither .png nor .svg"),
         (["--limit-graphs", 0], "--limit-graphs"),
         (["--blocks", "down_blocks.*,"], "empty pattern"),
@@ -56,6 +59,14 @@ ROOT = Path(__file__).parents[2]
 def test_search(options, words, tmp_path, capsys):
     arguments = ["search", "digits-unet", "--out", tmp_path / "s.json"]
     refused([*arguments, *([] if "--steps" in options else ["--steps", 6]), *options], words, capsys, 2)
+
+
+@pytest.mark.parametrize("model", ["digits-unet", "digits-dit"])
+@pytest.mark.parametrize("text", ["a cat", "3\na cat", "-1"])
+def test_prompts_for_a_model_that_takes_class_numbers(model, text, tmp_path, capsys):
+    (tmp_path / "c.txt").write_text(text)
+    asked = ["--method", "best-random", "--conditions", tmp_path / "c.txt", "--out", tmp_path / "s.json"]
+    refused(["search", model, *asked], "conditioned on class numbers, found prompts: give numbers", capsys, 2)
 
 
 @pytest.mark.parametrize("command", ["trace", "search"])
@@ -233,6 +244,16 @@ def test_without_onnxruntime(command, bundle_folder, tmp_path, monkeypatch, caps
     monkeypatch.delitem(sys.modules, "dipgo_deploy.runtime.onnxruntime_backend", raising=False)
     arguments = [command, bundle_folder] if command == "verify" else writing(command, tmp_path / "x.png", bundle_folder)
     refused(arguments, "pip install 'dipgo-deploy[cpu]'", capsys, 5)
+
+
+def test_prompts_without_transformers(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers", reason="the pipeline's text encoder is one of transformers")
+    model = text_pipeline(tmp_path / "model")
+    (tmp_path / "c.txt").write_text("a cat")
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    asked = ["--method", "best-random", "--conditions", tmp_path / "c.txt", "--out", tmp_path / "s.json"]
+    refused(["search", model, *asked], "transformers is not installed: pip install transformers", capsys, 5)
 
 
 def test_without_a_gpu(bundle_folder, monkeypatch, capsys):
