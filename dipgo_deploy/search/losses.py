@@ -10,10 +10,10 @@ import torch
 __all__ = ["CONSISTENCY", "Consistency", "ssim_of"]
 
 Consistency = Literal["ssim", "l1", "l2", "psnr"]
-"""``ssim`` is DiP-GO's; ``psnr`` the mean of the logarithms of squared errors, so that good images count too."""
+"""``ssim`` is DiP-GO's, of images mapped to [0, 1] as bench does (it compares brightness, so it heeds where 0 lies);
+``psnr`` the mean of the logarithms of squared errors, so that good images count too."""
 
 _RADIUS = 5
-_RANGE = 2.0
 _FLOOR = 1e-6
 """Squared error below which ``psnr`` asks for no more: 66 dB on images in [-1, 1]."""
 
@@ -40,7 +40,7 @@ def _psnr_loss(images: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
 
 
 CONSISTENCY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "ssim": lambda images, full: 1 - ssim_of(images, full, _RANGE).mean(),
+    "ssim": lambda images, full: 1 - ssim_of((images + 1) / 2, (full + 1) / 2, 1.0).mean(),
     "l1": lambda images, full: (images - full).abs().mean(),
     "l2": lambda images, full: (images - full).square().mean(),
     "psnr": _psnr_loss,
