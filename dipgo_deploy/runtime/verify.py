@@ -23,7 +23,7 @@ from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import BackendName, Compiled, LoadedBundle
 from dipgo_deploy.runtime.torch_backend import TorchBackend
-from dipgo_deploy.supernet.rollout import reference_trajectory
+from dipgo_deploy.supernet.rollout import last_latent, reference_trajectory
 
 __all__ = ["Deviation", "Recording", "Rung", "VerifyOptions", "VerifyReport", "verify"]
 
@@ -203,8 +203,9 @@ class _Ladder:
         noise, conditioning = self.inputs
         noise = noise.astype(model.dtype) if model.dtype == "float64" else noise
         schedule, scale, seed = self.bundle.schedule, self.scale, self.options.seed
-        *_, last = reference_trajectory(model, schedule, noise, conditioning, guidance_scale=scale, seed=seed)
-        return last.latent.cpu().numpy()
+        trajectory = reference_trajectory(model, schedule, noise, conditioning, guidance_scale=scale, seed=seed)
+        image: np.ndarray = last_latent(trajectory).cpu().numpy()
+        return image
 
     def _in_float64(self, program: Program) -> float:
         """The same comparison without roundings, which some schedules amplify past the tolerance by themselves."""

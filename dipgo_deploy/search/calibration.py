@@ -17,7 +17,7 @@ from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets
 from dipgo_deploy.search.pricing import Pricer
-from dipgo_deploy.supernet.rollout import reference_trajectory
+from dipgo_deploy.supernet.rollout import last_latent, reference_trajectory
 
 __all__ = ["Calibration", "Judge", "calibrate", "images_of"]
 
@@ -69,8 +69,8 @@ def images_of(calibration: Calibration, schedule: Schedule) -> np.ndarray:
     """What ``schedule`` makes of the calibration's noise on the live model, (B, C, H, W), float32 or wider."""
     given = calibration.noise, calibration.conditioning
     scale = calibration.guidance_scale
-    *_, last = reference_trajectory(calibration.model, schedule, *given, guidance_scale=scale, seed=0)
-    images: np.ndarray = last.latent.cpu().numpy()
+    trajectory = reference_trajectory(calibration.model, schedule, *given, guidance_scale=scale, seed=0)
+    images: np.ndarray = last_latent(trajectory).cpu().numpy()
     return images
 
 

@@ -25,7 +25,7 @@ from dipgo_deploy.supernet.network import Denoiser, GuidedNetwork
 from dipgo_deploy.supernet.stepper import SamplerStepper
 from dipgo_deploy.supernet.surgery import gated
 
-__all__ = ["RolloutStep", "reference_trajectory"]
+__all__ = ["RolloutStep", "last_latent", "reference_trajectory"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,14 @@ def reference_trajectory(
         prediction = rollout.prediction(step)
         latent = stepper.advance(step, network.guided(prediction), latent)
         yield RolloutStep(step, latent, prediction, stored, called)
+
+
+def last_latent(trajectory: Iterator[RolloutStep]) -> torch.Tensor:
+    """The image of a trajectory; the steps before it are let go one by one, with the features they hold."""
+    step = next(trajectory)
+    for step in trajectory:
+        pass
+    return step.latent
 
 
 class _Rollout:
