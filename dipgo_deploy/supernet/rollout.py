@@ -11,6 +11,7 @@ Nothing here knows of programs, slots or lowering: every faster path is judged b
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,10 +86,7 @@ def reference_trajectory(
 
 def last_latent(trajectory: Iterator[RolloutStep]) -> torch.Tensor:
     """The image of a trajectory; the steps before it are let go one by one, with the features they hold."""
-    step = next(trajectory)
-    for step in trajectory:
-        pass
-    return step.latent
+    return deque(trajectory, maxlen=1).pop().latent
 
 
 class _Rollout:
