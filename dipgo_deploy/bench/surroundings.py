@@ -14,7 +14,8 @@ from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.plain import LeftOut
 from dipgo_deploy.bench.stages import Progress
 from dipgo_deploy.core.errors import DipgoError
-from dipgo_deploy.models.components import PipelineRun, component_names, load_component
+from dipgo_deploy.models.components import PipelineRun, load_component
+from dipgo_deploy.models.pipeline_folder import component_names
 from dipgo_deploy.runtime import LoadedBundle
 
 __all__ = ["Surroundings", "time_surroundings"]

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.models.components import component_names, load_text_encoder, load_tokenizer, running
 from dipgo_deploy.models.loading import LoadedModel
+from dipgo_deploy.models.pipeline_folder import component_names, load_text_encoder, load_tokenizer, running
 
 __all__ = ["PromptTable", "with_prompts"]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dipgo_deploy.core.errors import InputError, MissingError
-from dipgo_deploy.models.components import PipelineRun, component_names, load_component
+from dipgo_deploy.models.components import PipelineRun, load_component
+from dipgo_deploy.models.pipeline_folder import component_names
 from tests.models.pipelines import pipeline_from, tiny_text_encoder
 
 RUN = PipelineRun(prompts=2, latents=(3, 1, 16, 16))
