@@ -5,18 +5,21 @@ Written after every few iterations, whole or not at all; training goes on from i
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract, check_same_contract
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import FORMAT_VERSION, write_atomic
 from dipgo_deploy.search.dipgo_options import DipgoOptions
 from dipgo_deploy.search.training import Training
@@ -25,6 +28,8 @@ __all__ = ["PrunerRecord", "load_training", "read_record", "save_training", "shi
 
 _FORMAT = "pruner"
 _SHIPPED = Path(__file__).parent / "shipped"
+_FREE = ("checkpoint", "polish", "polish_images")
+"""Options that training does not depend on."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,14 @@ def save_training(path: Path, training: Training) -> None:
         training.contract, training.graph.granularity, training.kind, training.graph.block_names,
         training.options, training.done, training.spent, training.seconds,
     )  # fmt: skip
+    text, tensors = TypeAdapter(PrunerRecord).dump_json(record).decode(), training.state()
     header = {
         "format": _FORMAT,
         "format_version": FORMAT_VERSION,
-        "record": TypeAdapter(PrunerRecord).dump_json(record).decode(),
+        "record": text,
+        "sha256": _digest(text, tensors),
     }
-    write_atomic(path, save(training.state(), metadata=header))
+    write_atomic(path, save(tensors, metadata=header))
 
 
 def shipped_pruner(model: str) -> Path:
@@ -75,6 +82,8 @@ def read_record(path: Path) -> PrunerRecord:
         raise InputError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}: update it")
     try:
         return TypeAdapter(PrunerRecord).validate_json(header.get("record", ""))
+    except UsageError as error:
+        raise InputError(f"{path} holds options that make no sense ({error}): train the pruner anew") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the record"
@@ -97,17 +106,28 @@ def load_training(path: Path, training: Training, *, same_options: bool = True) 
     ):
         if ours != theirs:
             raise InputError(f"{path} was trained for {what} {theirs}, {ours} is wanted: name another file")
-    wanted = replace(training.options, polish=record.options.polish, polish_images=record.options.polish_images)
+    free = {name: getattr(record.options, name) for name in _FREE}
+    wanted = replace(training.options, **free)
     if same_options and record.options != wanted:
         name = _first_difference(asdict(record.options), asdict(wanted))
         raise InputError(f"{path} was trained with another {name}: give the same options, or name another file")
-    training.restore(_read(path)[1], record.done, record.spent, record.seconds)
+    header, tensors = _read(path)
+    if header.get("sha256") != _digest(header.get("record", ""), tensors):
+        raise InputError(f"{path} is damaged (it differs from its own sha256): train the pruner anew")
+    training.restore(tensors, record.done, record.spent, record.seconds)
     if not np.isfinite(training.scores()).all():
         raise InputError(f"{path} holds scores that are no numbers: train the pruner anew")
 
 
 def _first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     return next(f"{name} ({found[name]}, not {wanted[name]})" for name in found if found[name] != wanted[name])
+
+
+def _digest(record: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path, only_header: bool = False) -> tuple[dict[str, str], dict[str, Any]]:

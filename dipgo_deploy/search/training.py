@@ -4,7 +4,8 @@
 2. Loss: consistency of the pruned images with the full run's, plus ``sparsity_weight`` × cost while more than
    ``floor`` of the compute is kept; below it consistency alone (their α and τ).
 3. The learning rate follows half a cosine from its start to 0 at the last iteration; gradients are clipped.
-4. State is the pruner, the optimiser's moments and the iteration: a run continued from it is the run itself.
+4. State is the pruner, the optimiser's moments, the iteration and what was measured: a run continued from it is the
+   run itself.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Training:
         self.objective = Objective(model, graph, contract, kind, options)
         self.optimiser = _optimiser(self.pruner, options)
         self.done, self.seconds, self._spent_before = 0, 0.0, 0.0
+        self._ms: dict[str, float] = {}
 
     @property
     def spent(self) -> float:
@@ -74,9 +76,10 @@ class Training:
 
     @cached_property
     def cost(self) -> GateCost:
-        """Cost of gates; measured in milliseconds on first use, where the options ask for that."""
-        ms = block_milliseconds(self.model, self.graph) if self.options.unit == "ms" else None
-        return GateCost(self.pricer, self.graph, self.options.cost, ms)
+        """Cost of gates; measured in milliseconds on first use, where the options ask for that, and then kept."""
+        if self.options.unit == "ms" and not self._ms:
+            self._ms = block_milliseconds(self.model, self.graph)
+        return GateCost(self.pricer, self.graph, self.options.cost, self._ms or None)
 
     def run(self) -> Iterator[Iteration]:
         """Train to the last iteration, yielding after each."""
@@ -140,6 +143,7 @@ class Training:
         tensors = {f"pruner.{name}": tensor for name, tensor in self.pruner.state_dict().items()}
         for index, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        tensors |= {f"ms.{name}": torch.tensor(value, dtype=torch.float64) for name, value in self._ms.items()}
         return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], done: int, spent: float = 0.0, seconds: float = 0.0) -> None:
@@ -157,6 +161,7 @@ class Training:
                 _, index, field = name.split(".")
                 moments.setdefault(int(index), {})[field] = tensor
         self.optimiser.load_state_dict({**state, "state": moments})
+        self._ms = {name[3:]: float(value) for name, value in tensors.items() if name.startswith("ms.")}
         self.done, self.seconds, self._spent_before = done, seconds, spent
 
 
