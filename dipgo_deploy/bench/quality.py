@@ -17,8 +17,6 @@ __all__ = ["EXTRACTOR", "DigitsJudge", "digits_judge", "median_interval", "perce
 
 EXTRACTOR = "digits-classifier"
 """Name of the network behind `DigitsJudge`. Its Fréchet distance is no FID and compares only with itself."""
-
-_RADIUS = 5
 _RESAMPLES = 2000
 
 
@@ -28,13 +26,11 @@ def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
     The window is the usual Gaussian of 11 pixels (sigma 1.5; Wang et al. 2004), smaller on images below 11 pixels.
     """
     import torch
-    from torchmetrics.functional.image import structural_similarity_index_measure
 
-    radius = max(1, min(_RADIUS, (min(images.shape[2:]) - 1) // 2))
-    pair = (torch.from_numpy(unit_range(array)) for array in (images, reference))
-    # torchmetrics derives the window from sigma: 0.3 of the radius gives exactly that radius.
-    values = structural_similarity_index_measure(*pair, sigma=0.3 * radius, data_range=1.0, reduction="none")
-    return values.reshape(-1).numpy()
+    from dipgo_deploy.search.losses import ssim_of
+
+    found, wanted = (torch.from_numpy(unit_range(array)) for array in (images, reference))
+    return ssim_of(found, wanted, data_range=1.0).numpy()
 
 
 def percentiles(values: Sequence[float] | np.ndarray, *points: int) -> dict[str, float]:
