@@ -110,6 +110,7 @@ class GradientSearch:
 
     def search(self, ratio: float, order: Order = "bisection") -> Iterator[Iteration | Polished | Schedule]:
         """Train what is left, cut at ``ratio``, polish; the schedule comes last."""
+        self.candidate(ratio, order)  # What it refuses is refused before the training.
         started, before = time.monotonic(), self.training.seconds
         yield from self.train()
         found, polished = self.candidate(ratio, order), None
