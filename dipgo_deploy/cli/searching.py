@@ -161,9 +161,11 @@ def _by_gradient(
     from dipgo_deploy.core.schedule import Schedule
 
     search, known = _gradient_search(asked, conditions, model, graph, contract)
-    begun = search.training.done
+    begun, total = search.training.done, search.training.options.iterations
     if begun:
-        say(f"continuing {known} after {begun} of {search.training.options.iterations} iterations")
+        say(f"continuing {known} after {begun} of {total} iterations")
+    if begun < total:
+        say(search.training.objective.memory.text)
     found = watched(search.search(asked.options.ratio, asked.gradient.order), _Readings(search).read, "searching")
     if not isinstance(found, Schedule):
         raise AssertionError("a search ends in its schedule")

@@ -16,7 +16,7 @@ from dipgo_deploy.search.dipgo_options import DipgoOptions
 from dipgo_deploy.search.losses import CONSISTENCY
 from dipgo_deploy.supernet.chain import SoftChain
 from dipgo_deploy.supernet.free_memory import free_bytes
-from dipgo_deploy.supernet.memory import measure_step, recompute_for
+from dipgo_deploy.supernet.memory import GradientMemory, gradient_memory, measure_step, recompute_for
 
 __all__ = ["Objective"]
 
@@ -37,16 +37,27 @@ class Objective:
         self._pool: dict[int, Calibration] = {}
 
     @cached_property
-    def chain(self) -> SoftChain:
-        """All steps under gates; the first use settles what is computed again, where that is left to the memory."""
-        model, options = self.model.as_dtype(self.options.dtype or self.model.dtype), self.options
-        if options.checkpoint == "auto":
-            step = measure_step(model, self.graph, self.contract, self.kind)
+    def memory(self) -> GradientMemory:
+        """What a gradient step will hold; settles what is computed again, where the options leave that to the memory.
+
+        Every step is taken as called, so it is the most that can be needed.
+        """
+        model, options, calls = self._model, self.options, self.contract.sampler.calls
+        step = measure_step(model, self.graph, self.contract, self.kind)
+        recompute = options.checkpoint
+        if recompute == "auto":
             free = free_bytes(next(model.module.parameters()).device)
-            recompute = recompute_for(step, self.contract.sampler.calls, options.batch, free // 2)
-        else:
-            recompute = options.checkpoint
-        return SoftChain(model, self.graph, self.contract, self.kind, recompute)
+            recompute = recompute_for(step, calls, options.batch, free // 2)
+        return gradient_memory(step, calls, options.batch, recompute)
+
+    @cached_property
+    def chain(self) -> SoftChain:
+        """All steps under gates."""
+        return SoftChain(self._model, self.graph, self.contract, self.kind, self.memory.checkpoint)
+
+    @cached_property
+    def _model(self) -> LoadedModel:
+        return self.model.as_dtype(self.options.dtype or self.model.dtype)
 
     def gradient(self, mask: np.ndarray, cost: GateCost, number: int) -> tuple[float, torch.Tensor]:
         """Loss on batch ``number`` under the hard gates ``mask``, and its gradient by every gate, (steps, blocks).
