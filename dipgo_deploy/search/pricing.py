@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.core.liveness import block_of_stored, reach
 from dipgo_deploy.search.candidate import ComputeSets
@@ -38,14 +40,24 @@ class Pricer:
     def live(self, computed: frozenset[str]) -> frozenset[str]:
         """The blocks of one step that its own prediction needs: none where the prediction is reused.
 
+        None either where the prediction alone is computed and would come out as the held one (a U-Net's tail).
+
         What only a later step would read is dropped too: that step holds an older feature. This is what DiP-GO's
         dependent blocks mean, and makes the cost of a step a matter of that step alone.
         """
         if PREDICTION not in computed:
             return frozenset()
         if computed not in self._live:
-            self._live[computed] = reach(self._graph, computed, [self._graph.prediction], self._kind).computes
+            found = reach(self._graph, computed, [self._graph.prediction], self._kind).computes
+            self._live[computed] = frozenset() if self._tail_repeats and found == {PREDICTION} else found
         return self._live[computed]
+
+    @cached_property
+    def _tail_repeats(self) -> bool:
+        """Whether the tail reads no input of the network: on reused features alone it gives what is held anyway."""
+        found = reach(self._graph, frozenset([PREDICTION]), [self._graph.prediction], self._kind)
+        inputs = {spec.name for spec in self._graph.inputs}
+        return not any(inputs.intersection(self._graph.pieces[index].reads) for index in found.pieces)
 
     def kept_share(self, live: frozenset[str]) -> float:
         """MACs of one step that computes ``live`` blocks and feeds only its own prediction, over a full step's."""
