@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,16 +31,16 @@ def test_the_demo_goes_the_whole_way():
     ]
 
 
+WRITES = {"--out", "--picture", "--plot"}
+
+
 def test_what_a_step_reads_an_earlier_one_wrote():
     written: set[str] = set()
     for arguments in STEPS:
-        read = {word for word in arguments[1:] if word.startswith("demo")}
-        if "--out" in arguments:
-            out = arguments[arguments.index("--out") + 1]
-            read -= {out}
-            assert read <= written
-            written.add(out)
+        made = {word for option, word in pairwise(arguments) if option in WRITES}
+        read = {word for word in arguments[1:] if word.startswith("demo")} - made
         assert read <= written
+        written |= made
 
 
 def test_the_demo_prints_each_command_and_stops_at_the_first_failure(monkeypatch, tmp_path, capsys):
