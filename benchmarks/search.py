@@ -119,17 +119,21 @@ def _converged(model: LoadedModel, graph: BlockGraph, judged: Calibration) -> np
 
 
 def options_of(method: str) -> DipgoOptions | None:
-    """Settings of a gradient search by its name, ``ablation:NAME`` included."""
+    """Settings of a gradient search by its name, ``ablation:NAME`` included; ``NAME@N`` trains for N iterations."""
+    method, _, iterations = method.partition("@")
+    if iterations:
+        options = options_of(method)
+        return options and replace(options, iterations=int(iterations))
     if method.startswith("ablation:"):
         return replace(PRESETS["paper"], **ABLATIONS[method.removeprefix("ablation:")])
     return GRADIENT.get(method)
 
 
-def schedule_of(case: Case, cell: Cell, iterations: int | None) -> Schedule:
+def schedule_of(case: Case, cell: Cell) -> Schedule:
     """The cell's schedule."""
     options = options_of(cell.method)
     if options is not None:
-        return _by_gradient(case, cell, replace(options, seed=cell.seed), iterations)
+        return _by_gradient(case, cell, replace(options, seed=cell.seed))
     asked = SearchOptions(cell.method, cell.ratio, kind=case.kind, seed=cell.seed)
     if cell.method in RULES:
         return search_schedule(case.graph, case.contract, asked)
@@ -140,11 +144,9 @@ def schedule_of(case: Case, cell: Cell, iterations: int | None) -> Schedule:
     return found
 
 
-def _by_gradient(case: Case, cell: Cell, options: DipgoOptions, iterations: int | None) -> Schedule:
+def _by_gradient(case: Case, cell: Cell, options: DipgoOptions) -> Schedule:
     options = replace(options, first_seed=options.first_seed + 10_000 * cell.seed)
-    if iterations is not None and options.iterations > 1:
-        options = replace(options, iterations=iterations)
-    name = "dipgo" if cell.method == "dipgo-unpolished" else cell.method.replace(":", "-")
+    name = cell.method.replace("dipgo-unpolished", "dipgo").replace(":", "-")
     file = PRUNERS / f"{cell.case}-{name}-{cell.seed}-{options.iterations}.pruner"
     PRUNERS.mkdir(exist_ok=True)
     search = GradientSearch(case.model, case.graph, case.contract, case.kind, options, file)
@@ -155,10 +157,10 @@ def _by_gradient(case: Case, cell: Cell, options: DipgoOptions, iterations: int 
     return step
 
 
-def measured(cell: Cell, steps: int, iterations: int | None) -> dict[str, Any]:
+def measured(cell: Cell, steps: int) -> dict[str, Any]:
     """The row of one cell."""
     case, started = case_of(cell.case, steps), time.monotonic()
-    schedule = schedule_of(case, cell, iterations)
+    schedule = schedule_of(case, cell)
     took = time.monotonic() - started
     images = images_of(case.judged, schedule)
     full, converged = psnr_db(images, case.judged.images), psnr_db(images, case.converged)
@@ -203,16 +205,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="search seeds of methods that draw")
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
     parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
-    parser.add_argument("--iterations", type=int, help="gradient steps, instead of the preset's")
+    parser.add_argument("--iterations", type=int, help="gradient steps instead of the preset's: rows NAME@N")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued where it stands")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     command = shlex.join(["python", "benchmarks/search.py", *sys.argv[1:]])
-    for cell in cells(given.cases, given.methods, given.seeds, given.ratios):
+    suffix = f"@{given.iterations}" if given.iterations else ""
+    methods = [method + suffix * (options_of(method) is not None) for method in given.methods]
+    for cell in cells(given.cases, methods, given.seeds, given.ratios):
         done = rows_in(given.out)
         if cell not in done:
-            row = {**measured(cell, given.steps, given.iterations), "command": command}
+            row = {**measured(cell, given.steps), "command": command}
             done = {**rows_in(given.out), cell: row}
             document = {"environment": environment(), "cells": list(done.values())}
             write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")

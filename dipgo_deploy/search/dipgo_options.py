@@ -120,7 +120,7 @@ _PAPER = DipgoOptions(
     budget="penalty",
     cost="cascade",
     width=512,
-    hidden=512,
+    hidden=128,
     polish=0,
 )
 
