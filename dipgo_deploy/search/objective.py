@@ -24,9 +24,10 @@ __all__ = ["Objective"]
 class Objective:
     """The loss of hard gates on batches of noise that a number names; every batch's full run is made once and kept.
 
-    ``spent`` counts full trajectories of one image. A step that is called counts once for its pass forward and twice
-    for the one backward; a step that is not called once, for its gate's gain. What is computed again to save memory is
-    not counted: a search that ends when enough is spent ends at the same point on every machine.
+    ``spent`` counts full trajectories of one image, one for the full run of each image besides what gradients take. A
+    step that is called counts once for its pass forward and twice for the one backward; the first, which has no way
+    back, once; a step that is not called once, for its gate's gain. What is computed again to save memory is not
+    counted: a search that ends when enough is spent ends at the same point on every machine.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class Objective:
     def gradient(self, mask: np.ndarray, cost: GateCost, number: int) -> tuple[float, torch.Tensor]:
         """Loss on batch ``number`` under the hard gates ``mask``, and its gradient by every gate, (steps, blocks).
 
-        No gradient reaches an entry that its own step's prediction would not need.
+        No gradient reaches an entry that its own step's prediction would not need, but that of a step that makes no
+        call: its prediction's gate gets what the step would gain by being computed in full.
         """
         batch = self.batch(number)
         gates = torch.tensor(mask, dtype=torch.float32).requires_grad_()
@@ -73,13 +75,14 @@ class Objective:
         )  # fmt: skip
         full = torch.from_numpy(batch.images).to(trajectory.image)
         loss = CONSISTENCY[self.options.loss](trajectory.image, full)
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradient = torch.zeros_like(gates) if gates.grad is None else gates.grad.clone()
+        if loss.requires_grad:  # A run of one step has no gate to descend by.
+            loss.backward()  # type: ignore[no-untyped-call]
+        gradient = torch.zeros_like(gates) if gates.grad is None else gates.grad * torch.as_tensor(alive)
         for step, gain in trajectory.closed_gradients().items():
             gradient[step, -1] += gain
         closed = len(trajectory.closed)
         self.spent += batch.count * (closed + 3 * (len(mask) - 1 - closed) + 1) / len(mask)
-        return float(loss.detach()), gradient * torch.as_tensor(alive)
+        return float(loss.detach()), gradient
 
     def batch(self, number: int) -> Calibration:
         """Noises of batch ``number`` and their full images; after ``pool`` batches the first comes again."""

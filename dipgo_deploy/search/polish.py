@@ -52,10 +52,10 @@ def polish(
     gradient: Gradient,
     options: PolishOptions = PolishOptions(),
 ) -> Iterator[Polished]:
-    """Improve ``mask`` without end, never past the compute that ``ratio`` allows.
+    """Improve ``mask`` for as long as there are moves, to masks that prune at least ``ratio``.
 
     Yields the best mask after every climb of one step: stop when enough is spent. The first one yielded is ``mask``,
-    without entries that live for nothing.
+    without entries that live for nothing, whatever it prunes.
     """
     rng, moves = np.random.default_rng(options.seed), Moves(judge.graph, cost, ratio)
     mask = moves.clean(mask)

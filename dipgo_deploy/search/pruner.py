@@ -1,8 +1,8 @@
 """The pruner: learnt queries, one for every step and block, that attend to each other and vote to keep or to reuse.
 
 DiP-GO §3.3. A query is a learnt vector; an encoder lets the queries see each other; a two-layer head of its own turns
-each into a vote. Heads start with weight 0 and bias 1 on keep: the search begins at the full model. The gate is the
-winner of the vote, with the gradient of its probability (straight-through), without noise.
+each into a vote. Heads start with weight 0 and bias 1 on keep: the search begins at the full model, or, with a prior,
+at votes of that order. How votes become gates is the training's affair (training.py).
 """
 
 from __future__ import annotations

@@ -126,7 +126,8 @@ def _first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 def _digest(record: str, tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(record.encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.numpy().tobytes())
+        content = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16.
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + content)
     return digest.hexdigest()
 
 

@@ -1,10 +1,14 @@
 """Training of a pruner: a few hundred gradient steps through the whole denoising chain (DiP-GO §3.3).
 
-1. An iteration draws its noises and classes from its own number: it does not depend on what ran before.
-2. Loss: consistency of the pruned images with the full run's, plus ``sparsity_weight`` × cost while more than
-   ``floor`` of the compute is kept; below it consistency alone (their α and τ).
-3. The learning rate follows half a cosine from its start to 0 at the last iteration; gradients are clipped.
-4. State is the pruner, the optimiser's moments, the iteration and what was measured: a run continued from it is the
+1. An iteration's number names its batch of noises and classes, and its ratio: it does not depend on what ran before.
+2. Gates are hard on the way forward. What descends is the consistency of the pruned images with the full run's.
+3. Budget ``penalty`` (the paper's): a gate is the winner of its vote, its gradient that of the vote's probability, and
+   ``sparsity_weight`` × cost is added while more than ``floor`` of the compute is kept (their α and τ).
+4. Budget ``projection``: a ratio is drawn and the best entries that it has room for are open. The price of compute is
+   what the open gates gain by it on average; entries that gain more than they cost rise, the others fall. The direction
+   is brought to length 1 per entry (root mean square), as only the order of scores matters.
+5. The learning rate follows half a cosine from its start to 0 at the last iteration; gradients are clipped.
+6. State is the pruner, the optimiser's moments, the iteration and what was measured: a run continued from it is the
    run itself.
 """
 
@@ -35,7 +39,7 @@ __all__ = ["Iteration", "Training"]
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one gradient step found: losses before it, share of compute kept by the gates, wall time in seconds."""
+    """What iteration ``done`` of ``total`` found before its step: losses, share of compute kept; wall time in s."""
 
     done: int
     total: int
@@ -113,7 +117,7 @@ class Training:
     def _direction(
         self, gradient: torch.Tensor, cost: torch.Tensor, mask: np.ndarray, kept: float, logits: torch.Tensor
     ) -> torch.Tensor:
-        """Gradient of the loss by the logits."""
+        """What the logits descend: the loss's gradient by them, or what entries lose by being open at the price."""
         if self.options.budget == "penalty":
             probability = torch.sigmoid(logits.detach())
             weight = self.options.sparsity_weight if kept > self.options.floor else 0.0

@@ -55,6 +55,13 @@ def test_gradients_are_what_computing_more_brings(parts) -> None:
         assert gradient[step, -1] < 0 and found.gradient(opened, cost, 0)[0] < loss
 
 
+def test_a_run_of_one_step_has_nothing_to_descend_by(parts) -> None:
+    model, graph, _ = parts
+    found = objective_of((model, graph, contract_for(model, steps=1)))
+    loss, gradient = found.gradient(np.ones((1, 8), dtype=bool), cost_of(parts), 0)
+    assert loss == 0.0 and (gradient == 0).all()
+
+
 def test_batches_come_in_turn(parts) -> None:
     found = objective_of(parts, pool=2, batch=1)
     first, second = found.batch(0), found.batch(1)

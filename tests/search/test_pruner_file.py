@@ -159,6 +159,13 @@ def test_scores_that_are_no_numbers(path) -> None:
     refuse(path, "holds scores that are no numbers: train the pruner anew")
 
 
+def test_tensors_of_a_type_that_numpy_lacks(path) -> None:
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name).bfloat16() for name in file.keys()}
+        path.write_bytes(save(tensors, metadata=file.metadata()))
+    refuse(path, "is damaged .it differs from its own sha256.")
+
+
 def test_a_write_that_fails_leaves_the_old_file(path, monkeypatch) -> None:
     before = path.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
