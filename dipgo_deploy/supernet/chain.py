@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -33,55 +32,15 @@ from dipgo_deploy.supernet.features import flatten_feature
 from dipgo_deploy.supernet.network import Denoiser, GuidedNetwork
 from dipgo_deploy.supernet.stepper import SamplerStepper
 from dipgo_deploy.supernet.surgery import gated
+from dipgo_deploy.supernet.trajectory import Closed, Trajectory, watched
 
-__all__ = ["ChainStep", "Checkpoint", "Closed", "Kept", "SoftChain", "Trajectory"]
+__all__ = ["ChainStep", "Checkpoint", "Kept", "SoftChain"]
 
 Checkpoint = Literal["none", "step", "block"]
 """What is computed again on the way back instead of kept."""
 
 Kept = dict[str, list[torch.Tensor]]
 """Tensors that cross from one step to the next: features or residuals by block, the prediction included."""
-
-
-@dataclass(frozen=True)
-class Closed:
-    """A step without a call: its scaled latent (B, C, H, W), and the prediction it held, which notes its gradient."""
-
-    step: int
-    latent: torch.Tensor
-    timestep: float
-    held: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """The ``image``, i.e. the last latent (B, C, H, W), and the steps that made no call."""
-
-    image: torch.Tensor
-    network: GuidedNetwork
-    closed: tuple[Closed, ...]
-
-    @torch.no_grad()
-    def closed_gradients(self, rows: int = 64) -> dict[int, float]:
-        """After a backward pass: the gradient of the prediction's gate at each closed step; ``rows`` at a time."""
-        size = max(1, rows // len(self.network.rows_of(self.image)))
-        found: dict[int, float] = {}
-        for start in range(0, len(self.closed), size):
-            part = self.closed[start : start + size]
-            candidates = self.network.many([c.latent for c in part], [c.timestep for c in part])
-            for closed, candidate in zip(part, candidates, strict=True):
-                gradient = closed.held.grad
-                gain = 0.0 if gradient is None else float((gradient * (candidate - closed.held)).sum())
-                found[closed.step] = gain
-        return found
-
-
-def _watched(held: torch.Tensor) -> torch.Tensor:
-    """The same values as a tensor that notes its gradient, and passes it on."""
-    watched = held.view_as(held) if held.requires_grad else held.clone().requires_grad_()
-    if torch.is_grad_enabled():
-        watched.retain_grad()
-    return watched
 
 
 class SoftChain:
@@ -145,7 +104,7 @@ class SoftChain:
             if step == 0:
                 kept = act.first(scaled)
             elif act.is_closed(gates[step]):
-                closed.append(Closed(step, scaled.detach(), act.timestep, _watched(kept[PREDICTION][0])))
+                closed.append(Closed(step, scaled.detach(), act.timestep, watched(kept[PREDICTION][0])))
                 kept = {**kept, PREDICTION: [closed[-1].held]}
             else:
                 kept = act.blended(scaled, gates[step].to(network.device), kept)
