@@ -34,7 +34,7 @@ from dipgo_deploy.search.training import Iteration, Training
 __all__ = ["GradientSearch"]
 
 _JUDGED_SEED = 5_000_000
-"""Distance of the images that judge exchanges from those that the pruner was trained on."""
+"""Distance of the seeds of images that judge exchanges from those that the pruner was trained on."""
 _SAVE_EVERY = 10
 
 
@@ -81,7 +81,7 @@ class GradientSearch:
         return candidate_of_ratio(self.training.scores(), self.training.graph, self.training.pricer, ratio, order)
 
     def polish(self, ratio: float, order: Order = "bisection") -> Iterator[Polished]:
-        """Exchanges from the pruner's candidate, or from evenly spread steps where those are better."""
+        """Exchanges from the pruner's candidate, or from evenly spread steps if they are better and prune enough."""
         training, options = self.training, self.training.options
         objective = Objective(
             training.model, training.graph, training.contract, training.kind,
@@ -90,7 +90,7 @@ class GradientSearch:
         judge = Judge(objective.batch(0), training.graph, training.kind)
         cost = GateCost(training.pricer, training.graph, "marginal")
         even = uniform(training.graph, training.contract.sampler.calls, SearchOptions("uniform", ratio))
-        starts = [self._affordable(ratio, order), even]
+        starts = [self._affordable(ratio, order), *([even] if even.ratio >= ratio - TOLERANCE else [])]
         best = max(starts, key=lambda candidate: judge.score(candidate.computed))
         found = polish(
             self._mask(best), ratio, judge, cost,

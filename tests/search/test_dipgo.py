@@ -14,6 +14,7 @@ from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search import dipgo as module
 from dipgo_deploy.search.dipgo import GradientSearch
 from dipgo_deploy.search.dipgo_options import DipgoOptions
+from dipgo_deploy.search.options import TOLERANCE
 from dipgo_deploy.search.polish import Polished
 from dipgo_deploy.search.training import Iteration
 from tests.search.gradient import SMALL, contract_for
@@ -114,6 +115,13 @@ def test_polish_is_no_worse_than_the_candidate_and_even_steps(search_of) -> None
     assert [p.score_db for p in found] == sorted(p.score_db for p in found)
     assert found[-1].spent >= 24 > (found[-2].spent if len(found) > 1 else 0)
     assert [p.spent for p in found] == [p.spent for p in search.polish(RATIO)]
+
+
+def test_even_steps_that_prune_too_little_are_no_start(search_of) -> None:
+    """Of six even steps three prune 0.5 and two 0.667: both are far from 0.58."""
+    search = search_of(UNET, iterations=1, polish=1)
+    *_, schedule = search.search(0.58)
+    assert pruned_ratio(schedule, search.training.graph) >= 0.58 - TOLERANCE
 
 
 def test_one_pruner_serves_any_ratio_from_its_file_alone(search_of, tmp_path) -> None:
