@@ -52,7 +52,8 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search a schedule for MODEL that prunes the asked share of MACs."""
-    from dipgo_deploy.cli.searching import Asked, GradientAsked, check_asked, search_asked
+    from dipgo_deploy.cli.asked import Asked, GradientAsked, check_asked
+    from dipgo_deploy.cli.searching import search_asked
     from dipgo_deploy.core.files import check_target, save_schedule
     from dipgo_deploy.search.options import SearchOptions
 
