@@ -41,7 +41,7 @@ def test_dead_bits_mean_nothing_and_the_ratio_is_that_of_the_schedule(graph, kin
 
 
 def test_a_step_that_is_switched_on_computes_what_it_remembers() -> None:
-    graph = unet_like()
+    graph = chain_like()
     everything = frozenset(graph.block_names)
     genome = genomes_of(graph, "output").genome([everything, frozenset(), frozenset([PREDICTION])])
     genome[1:, -1] = [True, False]
