@@ -63,6 +63,9 @@ def check_asked(asked: Asked) -> None:
             if getattr(gradient, name) != getattr(GradientAsked(), name):
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} belongs to method dipgo, found {asked.options.method}: leave it out")
+    for name in ("preset", "iterations") if gradient.from_pruner else ():
+        if getattr(gradient, name) != getattr(GradientAsked(), name):
+            raise UsageError(f"--{name} belongs to training, --from-pruner brings a trained pruner: leave one out")
     if gradient.pruner and gradient.from_pruner:
         raise UsageError("--pruner trains a pruner, --from-pruner uses a trained one: give one of them")
     pruner = gradient.from_pruner or gradient.pruner

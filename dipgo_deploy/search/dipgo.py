@@ -135,7 +135,6 @@ class GradientSearch:
             "iterations": str(self.training.done),
             "budget": options.budget,
             "loss": options.loss,
-            "checkpoint": self.training.objective.chain.recompute,
             **found.knobs,
             **({"score_db": f"{polished.score_db:.3f}"} if polished else {}),
             "spent": f"{spent:.1f}",

@@ -90,11 +90,11 @@ def read_record(path: Path) -> PrunerRecord:
         raise InputError(f"{path}: {where}: {first['msg']}: train the pruner anew") from None
 
 
-def load_training(path: Path, training: Training, *, same_options: bool = True) -> None:
+def load_training(path: Path, training: Training) -> None:
     """Bring ``training`` to where the file stands.
 
-    Raises InputError where the file was made for another model, contract or blocks, or (if ``same_options``) with other
-    options: training on would be neither the one nor the other.
+    Raises InputError where the file was made for another model, contract or blocks, or with other options: training on
+    would be neither the one nor the other.
     """
     record = read_record(path)
     check_same_contract(training.contract, record.contract, str(path))
@@ -108,7 +108,7 @@ def load_training(path: Path, training: Training, *, same_options: bool = True) 
             raise InputError(f"{path} was trained for {what} {theirs}, {ours} is wanted: name another file")
     free = {name: getattr(record.options, name) for name in _FREE}
     wanted = replace(training.options, **free)
-    if same_options and record.options != wanted:
+    if record.options != wanted:
         name = _first_difference(asdict(record.options), asdict(wanted))
         raise InputError(f"{path} was trained with another {name}: give the same options, or name another file")
     header, tensors = _read(path)

@@ -96,6 +96,11 @@ class Training:
         logits = self.pruner()
         mask = self._mask(logits)
         consistency, gradient = self.objective.gradient(mask, self.cost, self.done)
+        if not (math.isfinite(consistency) and gradient.isfinite().all()):
+            raise InputError(
+                f"iteration {self.done + 1} found a loss or gradient that is no number (loss {consistency}): search in "
+                "float32, or with a model whose own run is finite"
+            )
         weights = torch.tensor(self.cost.weights(mask), dtype=torch.float32)
         kept = self.cost.kept(sets_of(mask, self.graph, self.pricer))
         self._descend(logits, self._direction(gradient, weights, mask, kept, logits))

@@ -47,6 +47,8 @@ ROOT = Path(__file__).parents[2]
         (["--method", "dipgo", "--polish", -1], "polish -1"),
         (["--method", "dipgo", "--order", "best"], "--order"),
         (["--method", "dipgo", "--pruner", "a", "--from-pruner", "b"], "give one of them"),
+        (["--method", "dipgo", "--from-pruner", "b", "--iterations", 3], "--iterations belongs to training"),
+        (["--method", "dipgo", "--from-pruner", "b", "--preset", "paper"], "--preset belongs to training"),
         (["--method", "dipgo", "--out", "s.pruner"], "s.pruner would be the schedule and the pruner"),
         (["--method", "dipgo", "--out", "s", "--from-pruner", "s"], "s would be the schedule and the pruner"),
         (["--method", "uniform", "--conditions", "c.txt"], "--conditions is for methods that run the model"),

@@ -96,7 +96,7 @@ def test_a_schedule_says_how_it_was_made(search_of) -> None:
     origin = schedule.origin
     assert origin["method"] == "dipgo" and origin["ratio"] == "0.5" and origin["iterations"] == "4"
     assert (origin["budget"], origin["loss"], origin["order"]) == ("projection", "psnr", "bisection")
-    assert origin["polished"] == "yes" and origin["checkpoint"] in ("none", "step", "block")
+    assert origin["polished"] == "yes"
     assert float(origin["reached"]) == pytest.approx(pruned_ratio(schedule, search.training.graph), abs=1e-4)
     assert float(origin["reached"]) >= RATIO - 1e-4 and float(origin["spent"]) >= 24 and float(origin["score_db"]) > 0
     assert float(origin["seconds"]) > 0

@@ -89,3 +89,12 @@ def test_a_state_of_another_pruner_is_refused(parts) -> None:
     with pytest.raises(InputError, match=r"holds another pruner \(.*\): name another file") as caught:
         training_of(*parts).restore(training_of(*parts, width=16).state(), 0)
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(parts, monkeypatch) -> None:
+    training = training_of(*parts)
+    nothing = torch.zeros(training.pruner.shape.steps, training.pruner.shape.blocks)
+    monkeypatch.setattr(training.objective, "gradient", lambda *_: (float("nan"), nothing))
+    with pytest.raises(InputError, match="iteration 1 found a loss or gradient that is no number"):
+        training.step()
+    assert training.done == 0
