@@ -55,7 +55,7 @@ CASES: dict[str, tuple[str, str, Kind]] = {
 GRADIENT: dict[str, DipgoOptions] = {
     "dipgo": PRESETS["default"],
     "dipgo-unpolished": replace(PRESETS["default"], polish=0),
-    "dipgo-paper": PRESETS["paper"],
+    "dipgo-paper": PRESETS["paper"],  # For a DiT, its variant.
     "polish-alone": replace(PRESETS["default"], iterations=1),
 }
 """Gradient searches by name. ``polish-alone`` trains for one step only: exchanges from evenly spread steps."""
@@ -69,7 +69,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "l2": {"loss": "l2"},
     "no-floor": {"floor": 0.0},
 }
-"""Changes to the preset ``paper``, one at a time."""
+"""Changes to the paper's settings, one at a time."""
 
 
 @dataclass(frozen=True)
@@ -118,20 +118,21 @@ def _converged(model: LoadedModel, graph: BlockGraph, judged: Calibration) -> np
     return images
 
 
-def options_of(method: str) -> DipgoOptions | None:
+def options_of(method: str, case: str) -> DipgoOptions | None:
     """Settings of a gradient search by its name, ``ablation:NAME`` included; ``NAME@N`` trains for N iterations."""
     method, _, iterations = method.partition("@")
     if iterations:
-        options = options_of(method)
+        options = options_of(method, case)
         return options and replace(options, iterations=int(iterations))
+    paper = PRESETS["paper-dit" if CASES[case][0] == "digits-dit" else "paper"]
     if method.startswith("ablation:"):
-        return replace(PRESETS["paper"], **ABLATIONS[method.removeprefix("ablation:")])
-    return GRADIENT.get(method)
+        return replace(paper, **ABLATIONS[method.removeprefix("ablation:")])
+    return paper if method == "dipgo-paper" else GRADIENT.get(method)
 
 
 def schedule_of(case: Case, cell: Cell) -> Schedule:
     """The cell's schedule."""
-    options = options_of(cell.method)
+    options = options_of(cell.method, cell.case)
     if options is not None:
         return _by_gradient(case, cell, replace(options, seed=cell.seed))
     asked = SearchOptions(cell.method, cell.ratio, kind=case.kind, seed=cell.seed)
@@ -183,7 +184,7 @@ def cells(cases: Sequence[str], methods: Sequence[str], seeds: int, ratios: Sequ
     """Every combination; methods that draw nothing have one seed."""
     for case in cases:
         for method in methods:
-            drawn = method in JUDGED or method == "random" or options_of(method) is not None
+            drawn = method in JUDGED or method == "random" or options_of(method, case) is not None
             for seed in range(seeds if drawn else 1):
                 yield from (Cell(case, method, seed, ratio) for ratio in ratios)
 
@@ -200,7 +201,8 @@ def main() -> None:
     """Parse options, run what is missing, write after every cell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    known = [*RULES, *JUDGED, *GRADIENT, *(f"ablation:{name}" for name in ABLATIONS)]
+    trained = [*GRADIENT, *(f"ablation:{name}" for name in ABLATIONS)]
+    known = [*RULES, *JUDGED, *trained]
     parser.add_argument("--methods", nargs="+", choices=known, default=[*RULES, *JUDGED, *GRADIENT])
     parser.add_argument("--seeds", type=int, default=3, help="search seeds of methods that draw")
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
@@ -212,7 +214,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     command = shlex.join(["python", "benchmarks/search.py", *sys.argv[1:]])
     suffix = f"@{given.iterations}" if given.iterations else ""
-    methods = [method + suffix * (options_of(method) is not None) for method in given.methods]
+    methods = [method + suffix * (method in trained) for method in given.methods]
     for cell in cells(given.cases, methods, given.seeds, given.ratios):
         done = rows_in(given.out)
         if cell not in done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from dipgo_deploy.core.errors import UsageError
@@ -124,5 +124,9 @@ _PAPER = DipgoOptions(
     polish=0,
 )
 
-PRESETS: Mapping[str, DipgoOptions] = {"default": DipgoOptions(), "paper": _PAPER}
-"""Settings by name. ``paper`` are DiP-GO's for U-Nets; for a DiT they take a learning rate of 10."""
+PRESETS: Mapping[str, DipgoOptions] = {
+    "default": DipgoOptions(),
+    "paper": _PAPER,
+    "paper-dit": replace(_PAPER, learning_rate=10.0),
+}
+"""Settings by name. ``paper`` are DiP-GO's for U-Nets, ``paper-dit`` those for a DiT, whose learning rate is 10."""
