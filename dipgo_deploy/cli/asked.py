@@ -40,7 +40,8 @@ class Asked:
     guidance: Guidance
     granularity: str
     patterns: tuple[str, ...] | None
-    images: int
+    seed: int | None
+    images: int | None
     conditions: Path | None
     guidance_scale: float | None
     gradient: GradientAsked
@@ -56,16 +57,13 @@ def check_asked(asked: Asked) -> None:
     gradient = asked.gradient
     if asked.conditions and asked.options.method in RULES:
         raise UsageError(f"--conditions is for methods that run the model, found {asked.options.method}: leave it out")
-    if asked.conditions and gradient.from_pruner:
-        raise UsageError("--from-pruner brings the conditions that it was trained on: leave --conditions out")
+    if gradient.from_pruner:
+        _check_cut(asked)
     if asked.options.method != "dipgo":
         for name in ("preset", "iterations", "polish", "order", "pruner", "from_pruner"):
             if getattr(gradient, name) != getattr(GradientAsked(), name):
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} belongs to method dipgo, found {asked.options.method}: leave it out")
-    for name in ("preset", "iterations") if gradient.from_pruner else ():
-        if getattr(gradient, name) != getattr(GradientAsked(), name):
-            raise UsageError(f"--{name} belongs to training, --from-pruner brings a trained pruner: leave one out")
     if gradient.pruner and gradient.from_pruner:
         raise UsageError("--pruner trains a pruner, --from-pruner uses a trained one: give one of them")
     pruner = gradient.from_pruner or gradient.pruner
@@ -75,3 +73,19 @@ def check_asked(asked: Asked) -> None:
         if asked.picture.suffix not in (".png", ".svg"):
             raise UsageError(f"{asked.picture} ends in neither .png nor .svg: name a picture")
         check_target(asked.picture)
+
+
+def _check_cut(asked: Asked) -> None:
+    """What a trained pruner brings cannot be asked for beside it."""
+    gradient, blank = asked.gradient, GradientAsked()
+    given = {
+        "conditions": asked.conditions is not None,
+        "preset": gradient.preset != blank.preset,
+        "iterations": gradient.iterations is not None,
+        "seed": asked.seed is not None,
+        "guidance-scale": asked.guidance_scale is not None,
+    }
+    for name in (name for name, is_given in given.items() if is_given):
+        raise UsageError(f"--{name} belongs to training, --from-pruner brings a trained pruner: leave one out")
+    if asked.images is not None and not gradient.polish:
+        raise UsageError("--images judge exchanges, and --from-pruner makes none: give --polish too, or leave it out")

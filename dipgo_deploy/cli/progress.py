@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -39,10 +40,14 @@ def watched(steps: Iterable[T], read: Callable[[T], Reading | None], title: str)
 
 
 class _lines:
-    """A line at the start, and one whenever some seconds have passed."""
+    """A line at the start, and one whenever some seconds have passed.
+
+    Time is foretold from the first reading on, and anew where the share falls: another stage of the work begins.
+    """
 
     def __init__(self, title: str) -> None:
-        self._title, self._begun, self._told = title, time.monotonic(), time.monotonic()
+        self._title, self._told = title, time.monotonic()
+        self._begun, self._first, self._share = self._told, 0.0, math.inf
 
     def __enter__(self) -> Callable[[float, str], None]:
         say(f"{self._title} …")
@@ -53,9 +58,12 @@ class _lines:
 
     def _tell(self, share: float, line: str) -> None:
         now = time.monotonic()
+        if share < self._share:
+            self._begun, self._first = now, share
+        self._share = share
         if now - self._told >= _EVERY_S:
             self._told = now
-            say(f"  {share:4.0%} {line}, {_left(share, now - self._begun)}")
+            say(f"  {share:4.0%} {line}, {_left(share - self._first, 1 - share, now - self._begun)}")
 
 
 class _bar:
@@ -72,14 +80,19 @@ class _bar:
 
     def __enter__(self) -> Callable[[float, str], None]:
         self._progress.start()
-        return lambda share, line: self._progress.update(self._task, completed=share, line=line)
+        return self._tell
+
+    def _tell(self, share: float, line: str) -> None:
+        if share < self._progress.tasks[0].completed:
+            self._progress.reset(self._task)
+        self._progress.update(self._task, completed=share, line=line)
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
 
-def _left(share: float, spent: float) -> str:
-    if not 0 < share < 1:
+def _left(done: float, left: float, spent: float) -> str:
+    if done <= 0 or left <= 0:
         return f"{spent:.0f} s"
-    seconds = spent / share - spent
+    seconds = spent / done * left
     return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"

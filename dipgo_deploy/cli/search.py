@@ -30,11 +30,11 @@ def search(
     kind: Annotated[Literal["output", "residual"], typer.Option(help="What a reused block stands for.")] = "output",
     interval: Annotated[int | None, typer.Option(help="Full computation every so many steps.")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks computed at each end in between (deepcache).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every method that draws.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of every method that draws (0).")] = None,
     candidates: Annotated[int | None, typer.Option(help="Random schedules to judge (best-random).")] = None,
     population: Annotated[int | None, typer.Option(help="Schedules of a generation (evolutionary).")] = None,
     trajectories: Annotated[int | None, typer.Option(help="Budget in full trajectories (evolutionary).")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images that judge schedules.")] = 8,
+    images: Annotated[int | None, typer.Option(min=1, help="Images that judge schedules (8).")] = None,
     conditions: Annotated[
         Path | None, typer.Option(help="File of class numbers or prompts, one a line, to search on.")
     ] = None,
@@ -58,13 +58,13 @@ def search(
     from dipgo_deploy.search.options import SearchOptions
 
     options = SearchOptions(
-        method, ratio, kind=kind, seed=seed, interval=interval, depth=depth,
+        method, ratio, kind=kind, seed=seed or 0, interval=interval, depth=depth,
         candidates=candidates, population=population, trajectories=trajectories,
     )  # fmt: skip
     gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
     asked = Asked(
-        model, options, sampler, steps, guidance, granularity, patterns_of(blocks), images, conditions, guidance_scale,
-        gradient, out, picture, limit_graphs,
+        model, options, sampler, steps, guidance, granularity, patterns_of(blocks), seed, images, conditions,
+        guidance_scale, gradient, out, picture, limit_graphs,
     )  # fmt: skip
     check_asked(asked)
     check_target(out)

@@ -79,10 +79,11 @@ def _by_judge(
     from dipgo_deploy.search.judged import search_with_model
 
     with working("running the full model"):
-        first = DipgoOptions().first_seed
+        usual = DipgoOptions()
+        first, images = usual.first_seed, asked.images or usual.polish_images
         judge = Judge(
             calibrate(
-                model, graph, contract, range(first, first + asked.images),
+                model, graph, contract, range(first, first + images),
                 classes=conditions.classes, guidance_scale=asked.guidance_scale,
             ),
             graph,
@@ -135,7 +136,8 @@ def _gradient_search(
                 f"{gradient.from_pruner} stopped after {record.done} of {record.options.iterations} iterations: finish "
                 "it with --pruner"
             )
-        options = replace(record.options, polish=gradient.polish or 0)
+        images = asked.images or record.options.polish_images
+        options = replace(record.options, polish=gradient.polish or 0, polish_images=images)
         file = gradient.from_pruner
     else:
         options, file = _gradient_options(asked, conditions), gradient.pruner or asked.out.with_suffix(".pruner")
@@ -150,14 +152,17 @@ def _gradient_options(asked: Asked, conditions: Conditions) -> DipgoOptions:
     if gradient.preset not in PRESETS:
         raise UsageError(f"preset {gradient.preset!r} is unknown: choose {', '.join(PRESETS)}")
     options = PRESETS[gradient.preset]
-    changed: dict[str, Any] = {"iterations": gradient.iterations, "polish": gradient.polish}
+    changed: dict[str, Any] = {
+        "iterations": gradient.iterations,
+        "polish": gradient.polish,
+        "polish_images": asked.images,
+    }
     return replace(
         options,
         seed=asked.options.seed,
         prompts=conditions.prompts,
         classes=conditions.classes,
         guidance_scale=asked.guidance_scale,
-        polish_images=asked.images,
         **{name: value for name, value in changed.items() if value is not None},
     )
 

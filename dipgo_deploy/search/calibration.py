@@ -16,8 +16,9 @@ from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets
+from dipgo_deploy.search.prefixes import Prefixes
 from dipgo_deploy.search.pricing import Pricer
-from dipgo_deploy.supernet.rollout import last_latent, reference_trajectory
+from dipgo_deploy.supernet.rollout import Rollout, last_latent, reference_trajectory
 
 __all__ = ["Calibration", "Judge", "calibrate", "images_of"]
 
@@ -78,13 +79,15 @@ class Judge:
     """PSNR of hold schedules to the full run on one calibration, remembered and counted.
 
     ``spent`` is the cost so far in full trajectories of one image, the calibration's own included: a schedule that
-    prunes 0.8 of the MACs costs 0.2 of one.
+    prunes 0.8 of the MACs costs 0.2 of one, and less where it shares its first steps with the settled one, of whose run
+    ``states`` are kept.
     """
 
-    def __init__(self, calibration: Calibration, graph: BlockGraph, kind: Kind) -> None:
+    def __init__(self, calibration: Calibration, graph: BlockGraph, kind: Kind, states: int = 0) -> None:
         self.calibration, self.graph, self.kind = calibration, graph, kind
         self.pricer = Pricer(graph, kind)
         self.spent = float(calibration.count)
+        self._prefixes = Prefixes(self._begin, states)
         self._known: dict[tuple[frozenset[str], ...], np.ndarray] = {}
 
     def psnr_db(self, computed: ComputeSets) -> np.ndarray:
@@ -92,12 +95,22 @@ class Judge:
         key = tuple(computed)
         if key not in self._known:
             schedule = schedule_from_sets(self.graph, self.calibration.contract, self.kind, key)
-            error = images_of(self.calibration, schedule).astype(np.float64) - self.calibration.images
+            latent, first = self._prefixes.image(schedule)
+            error = latent.cpu().numpy().astype(np.float64) - self.calibration.images
             mse = np.mean(error**2, axis=(1, 2, 3))
             self._known[key] = 10 * np.log10(_PEAK_TO_PEAK**2 / np.maximum(mse, _PEAK_TO_PEAK**2 * 1e-12))
-            self.spent += self.calibration.count * (1 - self.pricer.ratio(key))
+            self.spent += self.calibration.count * self.pricer.kept(key, first)
         return self._known[key]
 
     def score(self, computed: ComputeSets) -> float:
         """Mean PSNR in dB: higher is better."""
         return float(np.mean(self.psnr_db(computed)))
+
+    def settle(self) -> None:
+        """Later schedules will mostly begin as the one that was run last: keep its states for them."""
+        self._prefixes.settle()
+
+    def _begin(self, schedule: Schedule) -> Rollout:
+        given = self.calibration
+        scale = given.guidance_scale
+        return Rollout(given.model, schedule, given.noise, given.conditioning, guidance_scale=scale, seed=0)

@@ -20,7 +20,7 @@ import torch
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models import LoadedModel
-from dipgo_deploy.search.candidate import ComputeSets
+from dipgo_deploy.search.candidate import ComputeSets, sets_from_mask
 from dipgo_deploy.search.pricing import Pricer
 from dipgo_deploy.supernet.surgery import gated
 
@@ -74,16 +74,12 @@ class GateCost:
         """Cost of every gate, (steps, blocks), where ``mask`` says which gates are open."""
         if self.attribution != "marginal":
             return np.broadcast_to(self._constant, mask.shape)
-        return np.stack([self.marginal(step) for step in self._steps(mask)])
+        return np.stack([self.marginal(step) for step in sets_from_mask(mask, self._graph.block_names)])
 
     def alive(self, mask: np.ndarray) -> np.ndarray:
         """For every entry whether its own step's prediction needs the block, or would if it were computed."""
         live, names = self.pricer.live, self._graph.block_names
-        return np.array([[name in live(step | {name}) for name in names] for step in self._steps(mask)])
-
-    def _steps(self, mask: np.ndarray) -> list[frozenset[str]]:
-        names = self._graph.block_names
-        return [frozenset(name for name, on in zip(names, row, strict=True) if on) for row in mask.tolist()]
+        return np.array([[name in live(step | {name}) for name in names] for step in sets_from_mask(mask, names)])
 
     def marginal(self, computed: frozenset[str]) -> np.ndarray:
         """For every block, the step's share with it minus the share without it."""
@@ -110,20 +106,25 @@ class GateCost:
 def block_milliseconds(model: LoadedModel, graph: BlockGraph, rows: int = 1, repeats: int = 5) -> dict[str, float]:
     """Median wall time in ms of every block of the live model in a full step of ``rows``; "" is the whole step."""
     spent: dict[str, list[float]] = {name: [] for name in (*graph.block_names, "")}
-    inputs = model.example_inputs(rows)
+    inputs, on_gpu = model.example_inputs(rows), next(model.module.parameters()).is_cuda
+
+    def now() -> float:
+        if on_gpu:
+            torch.cuda.synchronize()
+        return 1e3 * time.perf_counter()
 
     def gate(block: str, forward: Callable[..., Any], args: Iterable[Any], kwargs: dict[str, Any]) -> Any:
-        started = time.perf_counter()
+        started = now()
         feature = forward(*args, **kwargs)
-        spent[block].append(1e3 * (time.perf_counter() - started))
+        spent[block].append(now() - started)
         return feature
 
     names = [name for name in graph.block_names if name != PREDICTION]
     with torch.no_grad(), gated(model.module, names, gate):
         for _ in range(repeats + 1):
-            started = time.perf_counter()
+            started = now()
             model.forward(**inputs)
-            spent[""].append(1e3 * (time.perf_counter() - started))
+            spent[""].append(now() - started)
     return {name: _median(times[1:]) for name, times in spent.items()}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,13 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.models import LoadedModel
-from dipgo_deploy.search.calibration import Judge
-from dipgo_deploy.search.candidate import Candidate, schedule_from_sets
+from dipgo_deploy.search.calibration import Judge, calibrate
+from dipgo_deploy.search.candidate import Candidate, mask_from_sets, schedule_from_sets, sets_from_mask
 from dipgo_deploy.search.cost import GateCost
 from dipgo_deploy.search.dipgo_options import DipgoOptions
 from dipgo_deploy.search.objective import Objective
 from dipgo_deploy.search.options import TOLERANCE, SearchOptions
+from dipgo_deploy.search.panel import Panel
 from dipgo_deploy.search.polish import Polished, PolishOptions, polish
 from dipgo_deploy.search.pruner_file import load_training, save_training
 from dipgo_deploy.search.rules import uniform
@@ -36,6 +38,10 @@ __all__ = ["GradientSearch"]
 _JUDGED_SEED = 5_000_000
 """Distance of the seeds of images that judge exchanges from those that the pruner was trained on."""
 _SAVE_EVERY = 10
+_SCREEN = 3
+"""One in so many of the images that judge exchanges sees them first, and proposes them by its gradient."""
+_STATES = 12
+"""Most states that a judge keeps of the schedule that is exchanged from."""
 
 
 class GradientSearch:
@@ -83,24 +89,35 @@ class GradientSearch:
     def polish(self, ratio: float, order: Order = "bisection") -> Iterator[Polished]:
         """Exchanges from the pruner's candidate, or from evenly spread steps if they are better and prune enough."""
         training, options = self.training, self.training.options
-        objective = Objective(
-            training.model, training.graph, training.contract, training.kind,
-            replace(options, batch=options.polish_images, pool=1, first_seed=options.first_seed + _JUDGED_SEED),
-        )  # fmt: skip
-        judge = Judge(objective.batch(0), training.graph, training.kind)
+        objective = Objective(training.model, training.graph, training.contract, training.kind, options)
         cost = GateCost(training.pricer, training.graph, "marginal")
+        panel = self._panel(options)
+        proposing = panel.judges[0].calibration
         even = uniform(training.graph, training.contract.sampler.calls, SearchOptions("uniform", ratio))
         starts = [self._affordable(ratio, order), *([even] if even.ratio >= ratio - TOLERANCE else [])]
-        best = max(starts, key=lambda candidate: judge.score(candidate.computed))
+        best = max(starts, key=lambda candidate: panel.psnr_db(candidate.computed).mean())
         found = polish(
-            self._mask(best), ratio, judge, cost,
-            lambda mask: objective.gradient(mask, cost, 0)[1].numpy(), PolishOptions(seed=options.seed),
+            mask_from_sets(best.computed, training.graph.block_names), ratio, panel, cost,
+            lambda mask: objective.gradient_on(proposing, mask, cost)[1].numpy(), PolishOptions(seed=options.seed),
         )  # fmt: skip
         for polished in found:
             spent = polished.spent + objective.spent
             yield replace(polished, spent=spent)
             if spent >= options.polish:
                 return
+
+    def _panel(self, options: DipgoOptions) -> Panel:
+        """Judges of the polish, on images apart from those of the training: a third first, then the others."""
+        training, first = self.training, options.first_seed + _JUDGED_SEED
+        bounds = sorted({0, -(-options.polish_images // _SCREEN), options.polish_images})
+        calibrations = (
+            calibrate(
+                training.model, training.graph, training.contract, range(first + low, first + high),
+                classes=options.classes, guidance_scale=options.guidance_scale,
+            )
+            for low, high in pairwise(bounds)
+        )  # fmt: skip
+        return Panel([Judge(each, training.graph, training.kind, _STATES) for each in calibrations])
 
     def _affordable(self, ratio: float, order: Order) -> Candidate:
         """The candidate of the least ratio from the asked one on that prunes as much as is asked."""
@@ -143,11 +160,6 @@ class GradientSearch:
         training = self.training
         return schedule_from_sets(training.graph, training.contract, training.kind, found.computed, origin)
 
-    def _mask(self, candidate: Candidate) -> np.ndarray:
-        names = self.training.graph.block_names
-        return np.array([[name in step for name in names] for step in candidate.computed])
-
     def _candidate(self, mask: np.ndarray, start: Candidate) -> Candidate:
-        names = self.training.graph.block_names
-        computed = [frozenset(name for name, on in zip(names, row, strict=True) if on) for row in mask.tolist()]
+        computed = sets_from_mask(mask, self.training.graph.block_names)
         return Candidate(computed, self.training.pricer.ratio(computed), {**start.knobs, "polished": "yes"})

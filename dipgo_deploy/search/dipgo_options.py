@@ -61,9 +61,9 @@ class DipgoOptions:
     Raises UsageError for a value that makes no sense.
     """
 
-    iterations: int = 40
+    iterations: int = 10
     batch: int = 4
-    pool: int = 4
+    pool: int = 2
     optimiser: Optimiser = "sgd"
     learning_rate: float = 0.1
     weight_decay: float = 0.0
@@ -86,7 +86,7 @@ class DipgoOptions:
     prompts: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
     guidance_scale: float | None = None
-    polish: int = 300
+    polish: int = 150
     polish_images: int = 8
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.search.candidate import mask_from_sets
 from dipgo_deploy.search.cost import GateCost
 from dipgo_deploy.search.threshold import sets_of
 
@@ -59,7 +60,7 @@ class Moves:
 
     def clean(self, mask: np.ndarray) -> np.ndarray:
         """``mask`` without entries that live for nothing."""
-        return np.array([[name in step for name in self._graph.block_names] for step in self.sets(mask)])
+        return mask_from_sets(self.sets(mask), self._graph.block_names)
 
     def wished(self, mask: np.ndarray) -> np.ndarray:
         """``mask`` in which every closed step wishes to be computed in full, its prediction excepted."""

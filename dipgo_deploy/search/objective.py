@@ -61,12 +61,15 @@ class Objective:
         return self.model.as_dtype(self.options.dtype or self.model.dtype)
 
     def gradient(self, mask: np.ndarray, cost: GateCost, number: int) -> tuple[float, torch.Tensor]:
-        """Loss on batch ``number`` under the hard gates ``mask``, and its gradient by every gate, (steps, blocks).
+        """Loss on batch ``number`` under the hard gates ``mask``, and its gradient by every gate, (steps, blocks)."""
+        return self.gradient_on(self.batch(number), mask, cost)
+
+    def gradient_on(self, batch: Calibration, mask: np.ndarray, cost: GateCost) -> tuple[float, torch.Tensor]:
+        """As ``gradient``, on a batch from elsewhere, whose full run is not counted.
 
         No gradient reaches an entry that its own step's prediction would not need, but that of a step that makes no
         call: its prediction's gate gets what the step would gain by being computed in full.
         """
-        batch = self.batch(number)
         gates = torch.tensor(mask, dtype=torch.float32).requires_grad_()
         alive = cost.alive(mask)
         trajectory = self.chain.run(

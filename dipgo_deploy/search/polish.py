@@ -2,8 +2,8 @@
 
 1. One backward pass through the whole chain tells, to first order, what every closed entry (step, block) would gain and
    every open one would lose.
-2. Moves (search/moves.py) are tried in the order of what they promise; the first that improves the score on the judge's
-   images is taken, and the gradient is found anew.
+2. Moves (search/moves.py) are tried in the order of what they promise; the first that improves the mean PSNR of the
+   panel's images is taken, and the gradient is found anew. A move that fails on the panel's first images is let go.
 3. Where none of ``moves`` improves, some of them are made unseen from the best mask so far, and the climb begins again.
 """
 
@@ -15,9 +15,9 @@ from itertools import islice
 
 import numpy as np
 
-from dipgo_deploy.search.calibration import Judge
 from dipgo_deploy.search.cost import GateCost
 from dipgo_deploy.search.moves import Moves
+from dipgo_deploy.search.panel import Panel
 
 __all__ = ["PolishOptions", "Polished", "polish"]
 
@@ -29,7 +29,7 @@ Gradient = Callable[[np.ndarray], np.ndarray]
 class PolishOptions:
     """``moves`` tried at most after one backward pass; ``kicks`` made unseen where none of them helped."""
 
-    moves: int = 32
+    moves: int = 100
     kicks: int = 2
     least_gain_db: float = 0.01
     seed: int = 0
@@ -37,7 +37,7 @@ class PolishOptions:
 
 @dataclass(frozen=True)
 class Polished:
-    """The best mask (steps, blocks) so far, its score in dB, and the full trajectories spent by the judge."""
+    """The best mask (steps, blocks) so far, its mean PSNR in dB, and the full trajectories spent by the panel."""
 
     mask: np.ndarray
     score_db: float
@@ -47,7 +47,7 @@ class Polished:
 def polish(
     mask: np.ndarray,
     ratio: float,
-    judge: Judge,
+    panel: Panel,
     cost: GateCost,
     gradient: Gradient,
     options: PolishOptions = PolishOptions(),
@@ -57,34 +57,32 @@ def polish(
     Yields the best mask after every climb of one step: stop when enough is spent. The first one yielded is ``mask``,
     without entries that live for nothing, whatever it prunes.
     """
-    rng, moves = np.random.default_rng(options.seed), Moves(judge.graph, cost, ratio)
+    rng, moves = np.random.default_rng(options.seed), Moves(panel.graph, cost, ratio)
     mask = moves.clean(mask)
-    best, score = mask, judge.score(moves.sets(mask))
-    best_score = score
+    values = panel.psnr_db(moves.sets(mask))
+    best, best_values = mask, values
     while True:
-        yield Polished(best, best_score, judge.spent)
+        panel.settle()
+        yield Polished(best, float(best_values.mean()), panel.spent)
         trials = list(islice(moves.around(mask, -gradient(moves.wished(mask)), rng), options.moves))
         if not trials:
             return
-        found = None
         for trial in trials:
-            reached = judge.score(moves.sets(trial))
-            if reached > score + options.least_gain_db:
-                found = trial, reached
+            found = panel.better(moves.sets(trial), values, options.least_gain_db)
+            if found is not None:
+                mask, values = trial, found
                 break
-        if found is None:
-            found = _kicked(best, moves, judge, rng, options)
-        mask, score = found
-        if score > best_score and moves.fits(mask):
-            best, best_score = mask, score
+        else:
+            mask = _kicked(best, moves, rng, options)
+            values = panel.psnr_db(moves.sets(mask))
+        if values.mean() > best_values.mean() and moves.fits(mask):
+            best, best_values = mask, values
 
 
-def _kicked(
-    mask: np.ndarray, moves: Moves, judge: Judge, rng: np.random.Generator, options: PolishOptions
-) -> tuple[np.ndarray, float]:
-    """``mask`` after some moves that chance proposes, and its score."""
+def _kicked(mask: np.ndarray, moves: Moves, rng: np.random.Generator, options: PolishOptions) -> np.ndarray:
+    """``mask`` after some moves that chance proposes."""
     for _ in range(options.kicks):
         trials = list(islice(moves.around(mask, rng.standard_exponential(mask.shape), rng), 6))
         if trials:
             mask = trials[rng.integers(len(trials))]
-    return mask, judge.score(moves.sets(mask))
+    return mask

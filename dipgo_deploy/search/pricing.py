@@ -27,15 +27,19 @@ class Pricer:
 
     def ratio(self, computed: ComputeSets) -> float:
         """The share of the full run's MACs (``papers``) not computed, where every reuse holds the last feature."""
+        return 1.0 - self.kept(computed)
+
+    def kept(self, computed: ComputeSets, first: int = 0) -> float:
+        """The share of the full run's MACs that steps from ``first`` on compute."""
         demands: list[set[str]] = [set() for _ in computed]
         kept = 0
         for step in range(len(computed) - 1, -1, -1):
             demands[_latest(computed, step, PREDICTION)].add(self._graph.prediction)
             macs, reads = self._walk(computed[step], frozenset(demands[step]))
-            kept += macs
+            kept += macs if step >= first else 0
             for name, block in reads:
                 demands[_latest(computed, step - 1, block)].add(name)
-        return 1.0 - kept / (self._graph.macs.papers * len(computed))
+        return kept / (self._graph.macs.papers * len(computed))
 
     def live(self, computed: frozenset[str]) -> frozenset[str]:
         """The blocks of one step that its own prediction needs: none where the prediction is reused.

@@ -7,7 +7,7 @@ import numpy as np
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.search.candidate import Candidate, ComputeSets
+from dipgo_deploy.search.candidate import Candidate, ComputeSets, sets_from_mask
 from dipgo_deploy.search.options import TOLERANCE, SearchOptions
 from dipgo_deploy.search.pricing import Pricer
 
@@ -78,5 +78,4 @@ def _flip(graph: BlockGraph, pricer: Pricer, rows: np.ndarray, ratio: float, rng
 
 
 def _sets(graph: BlockGraph, rows: np.ndarray) -> ComputeSets:
-    names = graph.block_names
-    return [frozenset(name for name, on in zip(names, row, strict=True) if on) for row in rows.tolist()]
+    return sets_from_mask(rows, graph.block_names)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.search.candidate import Candidate, ComputeSets
+from dipgo_deploy.search.candidate import Candidate, ComputeSets, sets_from_mask
 from dipgo_deploy.search.options import TOLERANCE
 from dipgo_deploy.search.pricing import Pricer
 
@@ -66,9 +66,8 @@ def mask_of_ratio(
 
 def sets_of(mask: np.ndarray, graph: BlockGraph, pricer: Pricer) -> ComputeSets:
     """Compute sets of a mask (steps, blocks) without what no prediction of its own step needs; step 0 is full."""
-    names = graph.block_names
-    steps = [frozenset(name for name, on in zip(names, row, strict=True) if on) for row in mask.tolist()]
-    return [frozenset(names), *(pricer.live(step) for step in steps[1:])]
+    steps = sets_from_mask(mask, graph.block_names)
+    return [frozenset(graph.block_names), *(pricer.live(step) for step in steps[1:])]
 
 
 def _kept(mask: np.ndarray, graph: BlockGraph, pricer: Pricer) -> float:

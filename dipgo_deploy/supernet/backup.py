@@ -50,6 +50,13 @@ class BackupStore:
         self._templates: dict[str, FeatureTemplate] = {}
         self._residual: set[str] = set()
 
+    def fork(self, schedule: Schedule) -> BackupStore:
+        """A store with the same features that goes on under ``schedule``; neither changes the other."""
+        other = BackupStore(schedule)
+        other._kept = {block: dict(steps) for block, steps in self._kept.items()}
+        other._templates, other._residual = dict(self._templates), set(self._residual)
+        return other
+
     def keep(self, step: int, block: str, feature: Any, entry: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Keep the ``feature`` that ``block`` computed at ``step`` from its input ``entry``.
 

@@ -11,6 +11,7 @@ Nothing here knows of programs, slots or lowering: every faster path is judged b
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ import numpy as np
 import torch
 
 from dipgo_deploy.core.blocks import PREDICTION
+from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 from dipgo_deploy.supernet.backup import BackupStore, block_input
 from dipgo_deploy.supernet.network import Denoiser, GuidedNetwork
 from dipgo_deploy.supernet.stepper import SamplerStepper
 from dipgo_deploy.supernet.surgery import gated
 
-__all__ = ["RolloutStep", "last_latent", "reference_trajectory"]
+__all__ = ["Rollout", "RolloutStep", "last_latent", "reference_trajectory"]
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,9 @@ def reference_trajectory(
         InputError: the schedule cannot be run.
 
     """
-    check_schedule(schedule)
-    network = GuidedNetwork(model, schedule.contract, conditioning, guidance_scale)
-    rollout = _Rollout(network, schedule)
-    stepper = SamplerStepper(schedule.contract.sampler)
-    stepper.restart(len(noise), seed)
-    latent = torch.as_tensor(noise).to(network.device, network.wide) * stepper.initial_scale
-    for step in range(schedule.steps):
-        called = bool(schedule.computed[step])
-        stored = rollout.call_network(step, stepper.scale_input(step, latent), stepper.timestep(step)) if called else {}
-        prediction = rollout.prediction(step)
-        latent = stepper.advance(step, network.guided(prediction), latent)
-        yield RolloutStep(step, latent, prediction, stored, called)
+    rollout = Rollout(model, schedule, noise, conditioning, guidance_scale=guidance_scale, seed=seed)
+    while rollout.step < schedule.steps:
+        yield rollout.advance()
 
 
 def last_latent(trajectory: Iterator[RolloutStep]) -> torch.Tensor:
@@ -89,36 +82,81 @@ def last_latent(trajectory: Iterator[RolloutStep]) -> torch.Tensor:
     return deque(trajectory, maxlen=1).pop().latent
 
 
-class _Rollout:
-    """The network's side of a trajectory: its gates and backups."""
+class Rollout:
+    """A reference trajectory that stands before ``step``; arguments and errors as of `reference_trajectory`."""
 
-    def __init__(self, network: GuidedNetwork, schedule: Schedule) -> None:
-        self.network, self.schedule = network, schedule
-        self.store = BackupStore(schedule)
+    def __init__(
+        self,
+        model: Denoiser,
+        schedule: Schedule,
+        noise: torch.Tensor | np.ndarray,
+        conditioning: Mapping[str, torch.Tensor | np.ndarray],
+        *,
+        guidance_scale: float = 1.0,
+        seed: int | None = None,
+    ) -> None:
+        check_schedule(schedule)
+        self.schedule, self.step = schedule, 0
+        self._network = GuidedNetwork(model, schedule.contract, conditioning, guidance_scale)
+        self._store = BackupStore(schedule)
+        self._stepper = SamplerStepper(schedule.contract.sampler)
+        self._stepper.restart(len(noise), seed)
         self._output: torch.Tensor | None = None
+        wide = torch.as_tensor(noise).to(self._network.device, self._network.wide)
+        self._latent = wide * self._stepper.initial_scale
+
+    def fork(self, schedule: Schedule) -> Rollout:
+        """A rollout that stands where this one does and goes on by ``schedule``, sharing what is kept; neither moves
+        the other.
+
+        Raises UsageError for a schedule of other blocks or kind, that differs before this step, or that forecasts.
+        """
+        old = self.schedule
+        alike = (schedule.blocks, schedule.kind, schedule.contract) == (old.blocks, old.kind, old.contract)
+        if not alike or schedule.computed[: self.step] != old.computed[: self.step]:
+            raise UsageError(f"a fork at step {self.step} takes a schedule that agrees up to there: begin a rollout")
+        if old.forecasts or schedule.forecasts:
+            raise UsageError("a fork takes schedules that hold, one of these forecasts: begin a rollout")
+        check_schedule(schedule)
+        other = copy.copy(self)
+        other.schedule = schedule
+        other._store, other._stepper = self._store.fork(schedule), self._stepper.fork()
+        return other
+
+    def advance(self) -> RolloutStep:
+        """Do one step."""
+        step, stepper = self.step, self._stepper
+        called = bool(self.schedule.computed[step])
+        stored: Mapping[str, torch.Tensor] = {}
+        if called:
+            stored = self._call_network(stepper.scale_input(step, self._latent), stepper.timestep(step))
+        prediction = self._prediction()
+        self._latent = stepper.advance(step, self._network.guided(prediction), self._latent)
+        self.step += 1
+        return RolloutStep(step, self._latent, prediction, stored, called)
 
     @torch.no_grad()
-    def call_network(self, step: int, latent: torch.Tensor, timestep: float) -> dict[str, torch.Tensor]:
+    def _call_network(self, latent: torch.Tensor, timestep: float) -> dict[str, torch.Tensor]:
         """Run the gated network; returns what was computed and kept."""
-        stored: dict[str, torch.Tensor] = {}
+        step, stored = self.step, dict[str, torch.Tensor]()
 
         def gate(block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             entry = block_input(args, kwargs)
             if not self.schedule.is_computed(step, block):
-                return self.store.backup(step, block, entry)
+                return self._store.backup(step, block, entry)
             feature = forward(*args, **kwargs)
-            stored.update(self.store.keep(step, block, feature, entry))
+            stored.update(self._store.keep(step, block, feature, entry))
             return feature
 
         blocks = [block for block in self.schedule.blocks if block != PREDICTION]
-        with gated(self.network.model.module, blocks, gate):
-            self._output = self.network(latent, timestep)
+        with gated(self._network.model.module, blocks, gate):
+            self._output = self._network(latent, timestep)
         if self.schedule.is_computed(step, PREDICTION):
-            stored.update(self.store.keep(step, PREDICTION, self._output))
+            stored.update(self._store.keep(step, PREDICTION, self._output))
         return stored
 
-    def prediction(self, step: int) -> torch.Tensor:
-        """The prediction that the sampler's step ``step`` stands on: computed there, or its backup."""
-        if self._output is not None and self.schedule.is_computed(step, PREDICTION):
+    def _prediction(self) -> torch.Tensor:
+        """The prediction that the sampler's step stands on: computed there, or its backup."""
+        if self._output is not None and self.schedule.is_computed(self.step, PREDICTION):
             return self._output
-        return self.store.backup(step, PREDICTION)
+        return self._store.backup(self.step, PREDICTION)

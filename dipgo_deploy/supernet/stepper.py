@@ -38,6 +38,13 @@ class SamplerStepper:
         self._seed = seed or 0
         self._generators = [torch.Generator().manual_seed(self._seed + index) for index in range(batch)]
 
+    def fork(self) -> SamplerStepper:
+        """A stepper that goes on from here by itself: history and noise are copies."""
+        other = copy.copy(self)
+        other._scheduler = copy.deepcopy(self._scheduler)
+        other._generators = [generator.clone_state() for generator in self._generators]
+        return other
+
     def timestep(self, step: int) -> float:
         """The timestep of network call ``step``."""
         return float(self._scheduler.timesteps[step])

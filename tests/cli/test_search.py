@@ -8,7 +8,8 @@ from pathlib import Path
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.core.files import load_schedule
 
-SHORT = ["search", "digits-unet", "--steps", "6", "--ratio", "0.5", "--images", "2"]
+SHORT = ["search", "digits-unet", "--steps", "6", "--ratio", "0.5"]
+FEW = ["--images", "2"]
 
 
 def searched(out: Path, *options: str) -> int:
@@ -22,7 +23,7 @@ def test_a_rule_draws_its_picture(tmp_path, capsys):
 
 
 def test_a_judged_method_counts_what_it_spent(tmp_path, capsys):
-    assert searched(tmp_path / "s.json", "--method", "best-random", "--candidates", "2", "--json") == 0
+    assert searched(tmp_path / "s.json", "--method", "best-random", "--candidates", "2", "--json", *FEW) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"] == str(tmp_path / "s.json")
     origin = load_schedule(tmp_path / "s.json").origin
     assert origin["method"] == "best-random" and float(origin["spent"]) > 2
@@ -30,7 +31,7 @@ def test_a_judged_method_counts_what_it_spent(tmp_path, capsys):
 
 def test_a_gradient_search_goes_on_and_its_pruner_serves_another_ratio(tmp_path, capsys):
     out, picture = tmp_path / "s.json", tmp_path / "scores.svg"
-    options = ["--method", "dipgo", "--iterations", "2", "--polish", "4", "--picture", str(picture)]
+    options = ["--method", "dipgo", "--iterations", "2", "--polish", "4", "--picture", str(picture), *FEW]
     assert searched(out, *options) == 0
     assert "a gradient step holds" in capsys.readouterr().err
     assert "what the search learnt" in picture.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.search.cost import GateCost
+from dipgo_deploy.search.panel import Panel
 from dipgo_deploy.search.polish import Polished, PolishOptions, polish
 from dipgo_deploy.search.pricing import Pricer
 from dipgo_deploy.search.threshold import sets_of
@@ -31,7 +32,7 @@ def run(graph, kind, seed: int = 0, rounds: int = 25, gradient=None, score=None)
     noise = np.random.default_rng(9)
     gradient = gradient or (lambda mask: noise.standard_normal(mask.shape))
     cost = GateCost(Pricer(graph, kind), graph, "marginal")
-    found = polish(start_of(graph), 2 / 3, judge, cost, gradient, PolishOptions(seed=seed))
+    found = polish(start_of(graph), 2 / 3, Panel([judge]), cost, gradient, PolishOptions(seed=seed))
     return judge, list(islice(found, rounds))
 
 
@@ -68,7 +69,7 @@ def test_a_mask_without_neighbours_is_left_as_it_is() -> None:
     graph = chain_like(1)
     judge = FakeJudge(graph, 1, lambda computed: 1.0)
     cost = GateCost(Pricer(graph, "output"), graph, "marginal")
-    found = list(polish(np.ones((1, 2), dtype=bool), 0.0, judge, cost, lambda mask: np.zeros(mask.shape)))
+    found = list(polish(np.ones((1, 2), dtype=bool), 0.0, Panel([judge]), cost, lambda mask: np.zeros(mask.shape)))
     assert [p.score_db for p in found] == [1.0]
 
 
@@ -78,5 +79,5 @@ def test_entries_that_live_for_nothing_are_dropped_first() -> None:
     mask[6, :-1] = True
     judge = FakeJudge(graph, STEPS, hidden_optimum(graph, STEPS, 4, seed=1)[1])
     cost = GateCost(Pricer(graph, "output"), graph, "marginal")
-    first = next(polish(mask, 2 / 3, judge, cost, lambda given: np.zeros(given.shape)))
+    first = next(polish(mask, 2 / 3, Panel([judge]), cost, lambda given: np.zeros(given.shape)))
     assert (first.mask == start_of(graph)).all()
