@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from resumable import Row, completed
 
 from dipgo_deploy.core.blocks import Kind
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import GateError
-from dipgo_deploy.core.files import write_atomic
 from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, LoadedModel, load_model, make_contract
 from dipgo_deploy.runtime import VerifyOptions, VerifyReport, load_bundle, verify
-from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.search.random_schedule import random_schedule
 
 RESULTS = Path(__file__).parent / "results" / "ladder.json"
@@ -63,7 +60,7 @@ def cells(models: Sequence[str], schedules: int, steps: int) -> Iterator[Cell]:
                 yield Cell(name, granularity, kind, guidance, schedules, steps)
 
 
-def climb(cell: Cell) -> dict[str, Any]:
+def climb(cell: Cell) -> Row:
     """Verify the cell's schedules; the worst of each rung, and the first failure in words."""
     started, model = time.monotonic(), load_model(cell.model)
     rungs: dict[str, dict[str, float | None]] = {}
@@ -77,7 +74,6 @@ def climb(cell: Cell) -> dict[str, Any]:
             if rung.local is not None:
                 worst["local"] = finite(max(worst["local"] or 0.0, rung.local.relative))
     return {
-        **asdict(cell),
         "passed": not failures,
         "failure": failures[0] if failures else "",
         "rungs": rungs,
@@ -100,14 +96,6 @@ def finite(value: float) -> float:
     return min(value, 1e30)
 
 
-def results_in(path: Path) -> dict[Cell, dict[str, Any]]:
-    """The cells that an earlier run wrote."""
-    if not path.is_file():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return {Cell(*(row[field] for field in Cell.__dataclass_fields__)): row for row in rows}
-
-
 def main() -> None:
     """Parse options, run what is missing, write after every cell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -116,17 +104,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued where it stands")
     given = parser.parse_args()
-    done = results_in(given.out)
-    command = shlex.join(["python", "benchmarks/ladder.py", *sys.argv[1:]])
     models = [given.model] if given.model else REFERENCE_MODELS
-    for cell in cells(models, given.schedules, given.steps):
-        if cell not in done:
-            row = climb(cell)
-            done = {**results_in(given.out), cell: row}
-            document = {"environment": {**environment(), "command": command}, "cells": list(done.values())}
-            write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
-        print(json.dumps(done[cell]), flush=True)
-    if failed := [row["failure"] for row in done.values() if not row["passed"]]:
+    failed = []
+    for row in completed(given.out, cells(models, given.schedules, given.steps), climb):
+        print(json.dumps(row), flush=True)
+        failed += [] if row["passed"] else [row["failure"]]
+    if failed:
         print(f"{len(failed)} cells failed, the first: {failed[0]}", file=sys.stderr)
         sys.exit(GateError.exit_code)
 

@@ -11,26 +11,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from resumable import Row, completed
 
 from dipgo_deploy.bench.quality import median_interval, percentiles
+from dipgo_deploy.bench.variants import PLAIN_SAMPLERS, Variant, variants
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.files import write_atomic
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
-from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.fidelity import psnr_db
 from dipgo_deploy.search import SearchOptions, search_schedule
 from dipgo_deploy.search.calibration import Calibration, Judge, calibrate, images_of
@@ -44,7 +43,7 @@ RESULTS = HERE / "results" / "search.json"
 PRUNERS = HERE / "pruners"
 JUDGED_SEEDS = range(1000, 1064)
 SEARCH_IMAGES = 8
-SHOWN = ("case", "method", "seed", "ratio", "reached", "psnr_full_db", "psnr_converged_db", "seconds", "spent")
+SHOWN = ("case", "method", "seed", "ratio", "reached", "psnr_full_db", "seconds")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.85)
 CASES: dict[str, tuple[str, str, Kind]] = {
     "unet-stage": ("digits-unet", "stage", "output"),
@@ -59,6 +58,9 @@ GRADIENT: dict[str, DipgoOptions] = {
     "polish-alone": replace(PRESETS["default"], iterations=1),
 }
 """Gradient searches by name. ``polish-alone`` trains for one step only: exchanges from evenly spread steps."""
+
+PLAIN = tuple(f"plain:{name}" for name in PLAIN_SAMPLERS)
+"""Samplers without reuse, at as many calls as the ratio leaves."""
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "linear-encoder": {"encoder": "linear"},
@@ -135,6 +137,8 @@ def schedule_of(case: Case, cell: Cell) -> Schedule:
     options = options_of(cell.method, cell.case)
     if options is not None:
         return _by_gradient(case, cell, replace(options, seed=cell.seed))
+    if cell.method in PLAIN:
+        return _plain(case, cell)
     asked = SearchOptions(cell.method, cell.ratio, kind=case.kind, seed=cell.seed)
     if cell.method in RULES:
         return search_schedule(case.graph, case.contract, asked)
@@ -143,6 +147,25 @@ def schedule_of(case: Case, cell: Cell) -> Schedule:
     *_, found = search_with_model(judge, asked)
     assert isinstance(found, Schedule)
     return found
+
+
+def _plain(case: Case, cell: Cell) -> Schedule:
+    """Every call in full, as many as the ratio leaves, in the variant of the sampler nearest to the full run."""
+    steps = case.contract.sampler.calls
+    calls = round(steps * (1 - cell.ratio))
+    seeds = range(SEARCH_IMAGES)
+    tuning = calibrate(case.model, case.graph, case.contract, seeds)
+
+    def full(variant: Variant) -> Schedule:
+        contract = replace(case.contract, sampler=variant.spec)
+        schedule = full_schedule(contract, case.graph.granularity, "output", case.graph.block_names)
+        return replace(schedule, origin={"reached": f"{1 - calls / steps:.4f}", "variant": variant.label})
+
+    def score(schedule: Schedule) -> float:
+        return float(np.median(psnr_db(images_of(tuning, schedule), tuning.images)))
+
+    sampler = cell.method.removeprefix("plain:")
+    return max(map(full, variants(sampler, calls, case.model.scheduler_config)), key=score)
 
 
 def _by_gradient(case: Case, cell: Cell, options: DipgoOptions) -> Schedule:
@@ -158,7 +181,7 @@ def _by_gradient(case: Case, cell: Cell, options: DipgoOptions) -> Schedule:
     return step
 
 
-def measured(cell: Cell, steps: int) -> dict[str, Any]:
+def measured(cell: Cell, steps: int) -> Row:
     """The row of one cell."""
     case, started = case_of(cell.case, steps), time.monotonic()
     schedule = schedule_of(case, cell)
@@ -166,7 +189,6 @@ def measured(cell: Cell, steps: int) -> dict[str, Any]:
     images = images_of(case.judged, schedule)
     full, converged = psnr_db(images, case.judged.images), psnr_db(images, case.converged)
     return {
-        **asdict(cell),
         "steps": steps,
         "reached": float(schedule.origin["reached"]),
         "psnr_full_db": percentiles(full, 10, 50),
@@ -189,21 +211,13 @@ def cells(cases: Sequence[str], methods: Sequence[str], seeds: int, ratios: Sequ
                 yield from (Cell(case, method, seed, ratio) for ratio in ratios)
 
 
-def rows_in(path: Path) -> dict[Cell, dict[str, Any]]:
-    """The cells that earlier runs wrote."""
-    if not path.is_file():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return {Cell(*(row[field] for field in Cell.__dataclass_fields__)): row for row in rows}
-
-
 def main() -> None:
     """Parse options, run what is missing, write after every cell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     trained = [*GRADIENT, *(f"ablation:{name}" for name in ABLATIONS)]
-    known = [*RULES, *JUDGED, *trained]
-    parser.add_argument("--methods", nargs="+", choices=known, default=[*RULES, *JUDGED, *GRADIENT])
+    known = [*RULES, *JUDGED, *PLAIN, *trained]
+    parser.add_argument("--methods", nargs="+", choices=known, default=[*RULES, *JUDGED, *PLAIN, *GRADIENT])
     parser.add_argument("--seeds", type=int, default=3, help="search seeds of methods that draw")
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
     parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
@@ -212,20 +226,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued where it stands")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    command = shlex.join(["python", "benchmarks/search.py", *sys.argv[1:]])
     suffix = f"@{given.iterations}" if given.iterations else ""
     methods = [method + suffix * (method in trained) for method in given.methods]
-    for cell in cells(given.cases, methods, given.seeds, given.ratios):
-        done = rows_in(given.out)
-        if cell not in done:
-            row = {**measured(cell, given.steps), "command": command}
-            done = {**rows_in(given.out), cell: row}
-            document = {"environment": environment(), "cells": list(done.values())}
-            write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
-        short = {
-            key: done[cell][key] for key in ("case", "method", "seed", "ratio", "reached", "psnr_full_db", "seconds")
-        }
-        print(json.dumps(short), flush=True)
+    asked = cells(given.cases, methods, given.seeds, given.ratios)
+    for row in completed(given.out, asked, partial(measured, steps=given.steps)):
+        print(json.dumps({key: row[key] for key in SHOWN}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,39 @@
+"""Long studies in one JSON file: cells that stand in it are not run again, and several processes may share it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.runtime.environment import environment
+
+__all__ = ["Row", "completed", "rows_in"]
+
+Row = dict[str, Any]
+Cell = TypeVar("Cell")
+
+
+def rows_in(path: Path, kind: type[Cell]) -> dict[Cell, Row]:
+    """The rows that earlier runs wrote, by their cells of dataclass ``kind``."""
+    if not path.is_file():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return {kind(*(row[field.name] for field in fields(kind))): row for row in rows}  # type: ignore[arg-type]
+
+
+def completed(path: Path, cells: Iterable[Cell], measured: Callable[[Cell], Row]) -> Iterator[Row]:
+    """The row of every cell, found in ``path`` or measured now and written there with the command that did it."""
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    for cell in cells:
+        if (row := rows_in(path, type(cell)).get(cell)) is None:
+            row = {**asdict(cell), **measured(cell), "command": command}  # type: ignore[call-overload]
+            rows = {**rows_in(path, type(cell)), cell: row}
+            document = {"environment": environment(), "cells": list(rows.values())}
+            write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        yield row
