@@ -93,7 +93,7 @@ class DigitsJudge:
         return load_split("all").images[first : first + count]
 
 
-def digits_judge(latent_shape: tuple[int, int, int], num_classes: int | None) -> DigitsJudge | None:
+def digits_judge(latent_shape: tuple[int, ...], num_classes: int | None) -> DigitsJudge | None:
     """The judge, for a model that draws the shipped digits by class; None for any other."""
     from dipgo_deploy.models.digits.classifier import load_classifier
     from dipgo_deploy.models.digits.data import CLASSES, SIZE

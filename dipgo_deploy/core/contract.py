@@ -57,14 +57,17 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class Contract:
-    """Model, sampler, guidance layout, latent shape ``(C, H, W)``, batch range and dtype; ``versions`` is a record."""
+    """Model, sampler, guidance layout, latent shape, batch range and dtype; ``versions`` is a record.
+
+    ``latent_shape`` is that of one image, ``(C, H, W)``, or with frames ``(C, F, H, W)``.
+    """
 
     model_class: str
     model_digest: str
     dtype: str
     sampler: SamplerSpec
     guidance: Guidance
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     batch: BatchRange = BatchRange()
     versions: Mapping[str, str] = field(default_factory=dict, compare=False)
 

@@ -9,7 +9,7 @@ import numpy as np
 __all__ = ["noise_for"]
 
 
-def noise_for(seeds: Sequence[int], shape: tuple[int, int, int]) -> np.ndarray:
+def noise_for(seeds: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal noise (B, C, H, W), float32; row i depends on ``seeds[i]`` alone."""
     rows = [np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds]
     return np.stack(rows)

@@ -19,7 +19,9 @@ from torch import nn
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.graphs.mend import mend
 from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.models.exportable import exportable
 from dipgo_deploy.supernet import flatten_feature, gated
 from dipgo_deploy.supernet.backup import block_input
 
@@ -112,7 +114,8 @@ def _name_of(tensor: torch.Tensor, found: dict[str, torch.Tensor], given: dict[s
 def capture(model: LoadedModel, blocks: Sequence[str]) -> Capture:
     """Export ``model`` with the features of ``blocks`` (in execution order) as outputs, the batch axis dynamic.
 
-    The graph is left as exported: no constant is folded, every parameter keeps its name and orientation.
+    The graph is left as exported but for known defects: no constant is folded, every parameter keeps its name and
+    orientation.
     Raises InputError where the exporter cannot follow the model, with its last line.
     """
     inputs = model.example_inputs(EXAMPLE_ROWS)
@@ -123,7 +126,7 @@ def capture(model: LoadedModel, blocks: Sequence[str]) -> Capture:
     before = log.level
     log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad(), exportable():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 recorder,
@@ -143,5 +146,6 @@ def capture(model: LoadedModel, blocks: Sequence[str]) -> Capture:
     finally:
         log.setLevel(before)
     assert program is not None
+    mend(program.model)
     notes = recorder.notes
     return Capture(program.model, notes.outputs, notes.features, notes.entries)

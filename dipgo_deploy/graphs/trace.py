@@ -157,7 +157,7 @@ def _code_digest() -> str:
     """sha256 over the code that makes traces: an older one's trace is not taken for ours."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
-    for path in sorted(p for part in ("core", "models", "supernet", "graphs") for p in (package / part).glob("*.py")):
+    for path in sorted(p for part in ("core", "models", "supernet", "graphs") for p in (package / part).rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -29,7 +29,7 @@ class PipelineRun:
     """
 
     prompts: int
-    latents: tuple[int, int, int, int]
+    latents: tuple[int, ...]
     device: str = "cpu"
 
 

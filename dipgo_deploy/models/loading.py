@@ -38,7 +38,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class LoadedModel:
     """A denoiser ready to be traced or run.
 
-    ``component`` is its folder name in a pipeline (``unet`` or ``transformer``); ``latent_shape`` is ``(C, H, W)``;
+    ``component`` is its folder name in a pipeline (``unet`` or ``transformer``); ``latent_shape`` is ``(C, H, W)``, or
+    ``(C, F, H, W)`` with frames; ``text_tokens`` is the length of its text, None for what its family takes;
     ``class_embedder`` turns labels into cross-attention tokens, where the pipeline has one or prompts were given (see
     ``with_prompts``).
     """
@@ -50,9 +51,10 @@ class LoadedModel:
     folder: Path | None
     component: str
     scheduler_config: Mapping[str, Any]
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     preset: Preset
     class_embedder: Any = None
+    text_tokens: int | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -68,16 +70,20 @@ class LoadedModel:
         """Number of classes the model is conditioned on, or None; the label ``num_classes`` means no class."""
         if self.class_embedder is not None:
             return int(self.class_embedder.config["num_classes"])
-        return self.config.get("num_embeds_ada_norm") if "class_labels" in self.example_inputs(1) else None
+        if "class_labels" not in self.example_inputs(1):
+            return None
+        return self.config.get("num_embeds_ada_norm") or self.config.get("num_class_embeds")
 
     @property
     def tokens(self) -> int:
         """Length of the cross-attention sequence."""
-        return 77 if self.class_embedder is None else int(self.class_embedder.config["tokens"])
+        if self.class_embedder is not None:
+            return int(self.class_embedder.config["tokens"])
+        return self.text_tokens or self.preset.tokens
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
         """Inputs of a forward by name, in call order, the latent first; floats in the model's dtype."""
-        inputs = self.preset.example(self.module, rows, self.tokens)
+        inputs = self.preset.example(self.module, self.latent_shape, rows, self.tokens)
         return {name: self._cast(name, tensor) for name, tensor in inputs.items()}
 
     def as_dtype(self, dtype: str) -> LoadedModel:
@@ -122,7 +128,10 @@ class LoadedModel:
             return null, labels
         if name == "encoder_hidden_states" and self.class_embedder is not None:
             return self.class_embedder(null), self.class_embedder(labels)
-        shape = self.example_inputs(1)[name].shape[1:]
+        example = self.example_inputs(1)[name]
+        if name in self.preset.given:
+            return (example.expand(len(labels), *example.shape[1:]),) * 2
+        shape = example.shape[1:]
         rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(label))) for label in labels]
         return torch.zeros(len(labels), *shape), torch.stack(rows)
 
@@ -172,12 +181,18 @@ def model_from_module(
     *,
     dtype: str = "float32",
     folder: Path | None = None,
-    component: str = "denoiser",
+    component: str | None = None,
     scheduler_config: Mapping[str, Any] | None = None,
     class_embedder: Any = None,
     preset: Preset | None = None,
+    latent_shape: tuple[int, ...] | None = None,
+    text_tokens: int | None = None,
 ) -> LoadedModel:
-    """Wrap a live module. A class without a built-in preset needs ``preset``: its inputs, forward and latent shape."""
+    """Wrap a live module. A class without a built-in preset needs ``preset``: its inputs, forward and latent shape.
+
+    ``component`` is the module's folder in a pipeline, by default what diffusers calls one of its class;
+    ``latent_shape`` and ``text_tokens`` stand above what config and preset say.
+    """
     class_name = type(module).__name__
     known = preset or PRESETS.get(class_name)
     if known is None:
@@ -191,27 +206,33 @@ def model_from_module(
         config=config,
         dtype=dtype,
         folder=folder,
-        component=component,
+        component=component or _usual_component(class_name),
         scheduler_config=dict(scheduler_config or {}),
-        latent_shape=_latent_shape(known, config, class_name),
+        latent_shape=latent_shape or _latent_shape(known, config, class_name),
         preset=known,
         class_embedder=class_embedder,
+        text_tokens=text_tokens,
     )
 
 
-def _latent_shape(preset: Preset, config: Mapping[str, Any], class_name: str) -> tuple[int, int, int]:
+def _latent_shape(preset: Preset, config: Mapping[str, Any], class_name: str) -> tuple[int, ...]:
     try:
         return preset.latent_shape(config)
     except (KeyError, TypeError, ValueError):
         raise InputError(f"the config of this {class_name} gives no latent shape: set sample_size in it") from None
 
 
+def _usual_component(class_name: str) -> str:
+    if class_name not in PRESETS:
+        return "denoiser"
+    return "unet" if class_name.startswith("UNet") else "transformer"
+
+
 def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
     if index is None:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} has neither model_index.json nor config.json: give a diffusers folder")
-        class_name = str(_read_config(folder / "config.json").get("_class_name", ""))
-        return "unet" if class_name.startswith("UNet") else "transformer"
+        return _usual_component(str(_read_config(folder / "config.json").get("_class_name", "")))
     for name in ("unet", "transformer"):
         if name in index:
             return name

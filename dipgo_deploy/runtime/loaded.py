@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -75,8 +75,11 @@ class LoadedBundle:
 
     @cached_property
     def model(self) -> LoadedModel:
-        """The PyTorch model, loaded from the bundle's own weights file."""
-        return load_model(self.folder, dtype=self.manifest.contract.dtype)
+        """The PyTorch model, loaded from the bundle's own weights file, with the latent and text that were traced."""
+        model = load_model(self.folder, dtype=self.manifest.contract.dtype)
+        text = next((spec.shape[1] for spec in self.blocks.inputs if spec.name == "encoder_hidden_states"), None)
+        shape = self.manifest.contract.latent_shape
+        return replace(model, latent_shape=shape, text_tokens=text if isinstance(text, int) else None)
 
     @cached_property
     def _master(self) -> Path:

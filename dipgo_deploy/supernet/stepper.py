@@ -30,7 +30,7 @@ class SamplerStepper:
     @property
     def initial_scale(self) -> float:
         """Factor from standard normal noise to the first latent."""
-        return float(self._fresh.init_noise_sigma)
+        return float(getattr(self._fresh, "init_noise_sigma", 1.0))  # Samplers of flow matching have none.
 
     def restart(self, batch: int, seed: int | None = None) -> None:
         """Forget the last run; ``batch`` images follow, with sampler noise from ``seed`` (None: 0)."""
@@ -51,7 +51,8 @@ class SamplerStepper:
 
     def scale_input(self, step: int, latent: torch.Tensor) -> torch.Tensor:
         """The network's input at ``step`` for a latent (B, C, H, W)."""
-        return self._scheduler.scale_model_input(latent, self._scheduler.timesteps[step])
+        scale = getattr(self._scheduler, "scale_model_input", None)
+        return latent if scale is None else scale(latent, self._scheduler.timesteps[step])
 
     def advance(self, step: int, output: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
         """The latent after ``step``, from the latent before it and the guided output, all (B, C, H, W)."""

@@ -93,7 +93,7 @@ class TwoParts(nn.Module):
         return self.second(torch.tanh(self.first(sample))) * timestep[:, None, None, None]
 
 
-def of_two_parts(module: nn.Module, rows: int, tokens: int) -> dict[str, torch.Tensor]:
+def of_two_parts(module: nn.Module, shape: tuple[int, ...], rows: int, tokens: int) -> dict[str, torch.Tensor]:
     return {"sample": torch.randn(rows, 1, 4, 4), "timestep": torch.ones(rows), "unused": torch.ones(rows, 3)}
 
 

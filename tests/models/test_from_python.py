@@ -28,7 +28,7 @@ class Chain(nn.Module):
         return sample * 0.5
 
 
-def example(module, rows, tokens):
+def example(module, shape, rows, tokens):
     return {"sample": torch.randn(rows, 2, 8, 8), "timestep": torch.full((rows,), 500.0)}
 
 

@@ -1,0 +1,65 @@
+"""One trained pruner, many ratios: what each asked ratio gets, and in how many seconds, without running the model.
+
+Pruners are those that benchmarks/search.py left under benchmarks/pruners, of the preset default and of the paper's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from search import CASES, PRUNERS, case_of, options_of
+
+from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.search.dipgo import GradientSearch
+
+RESULTS = Path(__file__).parent / "results" / "ratios.json"
+RATIOS = tuple(round(0.3 + 0.05 * place, 2) for place in range(13))
+METHODS = ("dipgo", "dipgo-paper")
+
+
+def cuts(case: str, method: str, steps: int) -> list[dict[str, Any]]:
+    """A row for every ratio and order; none where the pruner was not trained."""
+    options = options_of(method, case)
+    assert options is not None
+    path = PRUNERS / f"{case}-{method}-0-{options.iterations}.pruner"
+    if not path.is_file():
+        print(f"{path} is missing: run benchmarks/search.py --cases {case} --methods {method}", file=sys.stderr)
+        return []
+    found, rows = case_of(case, steps), []
+    search = GradientSearch(found.model, found.graph, found.contract, found.kind, replace(options, seed=0), path)
+    for order in ("bisection", "greedy"):
+        for ratio in RATIOS:
+            started = time.perf_counter()
+            reached = search.candidate(ratio, order).ratio
+            took = time.perf_counter() - started
+            rows.append({"case": case, "method": method, "order": order, "ratio": ratio, "reached": reached, "s": took})
+    return rows
+
+
+def main() -> None:
+    """Cut every pruner that is there; print the worst of each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
+    given = parser.parse_args()
+    rows = [row for case in CASES for method in METHODS for row in cuts(case, method, given.steps)]
+    command = shlex.join(["python", "benchmarks/ratios.py", *sys.argv[1:]])
+    document = {"environment": {**environment(), "command": command}, "cuts": rows}
+    write_atomic(RESULTS, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    for order in ("bisection", "greedy"):
+        part = [row for row in rows if row["order"] == order]
+        gap = max(abs(row["reached"] - row["ratio"]) for row in part)
+        print(
+            f"{order}: {len(part)} cuts, furthest {gap:.4f} from its ratio, slowest {max(r['s'] for r in part):.3f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Transformers with one stream: DiT (class labels) and PixArt (text in cross-attention)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, square
+
+__all__ = ["DIT", "PIXART"]
+
+
+def _dit_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
+    config: Any = module.config
+    return {
+        "hidden_states": torch.randn(rows, *shape),
+        "timestep": torch.full((rows,), 500.0),
+        "class_labels": torch.arange(rows) % int(config["num_embeds_ada_norm"]),
+    }
+
+
+def _dit_forward(module: nn.Module, hidden_states: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    output: torch.Tensor = module(hidden_states, return_dict=False, **inputs)[0]
+    return output
+
+
+def _pixart_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
+    config: Any = module.config
+    inputs = {
+        "hidden_states": torch.randn(rows, *shape),
+        "timestep": torch.full((rows,), 500.0),
+        "encoder_hidden_states": torch.randn(rows, tokens, config["caption_channels"]),
+        "encoder_attention_mask": torch.ones(rows, tokens),
+    }
+    if _has_sizes(module):
+        height, width = 8.0 * shape[1], 8.0 * shape[2]
+        inputs["resolution"] = torch.tensor([[height, width]]).repeat(rows, 1)
+        inputs["aspect_ratio"] = torch.full((rows, 1), height / width)
+    return inputs
+
+
+def _has_sizes(module: Any) -> bool:
+    """Whether the embedding takes resolution and aspect ratio (PixArt-alpha at 1024 pixels)."""
+    return bool(module.use_additional_conditions)
+
+
+def _pixart_forward(module: nn.Module, hidden_states: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    added = {name: inputs.pop(name, None) for name in ("resolution", "aspect_ratio")}
+    output: torch.Tensor = module(hidden_states, added_cond_kwargs=added, return_dict=False, **inputs)[0]
+    return output
+
+
+DIT = Preset(
+    granularities={
+        "stage": ("transformer_blocks.*",),
+        "branch": ("transformer_blocks.*.attn1", "transformer_blocks.*.ff"),
+    },
+    example=_dit_example,
+    forward=_dit_forward,
+    latent_shape=square,
+)
+"""``DiTTransformer2DModel``."""
+
+PIXART = Preset(
+    granularities={
+        "stage": ("transformer_blocks.*",),
+        "branch": tuple(f"transformer_blocks.*.{branch}" for branch in ("attn1", "attn2", "ff")),
+    },
+    example=_pixart_example,
+    forward=_pixart_forward,
+    latent_shape=square,
+    tokens=120,
+    given=("encoder_attention_mask", "resolution", "aspect_ratio"),
+)
+"""``PixArtTransformer2DModel``; PixArt-Sigma's pipelines give 300 tokens."""

@@ -1,0 +1,108 @@
+"""Transformers with two streams, image and text: Stable Diffusion 3 and 3.5, FLUX.1.
+
+A block of two streams returns both; it is one block with two tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, square
+
+__all__ = ["FLUX", "SD3"]
+
+_PATCH = 2
+"""Side of the square of latent pixels that FLUX packs into one token."""
+
+_FLUX_SIDE = 128
+"""Latent side of a 1024 pixel image; a FLUX config names none."""
+
+_FLUX_GUIDANCE = 3.5
+"""Guidance weight that the pipeline gives FLUX.1-dev unless told otherwise."""
+
+
+def _sd3_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
+    config: Any = module.config
+    return {
+        "hidden_states": torch.randn(rows, *shape),
+        "timestep": torch.full((rows,), 500.0),
+        "encoder_hidden_states": torch.randn(rows, tokens, config["joint_attention_dim"]),
+        "pooled_projections": torch.randn(rows, config["pooled_projection_dim"]),
+    }
+
+
+def _sd3_forward(module: nn.Module, **inputs: Any) -> torch.Tensor:
+    output: torch.Tensor = module(return_dict=False, **inputs)[0]
+    return output
+
+
+def _flux_shape(config: Mapping[str, Any]) -> Shape:
+    return int(config["in_channels"]) // _PATCH**2, _FLUX_SIDE, _FLUX_SIDE
+
+
+def _flux_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
+    config: Any = module.config
+    inputs = _sd3_example(module, shape, rows, tokens)
+    if config["guidance_embeds"]:
+        inputs["guidance"] = torch.full((rows,), _FLUX_GUIDANCE)
+    return inputs
+
+
+def _flux_forward(
+    module: nn.Module,
+    hidden_states: torch.Tensor,
+    timestep: torch.Tensor,
+    encoder_hidden_states: torch.Tensor,
+    **inputs: Any,
+) -> torch.Tensor:
+    """The network on an unpacked latent (rows, C, H, W); it counts time from 0 to 1."""
+    rows, channels, height, width = hidden_states.shape
+    tall, wide = height // _PATCH, width // _PATCH
+    parts = hidden_states.reshape(rows, channels, tall, _PATCH, wide, _PATCH)
+    packed = parts.permute(0, 2, 4, 1, 3, 5).reshape(rows, tall * wide, channels * _PATCH**2)
+    places = torch.cartesian_prod(torch.zeros(1), torch.arange(tall).float(), torch.arange(wide).float())
+    output = module(
+        hidden_states=packed,
+        timestep=timestep / 1000,
+        encoder_hidden_states=encoder_hidden_states,
+        img_ids=places.to(packed.device),
+        txt_ids=torch.zeros(encoder_hidden_states.shape[1], 3, device=packed.device),
+        return_dict=False,
+        **inputs,
+    )[0]
+    unpacked = output.reshape(rows, tall, wide, channels, _PATCH, _PATCH).permute(0, 3, 1, 4, 2, 5)
+    found: torch.Tensor = unpacked.reshape(rows, channels, height, width)
+    return found
+
+
+SD3 = Preset(
+    granularities={
+        "stage": ("transformer_blocks.*",),
+        "branch": tuple(f"transformer_blocks.*.{branch}" for branch in ("attn", "attn2", "ff", "ff_context")),
+    },
+    example=_sd3_example,
+    forward=_sd3_forward,
+    latent_shape=square,
+    tokens=333,
+)
+"""``SD3Transformer2DModel``; 77 tokens of the two CLIP encoders and 256 of T5."""
+
+FLUX = Preset(
+    granularities={
+        "stage": ("transformer_blocks.*", "single_transformer_blocks.*"),
+        "branch": (
+            *(f"transformer_blocks.*.{branch}" for branch in ("attn", "ff", "ff_context")),
+            *(f"single_transformer_blocks.*.{branch}" for branch in ("attn", "proj_mlp", "proj_out")),
+        ),
+    },
+    example=_flux_example,
+    forward=_flux_forward,
+    latent_shape=_flux_shape,
+    tokens=512,
+    given=("guidance",),
+)
+"""``FluxTransformer2DModel``, on latents as its VAE gives them: packing into tokens is part of the graph."""

@@ -1,0 +1,57 @@
+"""Preset: what the project knows of a denoiser class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dipgo_deploy.core.errors import UsageError
+
+__all__ = ["Inputs", "Preset", "Shape", "patterns_for", "square"]
+
+Inputs = dict[str, torch.Tensor]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Block patterns by granularity, and a forward with named, flat inputs. No model file is copied.
+
+    Patterns may match nothing in a given configuration (a model without downsamplers has no blocks there).
+
+    Attributes:
+        granularities: block patterns by name.
+        example: ``example(module, shape, rows, tokens)`` gives inputs in call order, the latent (rows, *shape) first.
+        forward: ``forward(module, **inputs)`` gives the output tensor.
+        latent_shape: the latent of one image, ``(C, H, W)`` or with frames ``(C, F, H, W)``, from the config.
+        tokens: length of the text that the family's pipelines give it.
+        given: inputs whose example is what a run takes, unless it is told otherwise: sizes, masks, guidance weights.
+    """
+
+    granularities: Mapping[str, tuple[str, ...]]
+    example: Callable[[nn.Module, Shape, int, int], Inputs]
+    forward: Callable[..., torch.Tensor]
+    latent_shape: Callable[[Mapping[str, Any]], Shape]
+    tokens: int = 77
+    given: Sequence[str] = ()
+
+
+def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str, ...]:
+    """Block patterns of a granularity; UsageError where the class's ``preset`` has none of that name."""
+    if granularity not in preset.granularities:
+        raise UsageError(
+            f"{class_name} has no granularity {granularity!r}: choose {' or '.join(preset.granularities)}, or give "
+            "--blocks patterns"
+        )
+    return preset.granularities[granularity]
+
+
+def square(config: Mapping[str, Any]) -> Shape:
+    """Latent shape (C, H, W) of a config with ``in_channels`` and ``sample_size``."""
+    size = config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(config["in_channels"]), int(height), int(width)
