@@ -86,7 +86,7 @@ class DipgoOptions:
     prompts: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
     guidance_scale: float | None = None
-    polish: int = 150
+    polish: int = 100
     polish_images: int = 8
 
     def __post_init__(self) -> None:

@@ -7,10 +7,10 @@ from torch import nn
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.models.samplers import sampler_spec, scheduler_from_spec
-from dipgo_deploy.supernet.rollout import reference_trajectory
+from dipgo_deploy.supernet.rollout import Rollout, reference_trajectory
 from dipgo_deploy.supernet.surgery import match_blocks
 
 torch.set_num_threads(1)
@@ -211,3 +211,43 @@ def test_a_schedule_that_reads_before_it_computes_is_refused():
     schedule = schedule_of(model, reused=[(0, "mid_block")])
     with pytest.raises(InputError, match="step 0 reuses mid_block"):
         next(reference_trajectory(model, schedule, noise_of(1), conditioning_of(model, 1)))
+
+
+def forkable(model: Tiny, sampler: str, **fields) -> Rollout:
+    return Rollout(model, schedule_of(model, sampler=sampler, **fields), noise_of(2), conditioning_of(model, 2), seed=3)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "pndm", "euler-a"])
+@pytest.mark.parametrize("kind", ["output", "residual"])
+def test_a_fork_goes_on_as_its_own_schedule_would_have_and_leaves_the_first_alone(sampler, kind):
+    model = tiny_dit()
+    late = [(3, "transformer_blocks.0"), (3, "transformer_blocks.1")]
+    first = forkable(model, sampler, kind=kind)
+    first.advance(), first.advance()
+    second = first.fork(schedule_of(model, sampler=sampler, kind=kind, reused=late))
+    for rollout, reused in ((second, late), (first, ())):
+        while rollout.step < rollout.schedule.steps:
+            last = rollout.advance()
+        alone = list(
+            reference_trajectory(
+                model,
+                schedule_of(model, sampler=sampler, kind=kind, reused=reused),
+                noise_of(2),
+                conditioning_of(model, 2),
+                seed=3,
+            )
+        )
+        assert torch.equal(last.latent, alone[-1].latent)
+
+
+def test_a_fork_to_a_schedule_that_differs_before_or_forecasts_is_refused():
+    model = tiny_dit()
+    rollout = forkable(model, "ddim")
+    rollout.advance(), rollout.advance()
+    with pytest.raises(UsageError, match="a fork at step 2 takes a schedule that agrees up to there"):
+        rollout.fork(schedule_of(model, reused=[(1, "transformer_blocks.0")]))
+    with pytest.raises(UsageError, match="agrees up to there"):
+        rollout.fork(schedule_of(model, kind="residual"))
+    forecast = schedule_of(model, reused=[(3, PREDICTION)], forecasts={(3, PREDICTION): (2.0, -1.0)})
+    with pytest.raises(UsageError, match="a fork takes schedules that hold"):
+        rollout.fork(forecast)
