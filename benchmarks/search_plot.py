@@ -25,6 +25,9 @@ LOOKS: Mapping[str, tuple[str, str, str]] = {
     "best-random": ("#adb5bd", "<", "best of five random"),
     "deepcache": ("#bc6c25", ">", "deepcache"),
     "fora": ("#606c38", "p", "fora"),
+    "plain:ddim": ("#457b9d", "1", "DDIM, fewer steps"),
+    "plain:dpmpp-2m": ("#0077b6", "*", "DPM-Solver++ 2M, fewer steps"),
+    "plain:unipc": ("#48cae4", "+", "UniPC, fewer steps"),
 }
 """Colour, mark and name of every method."""
 
