@@ -30,7 +30,7 @@ from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, Usage
 
 __all__ = ["app", "main", "run"]
 
-_EXTRAS = {"onnxruntime": "cpu", "tensorrt": "tensorrt", "tensorrt_rtx": "rtx", "accelerate": "experts"}
+_EXTRAS = {"onnxruntime": "cpu", "tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 """Optional modules and the extra that installs each."""
 
 _INTERRUPTED = 130

@@ -49,8 +49,9 @@ def search(pipeline: Path, folder: Path, prompts: str | None, *options: object) 
     if prompts is not None:
         (folder / "prompts.txt").write_text(prompts)
         options = (*options, "--conditions", folder / "prompts.txt")
-    asked = ["--steps", 4, "--ratio", 0.4, "--guidance", "concat", "--images", 2, "--out", folder / "s.json"]
-    return ["search", pipeline, *asked, *options]
+    asked = ["--steps", 4, "--ratio", 0.4, "--guidance", "concat", "--out", folder / "s.json"]
+    images = [] if "--from-pruner" in options else ["--images", 2]
+    return ["search", pipeline, *asked, *images, *options]
 
 
 def words(arguments: list[object]) -> list[str]:
@@ -87,7 +88,7 @@ def test_a_pruner_knows_its_prompts(pipeline, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     refused(search(pipeline, tmp_path, "a dog", *dipgo), "another prompts (('a cat',), not ('a dog',))", capsys)
     cut = ("--method", "dipgo", "--from-pruner", tmp_path / "s.pruner")
-    refused(search(pipeline, tmp_path, "a cat", *cut), "leave --conditions out", capsys, 2)
+    refused(search(pipeline, tmp_path, "a cat", *cut), "--conditions belongs to training", capsys, 2)
     encode = Mock(wraps=with_prompts)
     monkeypatch.setattr("dipgo_deploy.models.with_prompts", encode)
     assert run(words(search(pipeline, tmp_path, None, *cut))) == 0
