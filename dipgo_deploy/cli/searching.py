@@ -93,7 +93,8 @@ def _by_judge(
     def read(step: Any) -> tuple[float, str] | None:
         if isinstance(step, Schedule):
             return None
-        return step.done / max(step.total, 1e-9), f"best {step.best_db:.2f} dB, {step.spent:.0f} trajectories"
+        best = "" if step.best_db is None else f"best {step.best_db:.2f} dB, "
+        return step.done / max(step.total, 1e-9), f"{best}{step.spent:.0f} trajectories"
 
     found = watched(search_with_model(judge, asked.options), read, f"searching by {asked.options.method}")
     if not isinstance(found, Schedule):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.core.files import load_schedule
 
@@ -22,11 +24,15 @@ def test_a_rule_draws_its_picture(tmp_path, capsys):
     assert "ratio 0.5000" in capsys.readouterr().out
 
 
-def test_a_judged_method_counts_what_it_spent(tmp_path, capsys):
-    assert searched(tmp_path / "s.json", "--method", "best-random", "--candidates", "2", "--json", *FEW) == 0
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("best-random", ["--candidates", "2"]), ("dpcache", []), ("evolutionary", ["--trajectories", "6"])],
+)
+def test_a_judged_method_counts_what_it_spent(method, options, tmp_path, capsys):
+    assert searched(tmp_path / "s.json", "--method", method, *options, "--json", *FEW) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"] == str(tmp_path / "s.json")
     origin = load_schedule(tmp_path / "s.json").origin
-    assert origin["method"] == "best-random" and float(origin["spent"]) > 2
+    assert origin["method"] == method and float(origin["spent"]) > 2
 
 
 def test_a_gradient_search_goes_on_and_its_pruner_serves_another_ratio(tmp_path, capsys):
