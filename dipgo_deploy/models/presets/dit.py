@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, square
+from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, first_output, square
 
 __all__ = ["DIT", "PIXART"]
 
@@ -19,11 +19,6 @@ def _dit_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inp
         "timestep": torch.full((rows,), 500.0),
         "class_labels": torch.arange(rows) % int(config["num_embeds_ada_norm"]),
     }
-
-
-def _dit_forward(module: nn.Module, hidden_states: torch.Tensor, **inputs: Any) -> torch.Tensor:
-    output: torch.Tensor = module(hidden_states, return_dict=False, **inputs)[0]
-    return output
 
 
 def _pixart_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
@@ -46,10 +41,9 @@ def _has_sizes(module: Any) -> bool:
     return bool(module.use_additional_conditions)
 
 
-def _pixart_forward(module: nn.Module, hidden_states: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def _pixart_forward(module: nn.Module, **inputs: Any) -> torch.Tensor:
     added = {name: inputs.pop(name, None) for name in ("resolution", "aspect_ratio")}
-    output: torch.Tensor = module(hidden_states, added_cond_kwargs=added, return_dict=False, **inputs)[0]
-    return output
+    return first_output(module, added_cond_kwargs=added, **inputs)
 
 
 DIT = Preset(
@@ -58,7 +52,7 @@ DIT = Preset(
         "branch": ("transformer_blocks.*.attn1", "transformer_blocks.*.ff"),
     },
     example=_dit_example,
-    forward=_dit_forward,
+    forward=first_output,
     latent_shape=square,
 )
 """``DiTTransformer2DModel``."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, square
+from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, first_output, square
 
 __all__ = ["FLUX", "SD3"]
 
@@ -33,11 +33,6 @@ def _sd3_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inp
         "encoder_hidden_states": torch.randn(rows, tokens, config["joint_attention_dim"]),
         "pooled_projections": torch.randn(rows, config["pooled_projection_dim"]),
     }
-
-
-def _sd3_forward(module: nn.Module, **inputs: Any) -> torch.Tensor:
-    output: torch.Tensor = module(return_dict=False, **inputs)[0]
-    return output
 
 
 def _flux_shape(config: Mapping[str, Any]) -> Shape:
@@ -85,7 +80,7 @@ SD3 = Preset(
         "branch": tuple(f"transformer_blocks.*.{branch}" for branch in ("attn", "attn2", "ff", "ff_context")),
     },
     example=_sd3_example,
-    forward=_sd3_forward,
+    forward=first_output,
     latent_shape=square,
     tokens=333,
 )

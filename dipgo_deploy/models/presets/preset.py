@@ -11,7 +11,7 @@ from torch import nn
 
 from dipgo_deploy.core.errors import UsageError
 
-__all__ = ["Inputs", "Preset", "Shape", "patterns_for", "square"]
+__all__ = ["Inputs", "Preset", "Shape", "first_output", "patterns_for", "square"]
 
 Inputs = dict[str, torch.Tensor]
 Shape = tuple[int, ...]
@@ -48,6 +48,12 @@ def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str
             "--blocks patterns"
         )
     return preset.granularities[granularity]
+
+
+def first_output(module: nn.Module, **inputs: Any) -> torch.Tensor:
+    """The forward of a diffusers denoiser whose inputs are all tensors; its output (rows, C, …)."""
+    output: torch.Tensor = module(return_dict=False, **inputs)[0]
+    return output
 
 
 def square(config: Mapping[str, Any]) -> Shape:

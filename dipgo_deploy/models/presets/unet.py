@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, square
+from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, first_output, square
 
 __all__ = ["CONDITIONED", "PLAIN"]
 
@@ -38,12 +38,11 @@ def _time_ids(shape: Shape) -> torch.Tensor:
     return torch.tensor([height, width, 0.0, 0.0, height, width])
 
 
-def _forward(module: nn.Module, sample: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def _forward(module: nn.Module, **inputs: Any) -> torch.Tensor:
     added = {name: inputs.pop(name) for name in ("text_embeds", "time_ids") if name in inputs}
     if added:
         inputs["added_cond_kwargs"] = added
-    output: torch.Tensor = module(sample, timestep, return_dict=False, **inputs)[0]
-    return output
+    return first_output(module, **inputs)
 
 
 def _plain_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
@@ -74,7 +73,7 @@ CONDITIONED = Preset(
 PLAIN = Preset(
     granularities={"stage": _STAGES, "layer": (*_RESNETS, *_ATTENTIONS, *_SAMPLERS)},
     example=_plain_example,
-    forward=_forward,
+    forward=first_output,
     latent_shape=square,
 )
 """``UNet2DModel``; its attentions are single layers, so that there is nothing below ``layer``."""

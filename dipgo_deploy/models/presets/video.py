@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape
+from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, first_output
 
 __all__ = ["WAN"]
 
@@ -25,11 +25,6 @@ def _example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
     }
 
 
-def _forward(module: nn.Module, **inputs: Any) -> torch.Tensor:
-    output: torch.Tensor = module(return_dict=False, **inputs)[0]
-    return output
-
-
 def _shape(config: Mapping[str, Any]) -> Shape:
     return int(config["in_channels"]), _FRAMES, _HEIGHT, _WIDTH
 
@@ -40,7 +35,7 @@ WAN = Preset(
         "branch": tuple(f"blocks.*.{branch}" for branch in ("attn1", "attn2", "ffn")),
     },
     example=_example,
-    forward=_forward,
+    forward=first_output,
     latent_shape=_shape,
     tokens=512,
 )
