@@ -63,6 +63,7 @@ PLAIN = tuple(f"plain:{name}" for name in PLAIN_SAMPLERS)
 """Samplers without reuse, at as many calls as the ratio leaves."""
 
 ABLATIONS: dict[str, dict[str, Any]] = {
+    "none": {},
     "linear-encoder": {"encoder": "linear"},
     "no-encoder": {"encoder": "none"},
     "own-cost": {"cost": "own"},
@@ -71,7 +72,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "l2": {"loss": "l2"},
     "no-floor": {"floor": 0.0},
 }
-"""Changes to the paper's settings, one at a time."""
+"""Changes to the paper's settings, one at a time; all of them, ``none`` too, train on ``ABLATION_POOL`` images in turn."""
+
+ABLATION_POOL = 64
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def options_of(method: str, case: str) -> DipgoOptions | None:
         return options and replace(options, iterations=int(iterations))
     paper = PRESETS["paper-dit" if CASES[case][0] == "digits-dit" else "paper"]
     if method.startswith("ablation:"):
-        return replace(paper, **ABLATIONS[method.removeprefix("ablation:")])
+        return replace(paper, pool=ABLATION_POOL, **ABLATIONS[method.removeprefix("ablation:")])
     return paper if method == "dipgo-paper" else GRADIENT.get(method)
 
 

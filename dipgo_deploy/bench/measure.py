@@ -3,7 +3,8 @@
 1. The converged run draws the held-out images and the first ``converged_images``.
 2. A pilot times full model and schedules: how many full steps take each schedule's time.
 3. Each plain sampler, at every schedule's number of calls and at its latency, takes the spacing and noise levels that
-   come nearest to the converged run on the held-out images; DDIM also runs on each schedule's own timesteps.
+   come nearest to the full run on the held-out images, and those that come nearest to the converged run: one contender
+   or two. DDIM also runs on each schedule's own timesteps.
 4. All contenders are timed, interleaved; then, once, what a pipeline runs around the denoiser.
 5. All draw the same images from the same noise, which are judged beside the full and the converged run.
 """
@@ -74,8 +75,8 @@ class _Bench:
         options = self.options
         seeds = range(options.seed, options.seed + options.images)
         held_out = range(options.seed + _HELD_OUT, options.seed + _HELD_OUT + options.tuning_images)
-        converged, target = yield from self._references(seeds[: options.converged_images], held_out)
-        contenders = [self.full, *self.schedules, *(yield from self._samplers(held_out, target))]
+        converged, targets = yield from self._references(seeds[: options.converged_images], held_out)
+        contenders = [self.full, *self.schedules, *(yield from self._samplers(held_out, targets))]
         watch = yield from timed("timing", self.bundle, contenders, options.repeats, options.seed)
         around = yield from time_surroundings(self.bundle, options)
         full_images = yield from drawn(f"drawing with {self.full.name}", self.bundle, self.full.session, seeds)
@@ -94,16 +95,19 @@ class _Bench:
 
     def _references(
         self, judged: Sequence[int], held_out: Sequence[int]
-    ) -> Generator[Progress, None, tuple[np.ndarray | None, np.ndarray]]:
-        """Converged images of the judged seeds, and what samplers are tuned on: without a converged run, the full."""
+    ) -> Generator[Progress, None, tuple[np.ndarray | None, list[np.ndarray]]]:
+        """Converged images of the judged seeds, and what samplers are tuned on: held-out images of either run."""
+        full = yield from drawn("drawing held-out images", self.bundle, self.full.session, held_out)
         if not judged:
-            return None, (yield from drawn("drawing held-out images", self.bundle, self.full.session, held_out))
+            return None, [full]
         session = self.network.converged_session(self.options.converged_calls)
         stage = f"converged run of {session.program.nfe} calls"
         images = yield from drawn(stage, self.bundle, session, [*judged, *held_out])
-        return images[: len(judged)], images[len(judged) :]
+        return images[: len(judged)], [full, images[len(judged) :]]
 
-    def _samplers(self, held_out: Sequence[int], target: np.ndarray) -> Generator[Progress, None, list[Contender]]:
+    def _samplers(
+        self, held_out: Sequence[int], targets: Sequence[np.ndarray]
+    ) -> Generator[Progress, None, list[Contender]]:
         """DDIM on the schedules' grids, and plain samplers at their calls and at their latencies."""
         base = [self.full, *self.schedules]
         pilot = yield from timed("pilot timing", self.bundle, base, _PILOT_ROUNDS, self.options.seed)
@@ -112,7 +116,7 @@ class _Bench:
         calls = [contender.program.nfe for contender in self.schedules]
         speedups = [pilot.speedup(contender.name) for contender in self.schedules]
         steps = steps_beside(calls, self.full.program.nfe, speedups)
-        samplers = yield from plain_samplers(self.network, steps, held_out, target)
+        samplers = yield from plain_samplers(self.network, steps, held_out, targets)
         return [*(grid for grid in grids if isinstance(grid, Contender)), *samplers]
 
     def _rows(

@@ -48,33 +48,35 @@ def steps_beside(calls: Iterable[int], full_calls: int, speedups: Iterable[float
 
 
 def plain_samplers(
-    network: FullNetwork, steps: Sequence[int], seeds: Sequence[int], target: np.ndarray
+    network: FullNetwork, steps: Sequence[int], seeds: Sequence[int], targets: Sequence[np.ndarray]
 ) -> Generator[Progress, None, list[Contender]]:
-    """Every plain sampler at every number of ``steps``, in the variant that comes nearest to ``target`` (N, C, H, W).
+    """Every plain sampler at every number of ``steps``, in the variant that comes nearest to each of ``targets``.
 
-    ``seeds`` are those of ``target``, none of them judged later. A sampler that does not suit the model is left out.
+    Targets are images (N, C, H, W) of ``seeds``, none of which is judged later. A variant may win for one target and
+    lose for another by several dB, so each winner is a contender. A sampler that does not suit the model is left out.
     """
     found = []
     for count in steps:
         for name, title in PLAIN_SAMPLERS.items():
             choice = list(variants(name, count, network.scheduler_config))
-            best = yield from _best(f"tuning {title}-{count}", network, choice, seeds, target)
-            if best is not None:
-                found.append(network.sampler(f"{title}-{count} {best.label}", best.spec, best.reading))
+            best = yield from _best(f"tuning {title}-{count}", network, choice, seeds, targets)
+            found += [network.sampler(f"{title}-{count} {one.label}", one.spec, one.reading) for one in best]
     return found
 
 
 def _best(
-    stage: str, network: FullNetwork, choice: Sequence[Variant], seeds: Sequence[int], target: np.ndarray
-) -> Generator[Progress, None, Variant | None]:
-    """The variant with the best median PSNR to ``target``; None of none."""
-    scores = []
-    for done, variant in enumerate(choice, 1):
+    stage: str, network: FullNetwork, choice: Sequence[Variant], seeds: Sequence[int], targets: Sequence[np.ndarray]
+) -> Generator[Progress, None, list[Variant]]:
+    """The variants with the best median PSNR to one of ``targets``, equal ones once; none of none."""
+    scores = np.empty((len(choice), len(targets)))
+    for done, variant in enumerate(choice):
         session = network.session(variant.spec, variant.reading)
-        images = np.concatenate(list(draw(session, network.bundle, seeds, labels_of(network.bundle, seeds))))
-        scores.append(float(np.median(psnr_db(np.nan_to_num(images, nan=1e6), target))))
-        yield Progress(stage, done, len(choice))
-    return choice[int(np.argmax(scores))] if choice else None
+        drawn = np.concatenate(list(draw(session, network.bundle, seeds, labels_of(network.bundle, seeds))))
+        images = np.nan_to_num(drawn, nan=1e6)
+        scores[done] = [np.median(psnr_db(images, target)) for target in targets]
+        yield Progress(stage, done + 1, len(choice))
+    winners = scores.argmax(axis=0) if choice else []
+    return [choice[winner] for winner in dict.fromkeys(winners)]
 
 
 def on_grids(network: FullNetwork, entries: Sequence[Entry]) -> Iterator[Contender | LeftOut]:

@@ -10,7 +10,7 @@ import pytest
 
 from dipgo_deploy.bench import BenchOptions, BenchReport, Progress, bench, load_report, to_json, write_report
 from dipgo_deploy.bench.contenders import FullNetwork
-from dipgo_deploy.bench.plain import steps_beside
+from dipgo_deploy.bench.plain import plain_samplers, steps_beside
 from dipgo_deploy.bench.variants import variants
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.graphs import export
@@ -150,6 +150,28 @@ def test_steps_beside_schedules_are_their_calls_and_then_latencies_that_differ()
     assert steps_beside([10, 50], 50, [4.0, 2.5]) == [10, 12, 20]
     assert steps_beside([5], 50, [100.0, 0.1]) == [5, 1, 100]
     assert steps_beside([50], 50, [1.02]) == [49]
+
+
+def ended(generator):
+    """What a generator returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def test_a_sampler_stands_in_the_best_variant_for_each_target_and_once_if_they_agree(bundle):
+    network = FullNetwork(bundle, OPTIONS)
+    choice = list(variants("dpmpp-2m", 4, network.scheduler_config))
+    first, last = (
+        np.concatenate(list(draw(network.session(one.spec, one.reading), bundle, range(4), [0, 1, 2, 3])))
+        for one in (choice[0], choice[-1])
+    )
+    names = [one.name for one in ended(plain_samplers(network, [4], range(4), [first, last]))]
+    assert [name for name in names if "DPM" in name] == [f"DPM++ 2M-4 {choice[i].label}" for i in (0, -1)]
+    alone = [one.name for one in ended(plain_samplers(network, [4], range(4), [last, last]))]
+    assert len(alone) == 3 and f"DPM++ 2M-4 {choice[-1].label}" in alone
 
 
 def test_the_report_is_written_as_its_document(report, tmp_path: Path):
