@@ -1,6 +1,7 @@
 """Tables of benchmarks/results/search.json in Markdown: median PSNR to one reference by method and asked ratio.
 
-A cell is the mean over search seeds of the median over images, with the lowest and highest seed in brackets.
+A cell is the mean over search seeds of the median over images, with the lowest and highest seed in brackets. Shortened
+trainings (``NAME@N``), ablations among them, have a table of their own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def table(rows: Sequence[Row], field: str) -> list[str]:
         "| method | " + " | ".join(f"{ratio:g}" for ratio in ratios) + " | seconds | spent |",
         "|---" * (len(ratios) + 3) + "|",
     ]
-    for method in (name for name in ORDER if any(row["method"] == name for row in rows)):
+    found = dict.fromkeys(row["method"] for row in rows)
+    for method in sorted(found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
         own = [row for row in rows if row["method"] == method]
         cells = [value([row for row in own if row["ratio"] == ratio], field) for ratio in ratios]
         cost = f"{mean(row['seconds'] for row in own):.0f} | {mean(row['spent'] for row in own):.0f}"
@@ -54,8 +56,11 @@ def main() -> None:
     given = parser.parse_args()
     rows = json.loads(given.results.read_text(encoding="utf-8"))["cells"]
     for case in sorted({row["case"] for row in rows}):
-        print(f"\n{case}, dB to the {given.to} run\n")
-        print("\n".join(table([row for row in rows if row["case"] == case], f"psnr_{given.to}_db")))
+        own = [row for row in rows if row["case"] == case]
+        for title, shortened in (("", False), (", shortened trainings", True)):
+            if shown := [row for row in own if ("@" in row["method"]) == shortened]:
+                print(f"\n{case}{title}, dB to the {given.to} run\n")
+                print("\n".join(table(shown, f"psnr_{given.to}_db")))
 
 
 if __name__ == "__main__":

@@ -82,8 +82,10 @@ class LoadedModel:
         return self.text_tokens or self.preset.tokens
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
-        """Inputs of a forward by name, in call order, the latent first; floats in the model's dtype."""
-        inputs = self.preset.example(self.module, self.latent_shape, rows, self.tokens)
+        """Inputs of a forward by name, in call order, the latent first: always the same, floats in the model dtype."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            inputs = self.preset.example(self.module, self.latent_shape, rows, self.tokens)
         return {name: self._cast(name, tensor) for name, tensor in inputs.items()}
 
     def as_dtype(self, dtype: str) -> LoadedModel:

@@ -74,7 +74,7 @@ def sampler_spec(
 
     Raises:
         UsageError: unknown name, steps out of range, or an option that the scheduler lacks or refuses.
-        InputError: dynamic shifting without ``mu``.
+        InputError: a base_config that the scheduler refuses by itself, or dynamic shifting without ``mu``.
         MissingError: a package that the scheduler needs is not installed.
     """
     preset, base = _preset(name_or_scheduler, base_config)
@@ -84,7 +84,10 @@ def sampler_spec(
     try:
         scheduler = cls.from_config(kept, **{k: v for k, v in wanted.items() if k not in _TIMESTEP_ARGUMENTS})
     except (*SCHEDULER_ERRORS, ImportError) as error:
-        raise UsageError(f"{cls.__name__} refuses this config ({_first_line(error)}): change the options") from error
+        refusal = f"{cls.__name__} refuses this config ({_first_line(error)})"
+        if overrides:
+            raise UsageError(f"{refusal}: change the options") from error
+        raise InputError(f"{refusal}: mend the model's scheduler_config.json, or choose another sampler") from error
     _check_family(base, scheduler)
     _check_steps(steps, scheduler)
     arguments = {key: _json_value(key, wanted[key]) for key in _TIMESTEP_ARGUMENTS if wanted.get(key) is not None}

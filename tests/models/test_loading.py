@@ -84,3 +84,10 @@ def test_contract_records_sampler_model_and_versions(digits_unet) -> None:
     assert contract.sampler.config_dict["beta_schedule"] == digits_unet.scheduler_config["beta_schedule"]
     with pytest.raises(UsageError):
         make_contract(digits_unet, sampler="magic")
+
+
+def test_example_inputs_are_always_the_same_and_leave_the_random_state_alone(digits_unet):
+    before = torch.get_rng_state()
+    first, second = digits_unet.example_inputs(2), digits_unet.example_inputs(2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["sample"].std() > 0 and torch.equal(before, torch.get_rng_state())

@@ -114,6 +114,11 @@ def test_options_that_the_scheduler_lacks_or_refuses():
         sampler_spec("ddim", 10, MODEL, {"clip_sample_range": float("nan")})
 
 
+def test_a_models_own_config_that_its_scheduler_refuses_is_bad_input():
+    with pytest.raises(InputError, match="refuses this config .*: mend the model's scheduler_config.json"):
+        sampler_spec("ddim", 10, {"beta_schedule": "no such schedule"})
+
+
 def test_dynamic_shifting_needs_mu():
     shifting = {"use_dynamic_shifting": True}
     with pytest.raises(InputError, match="found none: give 'mu'"):
