@@ -181,7 +181,7 @@ COMMAND = re.compile(r"`dipgo-deploy ([a-z][a-z-]*)")
 def test_commands_in_the_documents_exist():
     from dipgo_deploy.cli.main import app
 
-    known = {command.callback.__name__ for command in app.registered_commands}
+    known = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     named_commands = {name for document in DOCUMENTS for name in COMMAND.findall(document.read_text(encoding="utf-8"))}
     assert named_commands == known
 

@@ -10,6 +10,7 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.files import check_target
 
 if TYPE_CHECKING:
+    from dipgo_deploy.cli.source import ModelSource
     from dipgo_deploy.core.contract import Guidance
     from dipgo_deploy.search.options import SearchOptions
     from dipgo_deploy.search.threshold import Order
@@ -33,7 +34,7 @@ class GradientAsked:
 class Asked:
     """One search as the command line asks for it."""
 
-    model: str
+    source: ModelSource
     options: SearchOptions
     sampler: str
     steps: int

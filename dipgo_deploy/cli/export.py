@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Json, Layout, Model
+from dipgo_deploy.cli.options import Json, Layout, Model, RandomWeights
 from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.cli.source import ModelSource
 
 
 def export(
-    model: Model,
     schedule: Annotated[Path, typer.Option(help="The schedule, as search writes it.")],
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    model: Model = None,
+    random_weights: RandomWeights = None,
     layout: Layout = "subnets",
     limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Typed half precision.")] = False,
@@ -25,14 +27,13 @@ def export(
     from dipgo_deploy.core.program import memory_bytes
 
     wanted = load_schedule(schedule)
+    source = ModelSource(model, random_weights, wanted.contract.dtype)
     from dipgo_deploy.graphs import ExportOptions
     from dipgo_deploy.graphs import export as export_bundle
-    from dipgo_deploy.models import load_model
 
     options = ExportOptions(layout=layout, max_graphs=limit_graphs, dtype="float16" if fp16 else None)
-    with working(f"exporting {model}"):
-        loaded = load_model(model, dtype=wanted.contract.dtype)
-        folder = export_bundle(loaded, wanted, out, options)
+    with working(f"exporting {source.label}"):
+        folder = export_bundle(source.load(), wanted, out, options)
     program = load_program(folder / "program.json")
     slots = memory_bytes(program, batch=1)["slots"]
     graphs = [graph.name for graph in program.graphs]

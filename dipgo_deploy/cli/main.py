@@ -20,7 +20,9 @@ from dipgo_deploy.cli.demo import demo
 from dipgo_deploy.cli.doctor import doctor
 from dipgo_deploy.cli.env import env
 from dipgo_deploy.cli.export import export
+from dipgo_deploy.cli.export_schedule import export_schedule
 from dipgo_deploy.cli.generate import generate
+from dipgo_deploy.cli.import_schedule import import_schedule
 from dipgo_deploy.cli.output import say
 from dipgo_deploy.cli.search import search
 from dipgo_deploy.cli.show import show
@@ -41,7 +43,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _command in (trace, search, export, verify, generate, show, bench, demo, env, doctor):
+for _command in (
+    trace,
+    search,
+    import_schedule,
+    export_schedule,
+    export,
+    verify,
+    generate,
+    show,
+    bench,
+    demo,
+    env,
+    doctor,
+):
     app.command()(_command)
 
 

@@ -14,18 +14,25 @@ __all__ = [
     "Batch",
     "Blocks",
     "BundleFolder",
+    "Dtype",
     "Granularity",
     "GuidanceScale",
     "Json",
     "Layout",
     "Model",
+    "RandomWeights",
     "patterns_of",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A shipped model, a diffusers folder, or module:attribute.")
+    str | None, typer.Argument(metavar="MODEL", help="A shipped model, a diffusers folder, or module:attribute.")
 ]
+RandomWeights = Annotated[
+    str | None,
+    typer.Option(metavar="CONFIG", help="In place of MODEL: an architecture, as sd15, or a config.json."),
+]
+Dtype = Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="Number format of the network.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]

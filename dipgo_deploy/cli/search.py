@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Blocks, Granularity, Json, Model, patterns_of
+from dipgo_deploy.cli.options import Blocks, Dtype, Granularity, Json, Model, RandomWeights, patterns_of
 from dipgo_deploy.cli.output import emit, result
+from dipgo_deploy.cli.source import ModelSource
 
 if TYPE_CHECKING:
     from dipgo_deploy.core.blocks import BlockGraph
@@ -18,7 +19,8 @@ _METHODS = "dipgo, uniform, deepcache, fora, random, best-random, evolutionary o
 
 
 def search(
-    model: Model,
+    model: Model = None,
+    random_weights: RandomWeights = None,
     out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
     method: Annotated[str, typer.Option(help=_METHODS)] = "uniform",
     ratio: Annotated[float, typer.Option(help="Share of the full run's MACs to prune, in [0, 1).")] = 0.8,
@@ -48,6 +50,7 @@ def search(
     pruner: Annotated[Path | None, typer.Option(help="The pruner's file; continued if it exists.")] = None,
     from_pruner: Annotated[Path | None, typer.Option(help="Use this trained pruner, for any ratio.")] = None,
     limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
+    dtype: Dtype = "float32",
     picture: Annotated[Path | None, typer.Option(help="Draw learnt scores and schedule (.png or .svg).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -62,8 +65,9 @@ def search(
         candidates=candidates, population=population, trajectories=trajectories,
     )  # fmt: skip
     gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
+    source = ModelSource(model, random_weights, dtype)
     asked = Asked(
-        model, options, sampler, steps, guidance, granularity, patterns_of(blocks), seed, images, conditions,
+        source, options, sampler, steps, guidance, granularity, patterns_of(blocks), seed, images, conditions,
         guidance_scale, gradient, out, picture, limit_graphs,
     )  # fmt: skip
     check_asked(asked)

@@ -27,12 +27,12 @@ __all__ = ["search_asked"]
 def search_asked(asked: Asked) -> tuple[Schedule, BlockGraph]:
     """Search, with progress on stderr."""
     from dipgo_deploy.graphs import trace
-    from dipgo_deploy.models import load_model, make_contract
+    from dipgo_deploy.models import make_contract
     from dipgo_deploy.search.options import JUDGED
 
     conditions = _conditions(asked)
-    with working(f"tracing {asked.model}"):
-        model = conditions.given_to(load_model(asked.model))
+    with working(f"tracing {asked.source.label}"):
+        model = conditions.given_to(asked.source.load())
         contract = make_contract(model, sampler=asked.sampler, steps=asked.steps, guidance=asked.guidance)
         graph = trace(model, granularity=asked.granularity, patterns=asked.patterns).blocks
     if asked.options.method == "dipgo":

@@ -7,25 +7,27 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Blocks, Granularity, Json, Model, patterns_of
+from dipgo_deploy.cli.options import Blocks, Dtype, Granularity, Json, Model, RandomWeights, patterns_of
 from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.cli.source import ModelSource
 
 
 def trace(
-    model: Model,
+    model: Model = None,
+    random_weights: RandomWeights = None,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; a cache folder if left out.")] = None,
+    dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
     """Trace MODEL: which blocks can be skipped, what each needs, gives and costs."""
-    patterns = patterns_of(blocks)
+    patterns, source = patterns_of(blocks), ModelSource(model, random_weights, dtype)
     from dipgo_deploy.cli.views import blocks_view
     from dipgo_deploy.graphs import trace as trace_model
-    from dipgo_deploy.models import load_model
 
-    with working(f"tracing {model}"):
-        traced = trace_model(load_model(model), granularity=granularity, patterns=patterns, out=out)
+    with working(f"tracing {source.label}"):
+        traced = trace_model(source.load(), granularity=granularity, patterns=patterns, out=out)
     graph = traced.blocks
     if as_json:
         macs = {"papers": graph.macs.papers, "full": graph.macs.full}

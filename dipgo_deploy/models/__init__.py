@@ -6,6 +6,7 @@ from dipgo_deploy.models.contracts import make_contract
 from dipgo_deploy.models.loading import REFERENCE_MODELS, LoadedModel, load_model, model_from_module
 from dipgo_deploy.models.presets import PRESETS, Preset, patterns_for
 from dipgo_deploy.models.prompts import with_prompts
+from dipgo_deploy.models.random_weights import load_random, read_random_config, shipped_configs
 from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec, scheduler_from_spec
 
 __all__ = [
@@ -15,10 +16,13 @@ __all__ = [
     "LoadedModel",
     "Preset",
     "load_model",
+    "load_random",
     "make_contract",
     "model_from_module",
     "patterns_for",
+    "read_random_config",
     "sampler_spec",
     "scheduler_from_spec",
+    "shipped_configs",
     "with_prompts",
 ]

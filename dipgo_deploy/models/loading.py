@@ -200,8 +200,7 @@ def model_from_module(
     if known is None:
         raise InputError(f"{class_name} is no supported denoiser ({', '.join(PRESETS)}): pass a Preset for it")
     config = dict(getattr(module, "config", {}))
-    if any(p.dtype != DTYPES[dtype] for p in module.parameters()):
-        module = nn.Module.to(module, DTYPES[dtype])
+    module = nn.Module.to(module, DTYPES[dtype])  # copies nothing that has this dtype
     return LoadedModel(
         module=module.eval().requires_grad_(False),
         class_name=class_name,

@@ -58,7 +58,7 @@ def test_version(capsys):
     ("arguments", "words"),
     [
         (["frobnicate"], "No such command"),
-        (["search"], "Missing argument 'MODEL'"),
+        (["search"], "no model is named: give MODEL"),
         (["search", "digits-unet", "--nope"], "No such option"),
         (["search", "digits-unet", "--ratio", "1.5"], "ratio 1.5"),
         (["search", "digits-unet", "--ratio", "-0.1"], "ratio -0.1"),

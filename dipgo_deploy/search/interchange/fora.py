@@ -1,0 +1,53 @@
+"""FORA (arXiv 2407.01425): every branch of a transformer at every N-th step, only stem and tail in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets
+from dipgo_deploy.search.interchange.document import checked
+from dipgo_deploy.search.interchange.nearest import check_same
+
+__all__ = ["ForaSettings", "read", "write"]
+
+
+@dataclass(frozen=True)
+class ForaSettings:
+    """FORA's one setting."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    interval: Annotated[int, Field(ge=1)]
+
+
+def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
+    """The schedule of FORA; InputError for a model with blocks that are no branch of a transformer."""
+    settings = checked(document, ForaSettings, "fora")
+    for name in graph.block_names[:-1]:
+        if "down_blocks" in name or "mid_block" in name or "up_blocks" in name:
+            raise InputError(f"fora reuses the branches of a transformer, and {name} is none: take a transformer")
+    computed = _sets(graph.block_names, contract.sampler.calls, settings.interval)
+    origin = {"method": "fora", "interval": str(settings.interval)}
+    return schedule_from_sets(graph, contract, "output", computed, origin)
+
+
+def _sets(names: tuple[str, ...], steps: int, interval: int) -> ComputeSets:
+    everything, tail = frozenset(names), frozenset([PREDICTION])
+    return [tail if step % interval else everything for step in range(steps)]
+
+
+def write(schedule: Schedule) -> dict[str, Any]:
+    """The interval whose schedule this is; InputError naming step and block where there is none."""
+    full = [step for step, row in enumerate(schedule.compute) if all(row)]
+    interval = full[1] if len(full) > 1 else schedule.steps
+    nearest = _sets(schedule.blocks, schedule.steps, interval)
+    check_same(schedule, nearest, f"fora with interval {interval}")
+    return {"interval": interval}

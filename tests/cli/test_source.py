@@ -1,0 +1,46 @@
+"""Models named on the command line: MODEL or --random-weights, from the search to a bundle that verifies."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dipgo_deploy.cli.main import run
+from dipgo_deploy.cli.source import ModelSource
+from dipgo_deploy.core.errors import UsageError
+from tests.models.families import tiny
+
+
+@pytest.fixture
+def config(tmp_path):
+    tiny("sd").module.save_config(tmp_path)
+    return str(tmp_path / "config.json")
+
+
+def test_one_model_is_named():
+    with pytest.raises(UsageError, match="no model is named: give MODEL, or --random-weights CONFIG"):
+        ModelSource()
+    with pytest.raises(UsageError, match="MODEL is a and --random-weights b: give one of them"):
+        ModelSource("a", "b")
+
+
+def test_random_weights_become_a_bundle_that_verifies(config, tmp_path, capsys):
+    schedule, bundle = str(tmp_path / "s.json"), str(tmp_path / "bundle")
+    model = ["--random-weights", config]
+    assert run(["search", *model, "--steps", "4", "--ratio", "0.5", "--out", schedule]) == 0
+    assert run(["export", *model, "--schedule", schedule, "--out", bundle]) == 0
+    assert run(["verify", bundle, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["passed"] is True
+
+
+def test_trace_takes_random_weights_in_half_precision(config, tmp_path, capsys):
+    assert run(["trace", "--random-weights", config, "--dtype", "float16", "--out", str(tmp_path / "t"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["macs"]["papers"] > 0
+    assert json.loads((tmp_path / "t" / "blocks.json").read_text())["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("command", [["trace"], ["search"], ["trace", "digits-dit", "--random-weights", "sd15"]])
+def test_no_model_or_two_are_a_usage_error(command, capsys):
+    assert run(command) == 2
+    assert "--random-weights" in capsys.readouterr().err
