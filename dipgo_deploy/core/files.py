@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from dipgo_deploy.core import blocks, bundle, contract, program, tensors
+from dipgo_deploy.core import blocks, bundle, contract, latency, program, tensors
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BundleManifest
 from dipgo_deploy.core.consistency import check_block_graph, check_program
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 
@@ -31,6 +32,7 @@ __all__ = [
     "format_of",
     "load_block_graph",
     "load_document",
+    "load_latency_table",
     "load_manifest",
     "load_program",
     "load_schedule",
@@ -38,6 +40,7 @@ __all__ = [
     "read_json",
     "records_of",
     "save_block_graph",
+    "save_latency_table",
     "save_manifest",
     "save_program",
     "save_schedule",
@@ -49,7 +52,7 @@ FORMAT_VERSION = "1.0"
 """Version of every document written here. A reader accepts any minor of the same major."""
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-for _module in (blocks, bundle, contract, program, tensors):
+for _module in (blocks, bundle, contract, latency, program, tensors):
     for _name in _module.__all__:
         _type = getattr(_module, _name)
         if isinstance(_type, type) and dataclasses.is_dataclass(_type):
@@ -214,6 +217,20 @@ def load_program(path: Path) -> Program:
     program = load_document(path, "program", Program)
     check_program(program, str(path))
     return program
+
+
+def save_latency_table(path: Path, table: LatencyTable) -> None:
+    """Write a latency table."""
+    _save(path, "latency", table, indent=1)
+
+
+def load_latency_table(path: Path) -> LatencyTable:
+    """Read and check a latency table; InputError if damaged."""
+    table = load_document(path, "latency", LatencyTable)
+    costs = (*table.pieces_ms, *table.blocks_ms.values(), table.call_ms, table.cold_ms_per_mib, table.border_ms_per_mib)
+    if min(costs, default=0) < 0 or min(table.forward_ms, table.whole_over_calls, table.batch, table.rows) <= 0:
+        raise InputError(f"{path} holds a latency below 0, or none of the whole: profile the model anew")
+    return table
 
 
 def save_manifest(path: Path, manifest: BundleManifest) -> None:

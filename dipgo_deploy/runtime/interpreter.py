@@ -63,7 +63,7 @@ class Session:
         Raises:
             UsageError: an input is missing, unknown, or of a wrong shape or dtype.
         """
-        self._begin(noise, conditioning, seed)
+        self.begin(noise, conditioning, seed)
         for call in self.calls:
             call()
         return self.slot(self.program.image)
@@ -72,10 +72,28 @@ class Session:
         self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None
     ) -> Iterator[tuple[int, Call]]:
         """As ``run``, yielding the index of each call and the call after it is done; look with ``slot``."""
-        self._begin(noise, conditioning, seed)
+        self.begin(noise, conditioning, seed)
         for index, (call, act) in enumerate(zip(self.program.calls, self.calls, strict=True)):
             act()
             yield index, call
+
+    def begin(
+        self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None
+    ) -> None:
+        """Fill the caller's slots and start a sampler's history anew; ``run`` and ``iterate`` do so by themselves.
+
+        Raises UsageError as ``run`` does.
+        """
+        wanted = dict(self.program.conditioning)
+        if odd := sorted(wanted.keys() ^ conditioning.keys()):
+            found = "missing" if odd[0] in wanted else "unknown"
+            names = ", ".join(wanted) or "none"
+            raise UsageError(f"conditioning {odd[0]!r} is {found}: the program takes {names}")
+        self._write("noise", self.program.noise, noise)
+        for name, slot in wanted.items():
+            self._write(f"conditioning {name!r}", slot, conditioning[name])
+        if self._stepper is not None:
+            self._stepper.restart(self.batch, seed)
 
     def slot(self, name: str) -> np.ndarray:
         """A copy of what a slot holds now. Raises UsageError for an unknown name."""
@@ -101,18 +119,6 @@ class Session:
         if not np.can_cast(array.dtype, target, "same_kind"):
             raise UsageError(f"{what} must have dtype {spec.dtype}, found {array.dtype}: convert it")
         self.backend.write(self._buffers[name], array)
-
-    def _begin(self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None) -> None:
-        wanted = dict(self.program.conditioning)
-        if odd := sorted(wanted.keys() ^ conditioning.keys()):
-            found = "missing" if odd[0] in wanted else "unknown"
-            names = ", ".join(wanted) or "none"
-            raise UsageError(f"conditioning {odd[0]!r} is {found}: the program takes {names}")
-        self._write("noise", self.program.noise, noise)
-        for name, slot in wanted.items():
-            self._write(f"conditioning {name!r}", slot, conditioning[name])
-        if self._stepper is not None:
-            self._stepper.restart(self.batch, seed)
 
     def _bind(self, call: Call) -> Act:
         if isinstance(call, Run):

@@ -34,7 +34,7 @@ from dipgo_deploy.runtime.torch_backend import TorchBackend
 if TYPE_CHECKING:
     from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
-__all__ = ["BackendName", "Compiled", "LoadedBundle", "load_bundle"]
+__all__ = ["BackendName", "Compiled", "LoadedBundle", "load_bundle", "onnxruntime_class"]
 
 BackendName = Literal["onnxruntime", "torch"]
 
@@ -120,7 +120,7 @@ class LoadedBundle:
         if backend != "onnxruntime":
             raise UsageError(f"backend {backend!r} is unknown: choose onnxruntime or torch")
         chosen = compiled or self.compiled
-        runner = _onnxruntime()(chosen.graphs, self.denoiser, threads=threads, device=device)
+        runner = onnxruntime_class()(chosen.graphs, self.denoiser, threads=threads, device=device)
         return Session(chosen.program, runner, batch, guidance_scale)
 
     def _torch_program(self) -> Program:
@@ -128,7 +128,7 @@ class LoadedBundle:
         return self.program if self.program.layout == "subnets" else self.compile(self.schedule).program
 
 
-def _onnxruntime() -> type[OnnxRuntimeBackend]:
+def onnxruntime_class() -> type[OnnxRuntimeBackend]:
     """The backend's class; onnxruntime is an extra, without which the torch backend still works."""
     try:
         from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend

@@ -1,0 +1,83 @@
+"""What a program will take, from a latency table: the same features that the table was fitted on, call by call.
+
+1. A network call: its pieces, one, the MiB that cross its border, and the MiB of weights that the caches have lost.
+2. Weights of a graph are lost when the calls since it last ran touched more than the cache holds; at its first call of
+   a trajectory they always are.
+3. A combination: one, and the MiB of its terms and its target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.latency import MIB, LatencyTable, check_table
+from dipgo_deploy.core.program import Combine, Graph, Program, Run
+from dipgo_deploy.core.tensors import TensorSpec
+
+__all__ = ["Features", "combine_features", "lost_mib", "predict_ms", "reuse_distances", "run_features"]
+
+Features = NDArray[np.float64]
+"""One row a call. Of runs: a column a piece, then 1, border MiB and lost MiB. Of combinations: 1 and MiB."""
+
+
+def predict_ms(program: Program, blocks: BlockGraph, table: LatencyTable) -> float:
+    """Milliseconds of one run of ``program`` with the table's batch.
+
+    Raises InputError where the table belongs to another model.
+    """
+    check_table(table, blocks)
+    runs = run_features(program, blocks, table.batch) @ np.array(
+        [*table.pieces_ms, table.call_ms, table.border_ms_per_mib]
+    )
+    lost = lost_mib(program, table.cache_bytes) * table.cold_ms_per_mib
+    combines = combine_features(program, table.batch) @ np.array([table.combine_ms, table.combine_ms_per_mib])
+    return float(runs.sum() + lost.sum() + combines.sum()) * table.whole_over_calls
+
+
+def run_features(program: Program, blocks: BlockGraph, batch: int) -> Features:
+    """Features of every network call but the last: lost MiB depend on a cache size (see ``lost_mib``)."""
+    sizes, specs = program.contract.sizes(batch), {slot.name: slot for slot in program.slots}
+    rows = np.zeros((len(program.runs), len(blocks.pieces) + 2))
+    for row, run in zip(rows, program.runs, strict=True):
+        row[list(program.graph_of_name[run.graph].pieces)] = 1
+        row[-2] = 1
+        row[-1] = _mib((slot for _, slot in (*run.inputs, *run.outputs)), specs, sizes)
+    return rows
+
+
+def lost_mib(program: Program, cache_bytes: int) -> Features:
+    """MiB of weights that every network call has to fetch again."""
+    weights = np.array([program.graph_of_name[run.graph].weight_bytes for run in program.runs]) / MIB
+    lost: Features = weights * (np.array(reuse_distances(program)) > cache_bytes)
+    return lost
+
+
+def reuse_distances(program: Program) -> list[float]:
+    """For every network call the weight bytes touched since its graph last began; infinite at its first call."""
+    began: dict[str, int] = {}
+    touched, distances = 0, []
+    for run in program.runs:
+        graph: Graph = program.graph_of_name[run.graph]
+        distances.append(touched - began[run.graph] if run.graph in began else inf)
+        began[run.graph] = touched
+        touched += graph.weight_bytes
+    return distances
+
+
+def combine_features(program: Program, batch: int) -> Features:
+    """Features of every combination."""
+    sizes, specs = program.contract.sizes(batch), {slot.name: slot for slot in program.slots}
+    calls = [call for call in program.calls if isinstance(call, Combine)]
+    rows = np.ones((len(calls), 2))
+    for row, call in zip(rows, calls, strict=True):
+        row[1] = _mib([call.target, *(term.slot for term in call.terms)], specs, sizes)
+    return rows
+
+
+def _mib(slots: Iterator[str] | list[str], specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> float:
+    return sum(specs[slot].nbytes(sizes) for slot in slots) / MIB

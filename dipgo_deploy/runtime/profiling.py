@@ -1,0 +1,213 @@
+"""Profile: what the pieces of a model cost, fitted to calls that are timed inside whole trajectories.
+
+1. Random schedules, some output some residual, mild and bold, in every layout that the target runs, and the full run:
+   the graphs that a schedule would really run, in the order in which it would, so that caches are as they will be.
+2. Round after round every program runs once, call by call between two marks of a clock.
+3. The medians are fitted (runtime/latency_fit.py).
+
+Programs are loaded together as far as their weights fit ``memory_bytes``: rounds then mix all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from statistics import median
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from dipgo_deploy.core.blocks import BlockGraph, Kind
+from dipgo_deploy.core.contract import Contract, Guidance
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.core.noise import noise_for
+from dipgo_deploy.core.program import Layout, Program
+from dipgo_deploy.core.schedule import Schedule, full_schedule
+from dipgo_deploy.graphs.cut import cut_program
+from dipgo_deploy.graphs.trace import Trace
+from dipgo_deploy.lowering import LowerOptions, lower
+from dipgo_deploy.models import LoadedModel, make_contract
+from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.runtime.backend import Backend
+from dipgo_deploy.runtime.clock import clock_for
+from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.runtime.interpreter import Session
+from dipgo_deploy.runtime.latency_fit import Timed, fit_latencies
+from dipgo_deploy.runtime.loaded import onnxruntime_class
+from dipgo_deploy.runtime.torch_backend import TorchBackend
+from dipgo_deploy.search.random_schedule import random_schedule
+
+__all__ = ["ProfileOptions", "ProfileProgress", "Target", "probe_programs", "profile", "table_of", "timed_call_by_call"]
+
+Target = Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"]
+"""Backends and devices that a table can be measured on without building engines first."""
+
+_KEEPS = (0.3, 0.5, 0.7, 0.5)
+_FULL_STEPS = 3
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """Target, images of a call, guidance layout and sizes of one profile.
+
+    ``rounds`` are timed, after one to warm up; ``steps`` are those of every random schedule, drawn from ``seed``;
+    ``threads`` of ONNX Runtime, None for its own choice; programs whose weights exceed ``memory_bytes`` together are
+    timed apart. Raises UsageError for a value that makes no sense.
+    """
+
+    target: str = "onnxruntime-cpu"
+    batch: int = 8
+    guidance: Guidance = "none"
+    rounds: int = 10
+    steps: int = 12
+    seed: int = 0
+    threads: int | None = None
+    memory_bytes: int = 4 * 2**30
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if self.target not in get_args(Target):
+            raise UsageError(f"target {self.target!r} cannot be profiled: choose one of {', '.join(get_args(Target))}")
+        for name, least in {"batch": 1, "rounds": 1, "steps": 2, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} {getattr(self, name)} makes no sense: give {least} or more")
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.target.rpartition("-")[2]
+
+
+@dataclass(frozen=True)
+class ProfileProgress:
+    """``done`` of ``total`` rounds."""
+
+    done: int
+    total: int
+
+
+def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Iterator[ProfileProgress | LatencyTable]:
+    """Measure ``model``, traced as ``trace``; yields its progress and lastly the table.
+
+    Raises MissingError where the target's device or library is missing.
+    """
+    contract = make_contract(model, steps=options.steps, guidance=options.guidance)
+    layouts: Sequence[Layout] = ("subnets", "segments") if options.target.startswith("onnxruntime") else ("subnets",)
+    programs = probe_programs(trace.blocks, contract, layouts, options.seed)
+    groups = list(_groups(programs, options.memory_bytes))
+    timed: list[Timed] = []
+    for index, group in enumerate(groups):
+        sessions = [_session(model, trace, program, options) for program in group]
+        marks: list[list[list[float]]] = [[] for _ in group]
+        for done in range(options.rounds + 1):
+            for session, rounds in zip(sessions, marks, strict=True):
+                rounds.append(timed_call_by_call(session, model, options.device))
+            yield ProfileProgress(index * (options.rounds + 1) + done + 1, len(groups) * (options.rounds + 1))
+        timed += [_medians(program, rounds[1:]) for program, rounds in zip(group, marks, strict=True)]
+    yield table_of(timed, trace.blocks, options)
+
+
+def probe_programs(
+    blocks: BlockGraph, contract: Contract, layouts: Sequence[Layout], seed: int
+) -> list[Program]:
+    """Programs of random schedules, and of the full run, under ``contract``."""
+    rng = np.random.default_rng(seed)
+    has_residual = any(block.residual_input is not None for block in blocks.blocks)
+    kinds: tuple[Kind, ...] = ("output", "residual") if has_residual else ("output",)
+    schedules = [
+        random_schedule(blocks, contract, kinds[index % len(kinds)], rng, keep) for index, keep in enumerate(_KEEPS)
+    ]
+    programs = [_lowered(schedule, blocks, layout) for schedule in schedules for layout in layouts]
+    return [*programs, _lowered(_short_full(blocks, contract), blocks, "subnets")]
+
+
+def _short_full(blocks: BlockGraph, contract: Contract) -> Schedule:
+    """A full run: every call of one graph, one right after the other."""
+    return full_schedule(contract, blocks.granularity, "output", blocks.block_names)
+
+
+def _lowered(schedule: Schedule, blocks: BlockGraph, layout: Layout) -> Program:
+    return lower(schedule, blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout=layout))
+
+
+def _groups(programs: Sequence[Program], most: int) -> Iterator[list[Program]]:
+    group: list[Program] = []
+    held = 0
+    for program in programs:
+        weights = sum(graph.weight_bytes for graph in program.graphs)
+        if group and held + weights > most:
+            yield group
+            group, held = [], 0
+        group.append(program)
+        held += weights
+    yield group
+
+
+def _session(model: LoadedModel, trace: Trace, program: Program, options: ProfileOptions) -> Session:
+    backend: Backend
+    if options.target.startswith("torch"):
+        backend = TorchBackend(model, trace.blocks, program, device=options.device)
+    else:
+        graphs = cut_program(trace.master, program, trace.blocks)
+        backend = onnxruntime_class()(graphs, trace.folder, threads=options.threads, device=options.device)
+    return Session(program, backend, options.batch, program.contract.guidance_scale(None))
+
+
+def timed_call_by_call(session: Session, model: LoadedModel, device: str) -> list[float]:
+    """Run once; milliseconds of every call, and lastly of the whole run."""
+    contract, clock = session.program.contract, clock_for(device)
+    labels = [index % (model.num_classes or 1) for index in range(session.batch)]
+    given = noise_for(range(session.batch), contract.latent_shape), model.conditioning(labels, contract.guidance)
+    session.begin(*given)
+    marks = [clock.mark()]
+    for act in session.calls:
+        act()
+        marks.append(clock.mark())
+    spans = [clock.elapsed_ms(first, second) for first, second in pairwise(marks)]
+    return [*spans, clock.elapsed_ms(marks[0], marks[-1])]
+
+
+def _medians(program: Program, rounds: Sequence[Sequence[float]]) -> Timed:
+    *calls, whole = (median(times) for times in zip(*rounds, strict=True))
+    return Timed(program, tuple(calls), whole)
+
+
+def table_of(timed: Sequence[Timed], blocks: BlockGraph, options: ProfileOptions) -> LatencyTable:
+    """The table that timed programs give."""
+    fit = fit_latencies(timed, blocks, options.batch)
+    contract = timed[0].program.contract
+    table = LatencyTable(
+        model_class=blocks.model_class,
+        model_digest=blocks.model_digest,
+        granularity=blocks.granularity,
+        patterns=blocks.patterns,
+        dtype=blocks.dtype,
+        target=options.target,
+        batch=options.batch,
+        rows=options.batch * contract.rows_per_image,
+        threads=options.threads,
+        blocks_ms={},
+        forward_ms=0.0,
+        environment=_environment(options),
+        **asdict(fit),
+    )
+    return _with_blocks(table, blocks)
+
+
+def _with_blocks(table: LatencyTable, blocks: BlockGraph) -> LatencyTable:
+    prices = table.prices_ms(blocks)
+    owners: dict[int, set[str | None]] = {
+        piece.index: {blocks.block_of_feature.get(value) for value in piece.gives} for piece in blocks.pieces
+    }
+    by_block = {
+        name: sum(prices[index] for index, owner in owners.items() if owner == {name}) for name in blocks.block_names
+    }
+    return replace(table, blocks_ms=by_block, forward_ms=sum(prices) + table.call_ms)
+
+
+def _environment(options: ProfileOptions) -> Mapping[str, Any]:
+    settings = asdict(options)
+    return {**environment(), "command": settings.pop("command"), "profile": settings}
