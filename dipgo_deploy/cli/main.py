@@ -24,6 +24,8 @@ from dipgo_deploy.cli.export_schedule import export_schedule
 from dipgo_deploy.cli.generate import generate
 from dipgo_deploy.cli.import_schedule import import_schedule
 from dipgo_deploy.cli.output import say
+from dipgo_deploy.cli.plan import plan
+from dipgo_deploy.cli.profile import profile
 from dipgo_deploy.cli.search import search
 from dipgo_deploy.cli.show import show
 from dipgo_deploy.cli.trace import trace
@@ -45,10 +47,12 @@ app = typer.Typer(
 )
 for _command in (
     trace,
+    profile,
     search,
     import_schedule,
     export_schedule,
     export,
+    plan,
     verify,
     generate,
     show,

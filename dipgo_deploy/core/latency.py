@@ -67,9 +67,7 @@ class LatencyTable:
     def prices_ms(self, graph: BlockGraph) -> tuple[float, ...]:
         """What every piece adds to a call that runs it, its weights fetched: distinct graphs push each other out."""
         weights = (graph.weight_bytes_of([piece]) for piece in graph.pieces)
-        return tuple(
-            ms + self.cold_ms_per_mib * size / MIB for ms, size in zip(self.pieces_ms, weights, strict=True)
-        )
+        return tuple(ms + self.cold_ms_per_mib * size / MIB for ms, size in zip(self.pieces_ms, weights, strict=True))
 
 
 def check_table(table: LatencyTable, graph: BlockGraph, batch: int | None = None) -> None:

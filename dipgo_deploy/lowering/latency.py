@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.latency import MIB, LatencyTable, check_table
-from dipgo_deploy.core.program import Combine, Graph, Program, Run
+from dipgo_deploy.core.program import Combine, Graph, Program
 from dipgo_deploy.core.tensors import TensorSpec
 
 __all__ = ["Features", "combine_features", "lost_mib", "predict_ms", "reuse_distances", "run_features"]

@@ -77,9 +77,7 @@ class Session:
             act()
             yield index, call
 
-    def begin(
-        self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None
-    ) -> None:
+    def begin(self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None) -> None:
         """Fill the caller's slots and start a sampler's history anew; ``run`` and ``iterate`` do so by themselves.
 
         Raises UsageError as ``run`` does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,9 @@ from dipgo_deploy.core.files import (
 )
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
+from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs import cut_program
+from dipgo_deploy.graphs.activations import master_specs
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
@@ -87,6 +90,11 @@ class LoadedBundle:
         path = self.denoiser / MASTER_FILE
         load_graphs([(MASTER_FILE, path)], self.weights)
         return path
+
+    @cached_property
+    def value_specs(self) -> Mapping[str, TensorSpec]:
+        """Shape and dtype of every value inside the model's graph."""
+        return master_specs(self._master)
 
     def compile(self, schedule: Schedule, layout: Layout = "subnets", fold: bool = True) -> Compiled:
         """Lower and cut another schedule for the same model, in memory. The sampler may differ."""

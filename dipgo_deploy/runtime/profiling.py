@@ -31,7 +31,7 @@ from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models import LoadedModel, make_contract
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.backend import Backend
-from dipgo_deploy.runtime.clock import clock_for
+from dipgo_deploy.runtime.clock import Clock, clock_for
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.latency_fit import Timed, fit_latencies
@@ -39,13 +39,21 @@ from dipgo_deploy.runtime.loaded import onnxruntime_class
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.search.random_schedule import random_schedule
 
-__all__ = ["ProfileOptions", "ProfileProgress", "Target", "probe_programs", "profile", "table_of", "timed_call_by_call"]
+__all__ = [
+    "ProfileOptions",
+    "ProfileProgress",
+    "Target",
+    "medians",
+    "probe_programs",
+    "profile",
+    "table_of",
+    "timed_call_by_call",
+]
 
 Target = Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"]
 """Backends and devices that a table can be measured on without building engines first."""
 
 _KEEPS = (0.3, 0.5, 0.7, 0.5)
-_FULL_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -99,20 +107,19 @@ def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Iterat
     programs = probe_programs(trace.blocks, contract, layouts, options.seed)
     groups = list(_groups(programs, options.memory_bytes))
     timed: list[Timed] = []
+    clock = clock_for(options.device)
     for index, group in enumerate(groups):
         sessions = [_session(model, trace, program, options) for program in group]
         marks: list[list[list[float]]] = [[] for _ in group]
         for done in range(options.rounds + 1):
             for session, rounds in zip(sessions, marks, strict=True):
-                rounds.append(timed_call_by_call(session, model, options.device))
+                rounds.append(timed_call_by_call(session, model, clock))
             yield ProfileProgress(index * (options.rounds + 1) + done + 1, len(groups) * (options.rounds + 1))
-        timed += [_medians(program, rounds[1:]) for program, rounds in zip(group, marks, strict=True)]
+        timed += [medians(program, rounds[1:]) for program, rounds in zip(group, marks, strict=True)]
     yield table_of(timed, trace.blocks, options)
 
 
-def probe_programs(
-    blocks: BlockGraph, contract: Contract, layouts: Sequence[Layout], seed: int
-) -> list[Program]:
+def probe_programs(blocks: BlockGraph, contract: Contract, layouts: Sequence[Layout], seed: int) -> list[Program]:
     """Programs of random schedules, and of the full run, under ``contract``."""
     rng = np.random.default_rng(seed)
     has_residual = any(block.residual_input is not None for block in blocks.blocks)
@@ -156,9 +163,9 @@ def _session(model: LoadedModel, trace: Trace, program: Program, options: Profil
     return Session(program, backend, options.batch, program.contract.guidance_scale(None))
 
 
-def timed_call_by_call(session: Session, model: LoadedModel, device: str) -> list[float]:
+def timed_call_by_call(session: Session, model: LoadedModel, clock: Clock) -> list[float]:
     """Run once; milliseconds of every call, and lastly of the whole run."""
-    contract, clock = session.program.contract, clock_for(device)
+    contract = session.program.contract
     labels = [index % (model.num_classes or 1) for index in range(session.batch)]
     given = noise_for(range(session.batch), contract.latent_shape), model.conditioning(labels, contract.guidance)
     session.begin(*given)
@@ -170,7 +177,8 @@ def timed_call_by_call(session: Session, model: LoadedModel, device: str) -> lis
     return [*spans, clock.elapsed_ms(marks[0], marks[-1])]
 
 
-def _medians(program: Program, rounds: Sequence[Sequence[float]]) -> Timed:
+def medians(program: Program, rounds: Sequence[Sequence[float]]) -> Timed:
+    """The median of every call, and of the whole run, over rounds of `timed_call_by_call`."""
     *calls, whole = (median(times) for times in zip(*rounds, strict=True))
     return Timed(program, tuple(calls), whole)
 

@@ -1,0 +1,152 @@
+"""Plan: what a bundle will take as engines, in either layout, before any is built.
+
+1. Engines do not share weights in device memory: a layout holds the weights of each of its graphs.
+2. Slots are counted by the program; activations are one buffer, as large as the graph that needs most.
+3. Where a budget holds not all engines, the least recently used one goes: what a run then loads is counted.
+4. Time comes from a latency table, where there is one.
+Recommended is the quickest layout that fits whole, without a table the one of fewer calls; else the one that loads
+least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+from dipgo_deploy.core.errors import MissingError, UsageError
+from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.core.program import Layout, Program, memory_bytes
+from dipgo_deploy.graphs.activations import activation_bytes
+from dipgo_deploy.lowering.latency import predict_ms
+from dipgo_deploy.runtime.loaded import Compiled, LoadedBundle
+from dipgo_deploy.runtime.residency import Traffic, traffic
+
+__all__ = ["LayoutPlan", "Plan", "PlanOptions", "plan"]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """``gpu_memory`` in bytes, None for no limit; images of a call; a latency table, whose batch is then taken.
+
+    Raises UsageError for a memory or batch below 1.
+    """
+
+    gpu_memory: int | None = None
+    batch: int | None = None
+    table: LatencyTable | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("gpu_memory", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value} makes no sense: give 1 or more")
+
+
+@dataclass(frozen=True)
+class LayoutPlan:
+    """One layout: counts, bytes and foretold time.
+
+    ``weight_bytes`` sums the weights of every graph, those that several share once for each; ``engine_bytes`` adds what
+    engines hold besides. ``device_bytes`` is all of it with slots and activations, ``least_bytes`` with one engine at a
+    time. ``reload`` is what a run loads under the budget, None where an engine does not fit. ``latency_ms`` is None
+    without a table; it leaves reloading out.
+    """
+
+    layout: Layout
+    engines: int
+    calls: int
+    weight_bytes: int
+    engine_bytes: int
+    slot_bytes: int
+    activation_bytes: int
+    device_bytes: int
+    least_bytes: int
+    reload: Traffic | None
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Both layouts for ``batch`` images, the recommended one (None where none fits) and why."""
+
+    batch: int
+    gpu_memory: int | None
+    layouts: tuple[LayoutPlan, ...]
+    recommended: Layout | None
+    reason: str
+
+
+def plan(bundle: LoadedBundle, options: PlanOptions = PlanOptions()) -> Plan:
+    """Foretell memory and time of ``bundle`` as engines.
+
+    Raises InputError where the table is another model's, UsageError where its batch is not the asked one.
+    """
+    table = options.table
+    if table is not None and options.batch not in (None, table.batch):
+        raise UsageError(
+            f"the latency table was measured with {table.batch} images, {options.batch} are asked for: profile with "
+            f"--batch {options.batch}"
+        )
+    batch = options.batch or (table.batch if table else bundle.manifest.contract.batch.opt)
+    layouts = tuple(_layout(bundle, layout, batch, options) for layout in get_args(Layout))
+    chosen, reason = _recommended(layouts, options)
+    return Plan(batch, options.gpu_memory, layouts, chosen, reason)
+
+
+def _layout(bundle: LoadedBundle, layout: Layout, batch: int, options: PlanOptions) -> LayoutPlan:
+    compiled = _compiled(bundle, layout)
+    program, rows = compiled.program, batch * compiled.program.contract.rows_per_image
+    sizes = engine_sizes(program)
+    slots = memory_bytes(program, batch)["slots"]
+    activations = activation_bytes(compiled.graphs.values(), bundle.value_specs, rows)
+    total, pinned = sum(sizes.values()), slots + activations
+    return LayoutPlan(
+        layout=layout,
+        engines=len(program.graphs),
+        calls=len(program.runs),
+        weight_bytes=sum(graph.weight_bytes for graph in program.graphs),
+        engine_bytes=total,
+        slot_bytes=slots,
+        activation_bytes=activations,
+        device_bytes=total + pinned,
+        least_bytes=max(sizes.values(), default=0) + pinned,
+        reload=_reload(program, sizes, options.gpu_memory, pinned),
+        latency_ms=None if options.table is None else predict_ms(program, bundle.blocks, options.table),
+    )
+
+
+def _compiled(bundle: LoadedBundle, layout: Layout) -> Compiled:
+    own = bundle.program.layout == layout
+    return bundle.compiled if own else bundle.compile(bundle.schedule, layout)
+
+
+def engine_sizes(program: Program) -> Mapping[str, int]:
+    """Foretold bytes of every graph's engine: its weights."""
+    return {graph.name: graph.weight_bytes for graph in program.graphs}
+
+
+def _reload(program: Program, sizes: Mapping[str, int], budget: int | None, pinned: int) -> Traffic | None:
+    try:
+        return traffic((run.graph for run in program.runs), sizes, budget, pinned)
+    except MissingError:
+        return None
+
+
+def _recommended(layouts: tuple[LayoutPlan, ...], options: PlanOptions) -> tuple[Layout | None, str]:
+    fitting = [one for one in layouts if one.reload is not None]
+    if not fitting:
+        least = min(one.least_bytes for one in layouts)
+        return None, f"no layout fits: even one engine at a time needs {least} bytes"
+    whole = [one for one in fitting if one.reload == Traffic(0, 0)]
+    if not whole:
+        best = min(fitting, key=lambda one: one.reload.bytes if one.reload else 0)
+        return best.layout, "no layout fits whole: this one loads least in a run"
+    if len(whole) == 1 < len(layouts):
+        return whole[0].layout, "the only layout whose engines fit together"
+    if options.table is not None:
+        best = min(whole, key=lambda one: one.latency_ms or 0.0)
+        return best.layout, "both fit: this one is foretold to be quicker"
+    best = min(whole, key=lambda one: one.calls)
+    return best.layout, "both fit: this one makes fewer calls; a latency table would say which is quicker"
