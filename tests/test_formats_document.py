@@ -13,6 +13,7 @@ from dipgo_deploy.core.blocks import Block, BlockGraph, Piece
 from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.contract import Contract, SamplerSpec
 from dipgo_deploy.core.files import load_schedule
+from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.program import Combine, Graph, Program, Run, Sample, Term
 
 TEXT = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -35,6 +36,7 @@ def test_the_hand_written_schedule_loads(tmp_path):
         BundleManifest,
         FileRecord,
         Contract,
+        LatencyTable,
         SamplerSpec,
         Program,
         Graph,

@@ -14,6 +14,7 @@ from dipgo_deploy.cli.source import ModelSource
 if TYPE_CHECKING:
     from dipgo_deploy.core.blocks import BlockGraph
     from dipgo_deploy.core.schedule import Schedule
+    from dipgo_deploy.search.options import SearchOptions
 
 _METHODS = "dipgo, uniform, deepcache, fora, random, best-random, evolutionary or dpcache."
 
@@ -24,6 +25,9 @@ def search(
     out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
     method: Annotated[str, typer.Option(help=_METHODS)] = "uniform",
     ratio: Annotated[float, typer.Option(help="Share of the full run's MACs to prune, in [0, 1).")] = 0.8,
+    cost: Annotated[
+        Path | None, typer.Option(help="Latency table that profile wrote: the ratio is then a share of time.")
+    ] = None,
     sampler: Annotated[str, typer.Option(help="Sampler by name, such as ddim, dpmpp-2m, unipc, euler.")] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler's full run.")] = 50,
     guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
@@ -57,12 +61,13 @@ def search(
     """Search a schedule for MODEL that prunes the asked share of MACs."""
     from dipgo_deploy.cli.asked import Asked, GradientAsked, check_asked
     from dipgo_deploy.cli.searching import search_asked
-    from dipgo_deploy.core.files import check_target, save_schedule
+    from dipgo_deploy.core.files import check_target, load_latency_table, save_schedule
     from dipgo_deploy.search.options import SearchOptions
 
     options = SearchOptions(
         method, ratio, kind=kind, seed=seed or 0, interval=interval, depth=depth,
         candidates=candidates, population=population, trajectories=trajectories,
+        cost=None if cost is None else load_latency_table(cost),
     )  # fmt: skip
     gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
     source = ModelSource(model, random_weights, dtype)
@@ -74,7 +79,7 @@ def search(
     check_target(out)
     schedule, graph = search_asked(asked)
     save_schedule(out, schedule)
-    summary = _summary(schedule, graph, ratio)
+    summary = _summary(schedule, graph, options)
     if as_json:
         emit({**summary, "out": str(out)})
         return
@@ -82,15 +87,18 @@ def search(
     result(f"in {out}")
 
 
-def _summary(schedule: Schedule, graph: BlockGraph, asked: float) -> dict[str, Any]:
+def _summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions) -> dict[str, Any]:
     """Asked and reached ratio and MACs per image in both conventions, guidance rows included."""
     from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, schedule_macs
+    from dipgo_deploy.search.pricing import Pricer
 
     rows = schedule.contract.rows_per_image
     kept, full = schedule_macs(schedule, graph), graph.macs
+    by_time = {"time_ratio": Pricer(graph, options.kind, options.cost).ratio(schedule.computed)} if options.cost else {}
     return {
-        "asked_ratio": asked,
+        "asked_ratio": options.ratio,
         "ratio": pruned_ratio(schedule, graph),
+        **by_time,
         "calls": sum(bool(plan.reach.pieces) for plan in plan_steps(schedule, graph)),
         "steps": schedule.steps,
         "macs": {"papers": kept.papers * rows, "full": kept.full * rows},
@@ -102,6 +110,9 @@ def _text(summary: dict[str, Any], method: str) -> str:
     from dipgo_deploy.cli.units import macs_text
 
     lines = [f"{method}: ratio {summary['ratio']:.4f} (asked {summary['asked_ratio']:g})"]
+    if "time_ratio" in summary:
+        lines = [f"{method}: ratio {summary['time_ratio']:.4f} of the time foretold (asked {summary['asked_ratio']:g})"]
+        lines += [f"ratio of MACs: {summary['ratio']:.4f}"]
     lines += [f"network calls: {summary['calls']} of {summary['steps']}"]
     for convention in ("papers", "full"):
         kept, full = summary["macs"][convention], summary["full_macs"][convention]

@@ -88,6 +88,7 @@ def _by_judge(
             ),
             graph,
             asked.options.kind,
+            table=asked.options.cost,
         )  # fmt: skip
 
     def read(step: Any) -> tuple[float, str] | None:
@@ -143,7 +144,7 @@ def _gradient_search(
     else:
         options, file = _gradient_options(asked, conditions), gradient.pruner or asked.out.with_suffix(".pruner")
         check_target(file)
-    return GradientSearch(model, graph, contract, asked.options.kind, options, file), file
+    return GradientSearch(model, graph, contract, asked.options.kind, options, file, asked.options.cost), file
 
 
 def _gradient_options(asked: Asked, conditions: Conditions) -> DipgoOptions:
@@ -164,6 +165,7 @@ def _gradient_options(asked: Asked, conditions: Conditions) -> DipgoOptions:
         prompts=conditions.prompts,
         classes=conditions.classes,
         guidance_scale=asked.guidance_scale,
+        cost_table=asked.options.cost.digest if asked.options.cost else "",
         **{name: value for name, value in changed.items() if value is not None},
     )
 

@@ -7,6 +7,7 @@ to calls timed inside whole trajectories (runtime/profiling.py); what they foret
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,12 @@ class LatencyTable:
     whole_over_calls: float
     spread: float
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the costs."""
+        costs = (self.target, self.batch, self.pieces_ms, self.call_ms, self.cold_ms_per_mib)
+        return hashlib.sha256(repr(costs).encode()).hexdigest()
 
     def prices_ms(self, graph: BlockGraph) -> tuple[float, ...]:
         """What every piece adds to a call that runs it, its weights fetched: distinct graphs push each other out."""

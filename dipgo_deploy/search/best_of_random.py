@@ -22,7 +22,7 @@ def best_of_random(judge: Judge, options: SearchOptions) -> Search:
     count, steps = options.candidates or _CANDIDATES, judge.calibration.contract.sampler.calls
     best: tuple[tuple[bool, float], int, Candidate] | None = None
     for index in range(count):
-        draw = SearchOptions("random", options.ratio, options.kind, options.seed * count + index)
+        draw = SearchOptions("random", options.ratio, options.kind, options.seed * count + index, cost=options.cost)
         found = random_search(judge.graph, steps, draw)
         merit = abs(found.ratio - options.ratio) <= TOLERANCE, judge.score(found.computed)
         if best is None or merit > best[0]:

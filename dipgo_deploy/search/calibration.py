@@ -12,6 +12,7 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.models import LoadedModel
@@ -80,12 +81,19 @@ class Judge:
 
     ``spent`` is the cost so far in full trajectories of one image, the calibration's own included: a schedule that
     prunes 0.8 of the MACs costs 0.2 of one, and less where it shares its first steps with the settled one, of whose run
-    ``states`` are kept.
+    ``states`` are kept. With a latency ``table`` costs are shares of time.
     """
 
-    def __init__(self, calibration: Calibration, graph: BlockGraph, kind: Kind, states: int = 0) -> None:
+    def __init__(
+        self,
+        calibration: Calibration,
+        graph: BlockGraph,
+        kind: Kind,
+        states: int = 0,
+        table: LatencyTable | None = None,
+    ) -> None:
         self.calibration, self.graph, self.kind = calibration, graph, kind
-        self.pricer = Pricer(graph, kind)
+        self.pricer = Pricer(graph, kind, table)
         self.spent = float(calibration.count)
         self._prefixes = Prefixes(self._begin, states)
         self._known: dict[tuple[frozenset[str], ...], np.ndarray] = {}

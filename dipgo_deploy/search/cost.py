@@ -100,7 +100,7 @@ class GateCost:
     def _own(self, name: str) -> float:
         if self._ms is not None:
             return self._ms.get(name, 0.0) / self._ms[""]
-        return self._graph.block_of_name[name].macs.papers / self._graph.macs.papers
+        return self.pricer.own_share(name)
 
 
 def block_milliseconds(model: LoadedModel, graph: BlockGraph, rows: int = 1, repeats: int = 5) -> dict[str, float]:

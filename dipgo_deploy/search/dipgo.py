@@ -17,6 +17,7 @@ import numpy as np
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.search.calibration import Judge, calibrate
@@ -54,6 +55,7 @@ class GradientSearch:
         kind: what a reused block stands for.
         options: see DipgoOptions.
         file: where the pruner is kept; an existing one is continued. None keeps it in memory.
+        table: latencies that ratios and costs are counted in; MACs if not given.
 
     Raises InputError where graph and contract describe different models, or ``file`` belongs to another search.
     """
@@ -66,9 +68,10 @@ class GradientSearch:
         kind: Kind,
         options: DipgoOptions,
         file: Path | None = None,
+        table: LatencyTable | None = None,
     ) -> None:
-        check_model(graph, contract, SearchOptions("uniform", 0.0, kind=kind))
-        self.training, self.file = Training(model, graph, contract, kind, options), file
+        check_model(graph, contract, SearchOptions("uniform", 0.0, kind=kind, cost=table))
+        self.training, self.file = Training(model, graph, contract, kind, options, table), file
         if file is not None and file.exists():
             load_training(file, self.training)
 
@@ -93,7 +96,9 @@ class GradientSearch:
         cost = GateCost(training.pricer, training.graph, "marginal")
         panel = self._panel(options)
         proposing = panel.judges[0].calibration
-        even = uniform(training.graph, training.contract.sampler.calls, SearchOptions("uniform", ratio))
+        even = uniform(
+            training.graph, training.contract.sampler.calls, SearchOptions("uniform", ratio, cost=training.table)
+        )
         starts = [self._affordable(ratio, order), *([even] if even.ratio >= ratio - TOLERANCE else [])]
         best = max(starts, key=lambda candidate: panel.psnr_db(candidate.computed).mean())
         found = polish(
@@ -117,7 +122,7 @@ class GradientSearch:
             )
             for low, high in pairwise(bounds)
         )  # fmt: skip
-        return Panel([Judge(each, training.graph, training.kind, _STATES) for each in calibrations])
+        return Panel([Judge(each, training.graph, training.kind, _STATES, training.table) for each in calibrations])
 
     def _affordable(self, ratio: float, order: Order) -> Candidate:
         """The candidate of the least ratio from the asked one on that prunes as much as is asked."""
@@ -152,6 +157,7 @@ class GradientSearch:
             "iterations": str(self.training.done),
             "budget": options.budget,
             "loss": options.loss,
+            **({"cost": self.training.table.target} if self.training.table else {}),
             **found.knobs,
             **({"score_db": f"{polished.score_db:.3f}"} if polished else {}),
             "spent": f"{spent:.1f}",

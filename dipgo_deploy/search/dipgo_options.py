@@ -47,6 +47,7 @@ class DipgoOptions:
         budget: ``penalty`` adds the cost to the loss, as the paper does; ``projection`` opens, in every iteration, the
             best entries that a ratio drawn from ``ratios`` has room for, and lets benefit per cost move the scores.
         cost, unit: how the cost of a step is laid on gates, and whether it is MACs or measured ms.
+        cost_table: digest of the latency table that costs and ratios are counted in; "" for none.
         encoder, width, hidden: of the pruner.
         checkpoint: what is computed again on the way back; ``auto`` takes the least that is predicted to fit half of
             the free memory. It changes speed and memory, never what is found.
@@ -76,6 +77,7 @@ class DipgoOptions:
     prior: float = 1.0
     cost: Attribution = "marginal"
     unit: Unit = "macs"
+    cost_table: str = ""
     encoder: Encoder = "attention"
     width: int = 32
     hidden: int = 16

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -103,11 +103,11 @@ class _Evolution:
         """The rules' schedules, then random ones, as many as the population holds."""
         ratio, kind, graph = self.options.ratio, self.options.kind, self.judge.graph
         rules = [uniform, fora, *([deepcache] if len(graph.blocks) > 3 else [])]
-        asked = SearchOptions("uniform", ratio, kind)
+        asked = SearchOptions("uniform", ratio, kind, cost=self.options.cost)
         for rule in rules:
             yield self._fitted(self.genomes.genome(rule(graph, self.steps, asked).computed))
         for index in range(self.size - len(rules)):
-            draw = SearchOptions("random", ratio, kind, self.options.seed * self.size + index)
+            draw = replace(asked, method="random", seed=self.options.seed * self.size + index)
             yield self._fitted(self.genomes.genome(random_search(graph, self.steps, draw).computed))
 
     def _children(self, population: list[_Individual]) -> Iterator[Genome]:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from dipgo_deploy.core.blocks import Kind
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.latency import LatencyTable
 
 __all__ = ["JUDGED", "METHODS", "RULES", "TOLERANCE", "JudgedName", "Method", "SearchOptions"]
 
@@ -35,7 +36,8 @@ _INTERVAL_METHODS = ("uniform", "deepcache", "fora")
 class SearchOptions:
     """Method, pruned ratio and knobs of one search.
 
-    ``method`` is one of `METHODS`; ``ratio`` the pruned share of the full run's MACs (``papers`` convention) in [0, 1);
+    ``method`` is one of `METHODS`; ``ratio`` the pruned share of the full run's MACs (``papers`` convention) in [0, 1),
+    or of its time where ``cost`` is a latency table;
     ``kind`` says what a reused block stands for, its output or its output minus its input; ``seed`` is that of
     ``random`` and of the methods that run the model, the other rules draw nothing. ``interval``: compute in full at
     every ``interval``-th step, whatever the ratio (``uniform``, ``deepcache``, ``fora``). ``depth``: blocks computed at
@@ -55,6 +57,7 @@ class SearchOptions:
     candidates: int | None = None
     population: int | None = None
     trajectories: int | None = None
+    cost: LatencyTable | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""

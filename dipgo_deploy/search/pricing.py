@@ -5,41 +5,45 @@ from __future__ import annotations
 from functools import cached_property
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
+from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.liveness import block_of_stored, reach
 from dipgo_deploy.search.candidate import ComputeSets
 
 __all__ = ["Pricer"]
 
-_Walked = tuple[int, tuple[tuple[str, str], ...]]  # MACs, and each stored name that is read with its block
+_Walked = tuple[float, tuple[tuple[str, str], ...]]  # cost, and each stored name that is read with its block
 
 
 class Pricer:
-    """`core.liveness.pruned_ratio` of hold schedules.
+    """`core.liveness.pruned_ratio` of hold schedules: a share of MACs (``papers``), or of time with a latency table.
 
     What a step costs depends only on its computed blocks and on what is demanded of it, and few such pairs occur: each
-    is walked once and remembered.
+    is walked once and remembered. The table's weights count as fetched at every call.
     """
 
-    def __init__(self, graph: BlockGraph, kind: Kind) -> None:
-        self._graph, self._kind = graph, kind
+    def __init__(self, graph: BlockGraph, kind: Kind, table: LatencyTable | None = None) -> None:
+        self._graph, self._kind, self._table = graph, kind, table
+        self._prices = table.prices_ms(graph) if table else tuple(piece.macs.papers for piece in graph.pieces)
+        self._call = table.call_ms if table else 0
+        self._full = sum(self._prices) + self._call
         self._walked: dict[tuple[frozenset[str], frozenset[str]], _Walked] = {}
         self._live: dict[frozenset[str], frozenset[str]] = {}
 
     def ratio(self, computed: ComputeSets) -> float:
-        """The share of the full run's MACs (``papers``) not computed, where every reuse holds the last feature."""
+        """The share of the full run's cost that is saved, where every reuse holds the last feature."""
         return 1.0 - self.kept(computed)
 
     def kept(self, computed: ComputeSets, first: int = 0) -> float:
-        """The share of the full run's MACs that steps from ``first`` on compute."""
+        """The share of the full run's cost that steps from ``first`` on compute."""
         demands: list[set[str]] = [set() for _ in computed]
-        kept = 0
+        kept: float = 0
         for step in range(len(computed) - 1, -1, -1):
             demands[_latest(computed, step, PREDICTION)].add(self._graph.prediction)
-            macs, reads = self._walk(computed[step], frozenset(demands[step]))
-            kept += macs if step >= first else 0
+            cost, reads = self._walk(computed[step], frozenset(demands[step]))
+            kept += cost if step >= first else 0
             for name, block in reads:
                 demands[_latest(computed, step - 1, block)].add(name)
-        return kept / (self._graph.macs.papers * len(computed))
+        return kept / (self._full * len(computed))
 
     def live(self, computed: frozenset[str]) -> frozenset[str]:
         """The blocks of one step that its own prediction needs: none where the prediction is reused.
@@ -64,18 +68,24 @@ class Pricer:
         return not any(inputs.intersection(self._graph.pieces[index].reads) for index in found.pieces)
 
     def kept_share(self, live: frozenset[str]) -> float:
-        """MACs of one step that computes ``live`` blocks and feeds only its own prediction, over a full step's."""
+        """Cost of one step that computes ``live`` blocks and feeds only its own prediction, over a full step's."""
         if PREDICTION not in live:
             return 0.0
-        return self._walk(live, frozenset([self._graph.prediction]))[0] / self._graph.macs.papers
+        return self._walk(live, frozenset([self._graph.prediction]))[0] / self._full
+
+    def own_share(self, block: str) -> float:
+        """Cost of what lies inside one block, over a full step's."""
+        if self._table is not None:
+            return self._table.blocks_ms.get(block, 0.0) / self._full
+        return self._graph.block_of_name[block].macs.papers / self._full
 
     def _walk(self, computed: frozenset[str], demands: frozenset[str]) -> _Walked:
         key = (computed, demands)
         if key not in self._walked:
             found = reach(self._graph, computed, demands, self._kind)
-            macs = self._graph.cost(self._graph.pieces[index] for index in found.pieces).papers
+            cost = sum(self._prices[index] for index in found.pieces) + (self._call if found.pieces else 0)
             reads = tuple((name, block_of_stored(self._graph, name)) for name in sorted(found.reads))
-            self._walked[key] = (macs, reads)
+            self._walked[key] = (cost, reads)
         return self._walked[key]
 
 

@@ -40,7 +40,7 @@ def random_search(graph: BlockGraph, steps: int, options: SearchOptions) -> Cand
     rng = np.random.default_rng(options.seed)
     coins = rng.random((steps, len(graph.blocks)))
     coins[0] = -1.0
-    pricer = Pricer(graph, options.kind)
+    pricer = Pricer(graph, options.kind, options.cost)
     rows = _bisect(graph, pricer, coins, options.ratio)
     rows = _flip(graph, pricer, rows, options.ratio, rng)
     computed = _sets(graph, rows)

@@ -53,7 +53,7 @@ def deepcache(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidat
             f"depth {options.depth or 1} leaves none of {len(names)} blocks in the middle: "
             + (f"give at most {deepest}" if deepest else "trace at a finer granularity")
         )
-    pricer, found = Pricer(graph, options.kind), []
+    pricer, found = Pricer(graph, options.kind, options.cost), []
     for interval in [options.interval] if options.interval else _intervals(steps):
         for depth in [options.depth] if options.depth else range(1, deepest + 1):
             shallow = frozenset((*names[:depth], *names[-depth:], PREDICTION))
@@ -66,7 +66,7 @@ def deepcache(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidat
 def _full_steps(
     graph: BlockGraph, steps: int, options: SearchOptions, between: frozenset[str]
 ) -> Callable[[Sequence[int], str], Candidate]:
-    pricer = Pricer(graph, options.kind)
+    pricer = Pricer(graph, options.kind, options.cost)
 
     def price(full: Sequence[int], spacing: str) -> Candidate:
         computed = _alternate(graph, steps, full, between)

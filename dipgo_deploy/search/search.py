@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.latency import check_table
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.candidate import Candidate, schedule_from_sets
 from dipgo_deploy.search.options import RULES, SearchOptions
@@ -44,6 +45,7 @@ def origin_of(found: Candidate, options: SearchOptions) -> dict[str, str]:
         "ratio": f"{options.ratio:g}",
         "reached": f"{found.ratio:.4f}",
         "seed": str(options.seed),
+        **({"cost": options.cost.target} if options.cost else {}),
         **found.knobs,
     }
 
@@ -56,6 +58,8 @@ def check_model(graph: BlockGraph, contract: Contract, options: SearchOptions) -
             raise InputError(
                 f"the blocks were traced from {name} {ours[:40]}, the contract names {theirs[:40]}: trace that model"
             )
+    if options.cost is not None:
+        check_table(options.cost, graph)
     if options.kind == "residual" and all(block.residual_input is None for block in graph.blocks):
         raise InputError(
             f"no block of {graph.model_class} at granularity {graph.granularity} has one input of its output's shape, "

@@ -26,6 +26,7 @@ import torch
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.search.cost import GateCost, block_milliseconds
 from dipgo_deploy.search.dipgo_options import DipgoOptions
@@ -58,16 +59,24 @@ class Training:
         contract: sampler, steps and guidance.
         kind: what a reused block stands for.
         options: see DipgoOptions.
+        table: latencies that costs are counted in; MACs if not given.
     """
 
     def __init__(
-        self, model: LoadedModel, graph: BlockGraph, contract: Contract, kind: Kind, options: DipgoOptions
+        self,
+        model: LoadedModel,
+        graph: BlockGraph,
+        contract: Contract,
+        kind: Kind,
+        options: DipgoOptions,
+        table: LatencyTable | None = None,
     ) -> None:
         self.model, self.graph, self.contract, self.kind, self.options = model, graph, contract, kind, options
+        self.table = table
         shape = PrunerShape(contract.sampler.calls, len(graph.blocks), options.width, options.hidden, options.encoder)
         prior = spread_prior(shape.steps, shape.blocks, options.prior) if options.budget == "projection" else None
         self.pruner = Pruner(shape, options.seed, prior)
-        self.pricer = Pricer(graph, kind)
+        self.pricer = Pricer(graph, kind, table)
         self.objective = Objective(model, graph, contract, kind, options)
         self.optimiser = _optimiser(self.pruner, options)
         self.done, self.seconds, self._spent_before = 0, 0.0, 0.0

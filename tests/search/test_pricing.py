@@ -12,6 +12,7 @@ from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.search import random_schedule
 from dipgo_deploy.search.pricing import Pricer
 from tests.search.graphs import chain_like, contract_of, unet_like
+from tests.search.tables import table_for
 
 CASES: list[tuple[BlockGraph, Kind]] = [(unet_like(), "output"), (chain_like(), "output"), (chain_like(), "residual")]
 PRICERS = [Pricer(graph, kind) for graph, kind in CASES]
@@ -32,3 +33,18 @@ def test_a_tail_that_repeats_itself_does_not_live():
     assert Pricer(unet, "output").live(alone | {"up_blocks.3"}) == alone | {"up_blocks.3"}
     assert Pricer(chain, "output").live(alone) == alone  # modulated by the timestep
     assert Pricer(chain, "residual").live(alone) == alone
+
+
+def test_with_a_latency_table_ratios_are_shares_of_time():
+    graph = unet_like()
+    everything = frozenset(graph.block_names)
+    without = everything - {"mid_block"}
+    table = table_for(graph, slow="mid_block")
+    by_macs, by_time = Pricer(graph, "output"), Pricer(graph, "output", table)
+    schedule = [everything, without]
+    assert by_time.ratio(schedule) > 2 * by_macs.ratio(schedule) > 0
+    prices = table.prices_ms(graph)
+    full = sum(prices) + table.call_ms
+    assert by_time.ratio([everything, frozenset()]) == pytest.approx(0.5)
+    assert by_time.kept_share(everything) == pytest.approx(1)
+    assert by_time.own_share("mid_block") == pytest.approx(table.blocks_ms["mid_block"] / full)

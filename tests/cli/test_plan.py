@@ -1,0 +1,63 @@
+"""profile, plan and search --cost, as a user types them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dipgo_deploy.cli.main import run
+from dipgo_deploy.cli.units import bytes_of
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.files import load_latency_table, load_schedule
+
+
+@pytest.fixture(scope="module")
+def latency(tmp_path_factory, traced):
+    traced("digits-unet", "stage")  # by one worker only
+    file = tmp_path_factory.mktemp("latency") / "latency.json"
+    assert run(["profile", "digits-unet", "--rounds", "1", "--batch", "2", "--threads", "1", "--out", str(file)]) == 0
+    return file
+
+
+def test_profile_writes_a_table_with_its_command(latency):
+    table = load_latency_table(latency)
+    assert table.environment["profile"]["rounds"] == 1
+    assert "cores" in table.environment
+
+
+def test_plan_prints_both_layouts(latency, bundle_folder, capsys):
+    code = run(["plan", str(bundle_folder), "--gpu-memory", "9M", "--latency", str(latency), "--json"])
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (code, document["recommended"]) == (0, "segments")
+    assert all(layout["latency_ms"] > 0 for layout in document["layouts"])
+
+
+def test_plan_as_a_table(bundle_folder, capsys):
+    assert run(["plan", str(bundle_folder)]) == 0
+    assert "take subnets: both fit: this one makes fewer calls" in capsys.readouterr().out
+
+
+def test_search_by_time_reaches_the_asked_share_of_it(latency, tmp_path, capsys):
+    out = tmp_path / "schedule.json"
+    asked = ["search", "digits-unet", "--method", "random", "--ratio", "0.6", "--steps", "10", "--cost", str(latency)]
+    assert run([*asked, "--out", str(out), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document["time_ratio"] == pytest.approx(0.6, abs=0.0126)
+    assert load_schedule(out).origin["cost"] == "onnxruntime-cpu"
+
+
+def test_a_table_of_another_model_is_refused(latency, tmp_path, capsys, traced):
+    traced("digits-dit", "stage")
+    asked = ["search", "digits-dit", "--cost", str(latency), "--out", str(tmp_path / "schedule.json")]
+    assert run(asked) == 3
+    assert "the latency table was measured for model_class UNet2DConditionModel" in capsys.readouterr().err
+
+
+def test_amounts_of_memory():
+    assert [bytes_of(text) for text in ("8G", "512M", "1.5g", "2GiB", "100")] == [
+        8 * 2**30, 512 * 2**20, 3 * 2**29, 2 * 2**30, 100
+    ]  # fmt: skip
+    for text in ("", "8Q", "-1G", "nan", "0"):
+        with pytest.raises(UsageError, match="no amount of memory"):
+            bytes_of(text)

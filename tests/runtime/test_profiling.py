@@ -1,0 +1,55 @@
+"""Profiles of the reference models: what is measured, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.runtime.profiling import ProfileOptions, ProfileProgress, probe_programs, profile
+
+
+@pytest.mark.parametrize("target", ["onnxruntime-cpu", "torch-cpu"])
+def test_a_profile_measures_every_piece(digits_unet, traced, target):
+    trace = traced("digits-unet", "stage")
+    options = ProfileOptions(target=target, batch=2, rounds=1, steps=4, threads=1, guidance="concat")
+    *progress, table = profile(digits_unet, trace, options)
+    assert progress[-1] == ProfileProgress(2, 2)
+    assert isinstance(table, LatencyTable)
+    assert (table.batch, table.rows, table.target) == (2, 4, target)
+    assert sum(table.pieces_ms) > 0.1
+    assert 0.3 < sum(table.blocks_ms.values()) / table.forward_ms <= 1
+
+
+def test_programs_too_large_together_are_timed_apart(digits_unet, traced):
+    options = ProfileOptions(batch=1, rounds=1, steps=2, threads=1, memory_bytes=1)
+    steps = list(profile(digits_unet, traced("digits-unet", "stage"), options))
+    assert steps[-2] == ProfileProgress(18, 18)
+
+
+def test_probes_reuse_residuals_where_there_are_any(digits_dit, traced):
+    from dipgo_deploy.models import make_contract
+
+    blocks = traced("digits-dit", "stage").blocks
+    programs = probe_programs(blocks, make_contract(digits_dit, steps=4), ("subnets", "segments"), 0)
+    assert {program.kind for program in programs} == {"output", "residual"}
+    assert {program.layout for program in programs} == {"subnets", "segments"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"target": "tpu"}, "target 'tpu' cannot be profiled"), ({"rounds": 0}, "rounds 0 makes no sense")],
+)
+def test_options_that_make_no_sense(change, message):
+    with pytest.raises(UsageError, match=message):
+        ProfileOptions(**change)
+
+
+@pytest.mark.gpu
+def test_a_profile_on_a_gpu(digits_unet, traced):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU here")
+    options = ProfileOptions(target="torch-cuda", batch=2, rounds=2, steps=4)
+    *_, table = profile(digits_unet, traced("digits-unet", "stage"), options)
+    assert table.target == "torch-cuda"

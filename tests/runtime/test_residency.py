@@ -1,0 +1,47 @@
+"""Engines in a limited memory: what is kept, what goes, what a run loads again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dipgo_deploy.core.errors import MissingError
+from dipgo_deploy.runtime.residency import Residency, Traffic, traffic
+
+MIB = 2**20
+
+
+def test_without_a_budget_everything_stays():
+    residency = Residency()
+    assert [residency.use(name, 10 * MIB) for name in "abca"] == [(), (), (), None]
+    assert residency.names == ("b", "c", "a")
+
+
+def test_the_least_recently_used_goes_first():
+    residency = Residency(budget=30, pinned=5)
+    for name in "ab":
+        residency.use(name, 10)
+    residency.use("a", 10)
+    assert residency.use("c", 15) == ("b",)
+    assert residency.names == ("a", "c")
+
+
+def test_one_that_never_fits_is_refused():
+    with pytest.raises(MissingError, match="a needs 8.0 MiB beside 1.0 MiB of slots and activations, 8.0 MiB of GPU"):
+        Residency(8 * MIB, MIB).use("a", 8 * MIB)
+
+
+def test_a_run_that_fits_loads_nothing_again():
+    assert traffic("abab", {"a": 5, "b": 5}, 10, 0) == Traffic(0, 0)
+    assert traffic("abab", {"a": 5, "b": 5}, 9, 0) == Traffic(4, 20)
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=1), st.integers(6, 30))
+def test_the_budget_is_never_exceeded(order, budget):
+    sizes = dict(zip("abcdef", range(1, 7), strict=True))
+    residency = Residency(budget)
+    for name in order:
+        residency.use(name, sizes[name])
+        assert residency.held_bytes <= budget
+        assert residency.names[-1] == name
