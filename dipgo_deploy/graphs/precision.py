@@ -20,12 +20,17 @@ from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TensorSpec
 
-__all__ = ["WIDE_SUFFIX", "angle_nodes", "half_blocks", "half_graph", "is_float"]
+__all__ = ["WIDE_SUFFIX", "fixed_islands", "half_blocks", "half_graph", "is_float"]
 
 WIDE_SUFFIX = ":float32"
 """Ends the name of a weight's float32 twin, and of what an island gives before it is cast."""
 
 _TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+_LEARNED = ("Conv", "Gemm", "MatMul")
+_BFLOAT16_OPSET = 22
+"""The first version of ONNX whose convolutions and normalisations take bfloat16; nothing else in it concerns us."""
+
+_NO_BFLOAT16 = ("Einsum",)
 _ALWAYS_WIDE = {"Resize": (1, 2)}
 """Inputs that ONNX has in float32 whatever the data is."""
 
@@ -35,8 +40,16 @@ def is_float(value: ir.Value | None) -> bool:
     return value is not None and value.dtype == ir.DataType.FLOAT
 
 
-def angle_nodes(graph: ir.Graph) -> frozenset[str]:
-    """Names of sines, cosines and of what leads to their arguments, up to inputs and nodes with stored weights."""
+def fixed_islands(graph: ir.Graph, dtype: HalfType) -> frozenset[str]:
+    """Names of the nodes that stay in float32 whatever the weights are.
+
+    1. Sines, cosines and what leads to their arguments, up to inputs and learned layers.
+    2. Operators that ONNX does not have in bfloat16.
+    """
+    return _angles(graph) | {str(n.name) for n in graph if dtype == "bfloat16" and n.op_type in _NO_BFLOAT16}
+
+
+def _angles(graph: ir.Graph) -> frozenset[str]:
     found: set[ir.Node] = set()
     todo = [node for node in graph if node.op_type in ("Sin", "Cos")]
     while todo:
@@ -45,12 +58,8 @@ def angle_nodes(graph: ir.Graph) -> frozenset[str]:
             continue
         found.add(node)
         makers = (value.producer() for value in node.inputs if value is not None)
-        todo += [maker for maker in makers if maker is not None and not _has_weights(maker)]
+        todo += [maker for maker in makers if maker is not None and maker.op_type not in _LEARNED]
     return frozenset(str(node.name) for node in found)
-
-
-def _has_weights(node: ir.Node) -> bool:
-    return any(v is not None and isinstance(v.const_value, ir.ExternalTensor) for v in node.inputs)
 
 
 def half_graph(
@@ -62,10 +71,12 @@ def half_graph(
         graph: float32, every value typed.
         cuts: names of values at which the graph may be cut.
         dtype: the half precision.
-        islands: names of the nodes that stay in float32, `angle_nodes` among them.
+        islands: names of the nodes that stay in float32, `fixed_islands` among them.
         wide: names of cut values that stay float32.
     """
     _Conversion(graph, set(cuts), _TYPES[dtype], set(islands), {*wide, TIMESTEP}).convert()
+    if dtype == "bfloat16":
+        graph.opset_imports[""] = max(graph.opset_imports[""], _BFLOAT16_OPSET)
 
 
 class _Conversion:
