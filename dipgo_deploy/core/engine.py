@@ -43,7 +43,8 @@ class EngineRecord:
     ``graph_digest`` of the ONNX graph without its name, ``weights_digest`` of the weights file, ``sha256`` of the
     engine. ``gpu`` is ``sm89`` or several joined by ``+``. ``batch`` counts images, ``profile`` gives shapes by input,
     empty for a static engine. ``weight_bytes`` are those of the graph's tensors; ``activation_bytes`` is None where the
-    engine could not be opened on the machine that built it. ``seconds`` of the build.
+    engine could not be opened on the machine that built it. ``seconds`` and ``build_memory_bytes`` (the peak of the
+    process) are those of the build.
     """
 
     graph: str
@@ -64,6 +65,7 @@ class EngineRecord:
     activation_bytes: int | None
     layers: int
     seconds: float
+    build_memory_bytes: int
     tools: Mapping[str, str] = field(default_factory=dict)
 
 

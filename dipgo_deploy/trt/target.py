@@ -65,6 +65,14 @@ class Target:
             raise UsageError(f"{self.name} {self.version} builds for {known}, not for {odd[0]}: choose among these")
         return wanted
 
+    def choose_gpus(self, config: Any, gpus: Sequence[str]) -> None:
+        """Tell a builder config what to build for; TensorRT has no choice."""
+        if self.name == "tensorrt":
+            return
+        config.num_compute_capabilities = len(gpus)
+        for index, gpu in enumerate(gpus):
+            config.set_compute_capability(getattr(self.module.ComputeCapability, gpu.upper()), index)
+
 
 def load_target(
     name: str | None = None, purpose: Purpose = "build", probe: Callable[[], CudaDriver] = probe_cuda
