@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from dipgo_deploy import __version__
 from dipgo_deploy.cli.bench import bench
+from dipgo_deploy.cli.build_engine import build_engine
 from dipgo_deploy.cli.demo import demo
 from dipgo_deploy.cli.doctor import doctor
 from dipgo_deploy.cli.env import env
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _command in (trace, search, export, verify, generate, show, bench, demo, env, doctor):
+for _command in (trace, search, export, build_engine, verify, generate, show, bench, demo, env, doctor):
     app.command()(_command)
 
 

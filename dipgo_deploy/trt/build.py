@@ -92,7 +92,8 @@ def _record_beside(engine: Path) -> EngineRecord | None:
 
 def _built(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
     folder = Path(job.folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, Path(job.timing_cache).parent):
+        place.mkdir(parents=True, exist_ok=True)
     record = folder / f"{job.graph}.json"
     record.unlink(missing_ok=True)
     log = folder / f"{job.graph}.log"
