@@ -8,9 +8,9 @@ from typing import Any
 from dipgo_deploy.core.engine import EngineTensor, ProfileRange
 from dipgo_deploy.core.errors import InputError
 
-__all__ = ["check_types", "fix_shapes", "parse_network", "tensors_of"]
+__all__ = ["DTYPE_NAMES", "check_types", "dtype_name", "fix_shapes", "parse_network", "tensors_of"]
 
-_DTYPES = {
+DTYPE_NAMES = {
     "FLOAT": "float32",
     "HALF": "float16",
     "BF16": "bfloat16",
@@ -18,6 +18,7 @@ _DTYPES = {
     "INT32": "int32",
     "BOOL": "bool",
 }
+"""Our names of the library's types."""
 
 
 def parse_network(trt: Any, builder: Any, onnx: str, logger: Any) -> tuple[Any, Any]:
@@ -47,7 +48,7 @@ def tensors_of(network: Any) -> dict[str, EngineTensor]:
 
 def dtype_name(dtype: Any) -> str:
     """Our name of one of the library's types."""
-    return _DTYPES.get(dtype.name, dtype.name)
+    return DTYPE_NAMES.get(dtype.name, dtype.name)
 
 
 def check_types(found: Mapping[str, EngineTensor], wanted: Mapping[str, str], graph: str) -> None:

@@ -48,8 +48,8 @@ def build_engine(job: EngineJob) -> EngineRecord:
         content = bytes(engine_bytes_from_network((builder, network, parser), config, job.timing_cache))
     except Exception as error:  # polygraphy's own class, raised for every failed build
         raise InputError(f"{job.graph} cannot be built for {'+'.join(job.gpus)} ({_reason(error)}): see its log") from None
-    engine = Path(job.folder) / f"{job.graph}.engine"
-    write_atomic(engine, content)
+    path = Path(job.folder) / f"{job.graph}.engine"
+    write_atomic(path, content)
     record = EngineRecord(
         graph=job.graph,
         digest=job.digest,
@@ -63,7 +63,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
         batch=job.batch,
         io=tensors,
         profile={} if job.flags.static else job.profile,
-        sha256=sha256_of(engine),
+        sha256=sha256_of(path),
         bytes=len(content),
         weight_bytes=job.weight_bytes,
         activation_bytes=_activation_bytes(target, logger, content),
@@ -72,7 +72,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
         build_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         tools=installed_versions(_TOOLS),
     )
-    save_engine_record(engine.with_suffix(".json"), record)
+    save_engine_record(path.with_suffix(".json"), record)
     return record
 
 
@@ -106,7 +106,8 @@ def _activation_bytes(target: Target, logger: Any, content: bytes) -> int | None
     """Device memory of one context; None without a GPU, since a Runtime made without one ends the process."""
     if not target.driver.devices:
         return None
-    engine = target.module.Runtime(logger).deserialize_cuda_engine(content)
+    runtime = target.module.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(content)
     return None if engine is None else int(engine.device_memory_size_v2)
 
 
