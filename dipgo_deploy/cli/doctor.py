@@ -10,7 +10,8 @@ def doctor(as_json: Json = False) -> None:
     """Say which backends work here and what the others lack; a missing backend is no error."""
     from dataclasses import asdict
 
-    from dipgo_deploy.runtime.devices import capabilities, execution_providers, probe_cuda
+    from dipgo_deploy.runtime.devices import capabilities, execution_providers
+    from dipgo_deploy.trt.driver import probe_cuda
 
     found = capabilities(probe_cuda(), execution_providers())
     if as_json:

@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from dipgo_deploy import __version__
 from dipgo_deploy.cli.bench import bench
+from dipgo_deploy.cli.build_engine import build_engine
 from dipgo_deploy.cli.demo import demo
 from dipgo_deploy.cli.doctor import doctor
 from dipgo_deploy.cli.env import env
@@ -53,6 +54,7 @@ for _command in (
     export_schedule,
     export,
     plan,
+    build_engine,
     verify,
     generate,
     show,

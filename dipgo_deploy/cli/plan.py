@@ -26,14 +26,14 @@ def plan(
     """Plan BUNDLE: device memory, engines and time of either layout, and which one to take."""
     from dataclasses import asdict
 
-    from dipgo_deploy.cli.units import bytes_of
+    from dipgo_deploy.cli.units import byte_count
     from dipgo_deploy.core.files import load_latency_table
     from dipgo_deploy.runtime import load_bundle
     from dipgo_deploy.runtime.planner import PlanOptions
     from dipgo_deploy.runtime.planner import plan as plan_bundle
 
     options = PlanOptions(
-        gpu_memory=None if gpu_memory is None else bytes_of(gpu_memory),
+        gpu_memory=None if gpu_memory is None else byte_count(gpu_memory),
         batch=batch,
         table=None if latency is None else load_latency_table(latency),
     )

@@ -1,10 +1,13 @@
-"""Numbers with their units, as the views print them."""
+"""Numbers with their units, as the views print them and the options give them."""
 
 from __future__ import annotations
 
+import re
+
+from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.errors import UsageError
 
-__all__ = ["bytes_of", "count_text", "macs_text", "mib_text", "step_range"]
+__all__ = ["batch_range", "byte_count", "count_text", "macs_text", "mib_text", "step_range"]
 
 MIB = 2**20
 """Bytes of one MiB."""
@@ -33,16 +36,18 @@ def count_text(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def bytes_of(text: str) -> int:
-    """Bytes of ``8G``, ``512M`` or a plain number, powers of 1024; UsageError for anything else."""
-    number, factor = text.strip().upper().removesuffix("B").removesuffix("I"), 1
-    for unit, size in (("K", 2**10), ("M", 2**20), ("G", 2**30), ("T", 2**40)):
-        if number.endswith(unit):
-            number, factor = number[:-1], size
-    try:
-        count = round(float(number) * factor)
-    except (ValueError, OverflowError):
-        count = 0
-    if count < 1:
-        raise UsageError(f"{text!r} is no amount of memory: give one such as 8G or 512M")
-    return count
+def byte_count(text: str) -> int:
+    """Bytes of ``8G``, ``512M``, ``64k`` or a plain number; multiples of 1024. UsageError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMGT]?)(?:i?B)?", text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"{text!r} is no size: give a number with k, M, G or T, such as 8G")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def batch_range(text: str) -> BatchRange:
+    """The range of ``1-4-8`` (least, usual and most images), or of ``4`` alone. UsageError for anything else."""
+    parts = text.split("-")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--batch {text!r} is no range of images: give MIN-OPT-MAX, such as 1-4-8")
+    low, usual, high = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
+    return BatchRange(low, usual, high)

@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from dipgo_deploy.core import blocks, bundle, contract, latency, program, tensors
+from dipgo_deploy.core import blocks, bundle, contract, engine, latency, precision, program, tensors
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BundleManifest
 from dipgo_deploy.core.consistency import check_block_graph, check_program
+from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.core.precision import PrecisionRecord
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 
@@ -33,7 +35,9 @@ __all__ = [
     "load_block_graph",
     "load_document",
     "load_latency_table",
+    "load_engine_record",
     "load_manifest",
+    "load_precision",
     "load_program",
     "load_schedule",
     "path_inside",
@@ -41,7 +45,9 @@ __all__ = [
     "records_of",
     "save_block_graph",
     "save_latency_table",
+    "save_engine_record",
     "save_manifest",
+    "save_precision",
     "save_program",
     "save_schedule",
     "sha256_of",
@@ -52,7 +58,7 @@ FORMAT_VERSION = "1.0"
 """Version of every document written here. A reader accepts any minor of the same major."""
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-for _module in (blocks, bundle, contract, latency, program, tensors):
+for _module in (blocks, bundle, contract, engine, latency, precision, program, tensors):
     for _name in _module.__all__:
         _type = getattr(_module, _name)
         if isinstance(_type, type) and dataclasses.is_dataclass(_type):
@@ -210,6 +216,26 @@ def load_block_graph(path: Path) -> BlockGraph:
 def save_program(path: Path, value: Program) -> None:
     """Write ``program.json``."""
     _save(path, "program", value)
+
+
+def save_precision(path: Path, record: PrecisionRecord) -> None:
+    """Write ``precision.fp16.json``."""
+    _save(path, "precision", record, indent=1)
+
+
+def load_precision(path: Path) -> PrecisionRecord:
+    """Read ``precision.fp16.json``; InputError if damaged."""
+    return load_document(path, "precision", PrecisionRecord)
+
+
+def save_engine_record(path: Path, record: EngineRecord) -> None:
+    """Write the record beside an engine."""
+    _save(path, "engine", record, indent=1)
+
+
+def load_engine_record(path: Path) -> EngineRecord:
+    """Read the record beside an engine; InputError if damaged."""
+    return load_document(path, "engine", EngineRecord)
 
 
 def load_program(path: Path) -> Program:

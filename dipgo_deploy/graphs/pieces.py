@@ -17,7 +17,7 @@ from dipgo_deploy.core.blocks import ZERO_MACS, Macs, Piece
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.macs import node_macs
 
-__all__ = ["block_totals", "build_pieces"]
+__all__ = ["block_totals", "build_pieces", "nodes_of_pieces"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -25,13 +25,26 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def build_pieces(graph: ir.Graph, cuts: Iterable[str], specs: Mapping[str, TensorSpec]) -> tuple[Piece, ...]:
     """The pieces of ``graph`` in topological order, given the names of its cut values."""
     bits = {name: 1 << index for index, name in enumerate(cuts)}
+    groups, owner, order = _grouped(graph, bits)
+    return tuple(_piece(index, groups[key], owner, key, bits, specs) for index, key in enumerate(order))
+
+
+def nodes_of_pieces(graph: ir.Graph, cuts: Iterable[str]) -> tuple[tuple[ir.Node, ...], ...]:
+    """The nodes of every piece, in the order of `build_pieces`."""
+    groups, _, order = _grouped(graph, {name: 1 << index for index, name in enumerate(cuts)})
+    return tuple(tuple(groups[key]) for key in order)
+
+
+def _grouped(
+    graph: ir.Graph, bits: Mapping[str, int]
+) -> tuple[dict[int, list[ir.Node]], dict[ir.Value, int], list[int]]:
+    """Nodes by their sinks, the sinks behind every value, and the groups in topological order."""
     sinks = _sinks(graph, bits)
     groups: dict[int, list[ir.Node]] = {}
     for node in graph:
         groups.setdefault(sinks[node], []).append(node)
     owner = {value: sinks[node] for node in graph for value in node.outputs}
-    order = _topological(groups, owner)
-    return tuple(_piece(index, groups[key], owner, key, bits, specs) for index, key in enumerate(order))
+    return groups, owner, _topological(groups, owner)
 
 
 def _sinks(graph: ir.Graph, bits: Mapping[str, int]) -> dict[ir.Node, int]:

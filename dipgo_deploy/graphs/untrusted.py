@@ -29,13 +29,16 @@ def load_graphs(files: Iterable[tuple[str, Path]], weights: Path) -> dict[str, b
     graphs = {}
     for name, path in files:
         content = path.read_bytes()
-        check_graph(content, str(path), spans)
+        check_graph(content, str(path), spans, weights.name)
         graphs[name] = content
     return graphs
 
 
-def check_graph(content: bytes, what: str, spans: set[tuple[int, int]]) -> None:
-    """InputError unless ``content`` is a plain ONNX graph with external tensors only at ``spans`` (offset, length)."""
+def check_graph(content: bytes, what: str, spans: set[tuple[int, int]], weights: str = WEIGHTS_FILE) -> None:
+    """InputError unless ``content`` is a plain ONNX graph with external tensors only at ``spans`` of ``weights``.
+
+    ``spans`` are pairs of offset and length, ``weights`` the name of the one file beside the graph.
+    """
     try:
         model = onnx.load_model_from_string(content)
     except Exception:
@@ -47,11 +50,11 @@ def check_graph(content: bytes, what: str, spans: set[tuple[int, int]]) -> None:
             raise InputError(f"{what} holds a nested graph in {node.name}: refuse it or export again")
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                _check_tensor(attribute.t, what, spans)
+                _check_tensor(attribute.t, what, spans, weights)
     if len(model.graph.sparse_initializer):
         raise InputError(f"{what} holds sparse weights: refuse it or export again")
     for tensor in model.graph.initializer:
-        _check_tensor(tensor, what, spans)
+        _check_tensor(tensor, what, spans, weights)
     _check_names(model.graph, what)
 
 
@@ -65,17 +68,17 @@ def _check_names(graph: onnx.GraphProto, what: str) -> None:
         raise InputError(f"{what}: nothing makes the output {odd[0]!r}: export the bundle again")
 
 
-def _check_tensor(tensor: onnx.TensorProto, what: str, spans: set[tuple[int, int]]) -> None:
+def _check_tensor(tensor: onnx.TensorProto, what: str, spans: set[tuple[int, int]], weights: str) -> None:
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if odd := sorted(entries.keys() - _EXTERNAL_KEYS):
         raise InputError(f"{what}: {tensor.name} has external data entry {odd[0]!r}: export the bundle again")
-    if entries.get("location") != WEIGHTS_FILE:
-        raise InputError(f"{what}: {tensor.name} points to {entries.get('location')!r}, not {WEIGHTS_FILE}: refuse it")
+    if entries.get("location") != weights:
+        raise InputError(f"{what}: {tensor.name} points to {entries.get('location')!r}, not {weights}: refuse it")
     try:
         span = (int(entries.get("offset", "0")), int(entries["length"]))
     except (KeyError, ValueError):
         raise InputError(f"{what}: {tensor.name} has no offset and length: export the bundle again") from None
     if span not in spans:
-        raise InputError(f"{what}: {tensor.name} is no tensor of {WEIGHTS_FILE}: export the bundle again")
+        raise InputError(f"{what}: {tensor.name} is no tensor of {weights}: export the bundle again")

@@ -9,7 +9,8 @@ from typing import Any
 
 from dipgo_deploy import __version__
 from dipgo_deploy.core.versions import installed_versions
-from dipgo_deploy.runtime.devices import execution_providers, probe_cuda
+from dipgo_deploy.runtime.devices import execution_providers
+from dipgo_deploy.trt.driver import probe_cuda
 
 __all__ = ["PACKAGES", "environment"]
 
@@ -24,6 +25,7 @@ PACKAGES = (
     "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-rtx",
+    "polygraphy",
     "numpy",
     "safetensors",
     "pydantic",
@@ -45,7 +47,7 @@ def environment() -> dict[str, Any]:
         "memory_bytes": _memory_bytes(),
         "packages": installed_versions(PACKAGES),
         "providers": list(execution_providers()),
-        "gpus": list(driver.devices),
+        "gpus": [device.name for device in driver.devices],
         "cuda": driver.version,
     }
 

@@ -25,7 +25,18 @@ from dipgo_deploy.runtime.loaded import BackendName, Compiled, LoadedBundle
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.supernet.rollout import last_latent, reference_trajectory
 
-__all__ = ["Deviation", "Recording", "Rung", "VerifyOptions", "VerifyReport", "verify"]
+__all__ = [
+    "Deviation",
+    "Inputs",
+    "Recording",
+    "Rung",
+    "VerifyOptions",
+    "VerifyReport",
+    "local_deviations",
+    "recorded",
+    "relative_difference",
+    "verify",
+]
 
 Inputs = tuple[np.ndarray, Mapping[str, np.ndarray]]
 """Noise and conditioning of a run."""
@@ -160,15 +171,15 @@ class _Ladder:
         yield self._gates_open()
         bundle = self.bundle
         subnets = bundle.compiled if bundle.program.layout == "subnets" else bundle.compile(bundle.schedule)
-        by_torch = _recorded(self._session("torch", subnets), self.inputs, self.options.seed)
+        by_torch = recorded(self._session("torch", subnets), self.inputs, self.options.seed)
         yield self._against_reference(subnets, by_torch.image)
         session = self._session("onnxruntime", subnets)
-        by_subnets = _recorded(session, self.inputs, self.options.seed)
+        by_subnets = recorded(session, self.inputs, self.options.seed)
         yield self._compared("onnxruntime subnets = torch", session, by_subnets, by_torch)
         self.image = by_subnets.image
         if bundle.program.layout == "segments":
             session = self._session("onnxruntime", bundle.compiled)
-            by_segments = _recorded(session, self.inputs, self.options.seed)
+            by_segments = recorded(session, self.inputs, self.options.seed)
             yield self._compared("onnxruntime segments = subnets", session, by_segments, by_subnets)
             self.image = by_segments.image
 
@@ -217,7 +228,7 @@ class _Ladder:
 
     def _compared(self, name: str, session: Session, found: Recording, wanted: Recording) -> Rung:
         """Local and free-running deviation of ``session``, which ``found`` records, from ``wanted``."""
-        deviations = list(_local_deviations(session, self.inputs, self.options.seed, wanted))
+        deviations = list(local_deviations(session, self.inputs, self.options.seed, wanted))
         free = relative_difference(found.image, wanted.image)
         worst = max(deviations, key=lambda deviation: deviation.relative, default=None)
         first = next((d for d in deviations if not d.relative <= self.local), None)
@@ -240,12 +251,13 @@ def relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-12))
 
 
-def _recorded(session: Session, inputs: Inputs, seed: int) -> Recording:
+def recorded(session: Session, inputs: Inputs, seed: int) -> Recording:
+    """A whole run of ``session``, with all that its graphs gave."""
     values = {(name, step): session.slot(slot) for name, step, slot in _given(session, inputs, seed)}
     return Recording(values, session.slot(session.program.image))
 
 
-def _local_deviations(session: Session, inputs: Inputs, seed: int, wanted: Recording) -> Iterator[Deviation]:
+def local_deviations(session: Session, inputs: Inputs, seed: int, wanted: Recording) -> Iterator[Deviation]:
     """Deviation of what each call gives, which is then replaced by the reference's: so every graph is fed the latter.
 
     Only values that the reference lacks, between several segments of one step, are the candidate's own.

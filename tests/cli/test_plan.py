@@ -7,8 +7,6 @@ import json
 import pytest
 
 from dipgo_deploy.cli.main import run
-from dipgo_deploy.cli.units import bytes_of
-from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.files import load_latency_table, load_schedule
 
 
@@ -52,12 +50,3 @@ def test_a_table_of_another_model_is_refused(latency, tmp_path, capsys, traced):
     asked = ["search", "digits-dit", "--cost", str(latency), "--out", str(tmp_path / "schedule.json")]
     assert run(asked) == 3
     assert "the latency table was measured for model_class UNet2DConditionModel" in capsys.readouterr().err
-
-
-def test_amounts_of_memory():
-    assert [bytes_of(text) for text in ("8G", "512M", "1.5g", "2GiB", "100")] == [
-        8 * 2**30, 512 * 2**20, 3 * 2**29, 2 * 2**30, 100
-    ]  # fmt: skip
-    for text in ("", "8Q", "-1G", "nan", "0"):
-        with pytest.raises(UsageError, match="no amount of memory"):
-            bytes_of(text)

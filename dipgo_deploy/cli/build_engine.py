@@ -1,0 +1,104 @@
+"""``dipgo-deploy build-engine``: a TensorRT engine for every graph of a bundle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dipgo_deploy.cli.options import BundleFolder, Json
+from dipgo_deploy.cli.output import emit, result
+from dipgo_deploy.cli.progress import watched
+from dipgo_deploy.cli.units import batch_range, byte_count
+from dipgo_deploy.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from dipgo_deploy.runtime.engines import EngineReport
+
+
+def build_engine(
+    bundle: BundleFolder,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Typed float16, with islands of float32 where needed.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Typed bfloat16.")] = False,
+    target: Annotated[
+        Literal["tensorrt", "rtx"] | None, typer.Option(help="Library to build with; what is usable here if left out.")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="SM,…", help="Architectures (sm86,sm89); this machine's GPU if left out.")
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="MIN-OPT-MAX", help="Images per call; the contract's range if left out.")
+    ] = None,
+    static: Annotated[bool, typer.Option("--static", help="Fix the batch at OPT.")] = False,
+    level: Annotated[int | None, typer.Option(min=0, max=5, help="Effort of the builder.")] = None,
+    workspace: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for tactics, such as 4G.")] = None,
+    version_compatible: Annotated[bool, typer.Option("--version-compatible", help="Run on later versions.")] = False,
+    hardware_compatible: Annotated[bool, typer.Option("--hardware-compatible", help="Run on later GPUs.")] = False,
+    weight_streaming: Annotated[
+        bool, typer.Option("--weight-streaming", help="Weights may stay in host memory.")
+    ] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Allow the same weights to be put in again.")] = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Leave weights out until they are put in.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Engines built at a time.")] = 1,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Local deviation of half precision allowed, relative.")
+    ] = None,
+    check_images: Annotated[int, typer.Option(min=1, help="Images of the search for islands.")] = 2,
+    check_steps: Annotated[int, typer.Option(min=1, help="Steps of each that are probed.")] = 6,
+    as_json: Json = False,
+) -> None:
+    """Build engines of BUNDLE; what stands already is kept, and an interrupted build goes on where it was."""
+    from dipgo_deploy.trt.job import BuildFlags
+    from dipgo_deploy.trt.target import load_target
+
+    if fp16 and bf16:
+        raise UsageError("--fp16 and --bf16 exclude each other: choose one")
+    flags = BuildFlags(
+        level=level,
+        workspace_bytes=None if workspace is None else byte_count(workspace),
+        static=static,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        weight_streaming=weight_streaming,
+        refit=refit,
+        strip=strip,
+    )
+    gpus = tuple(part.strip() for part in gpu.split(",")) if gpu else ()
+    images = None if batch is None else batch_range(batch)
+    load_target(target).check_gpus(gpus)  # before anything heavy is imported
+    from dipgo_deploy.runtime import load_bundle
+    from dipgo_deploy.runtime.engines import EngineOptions, build
+    from dipgo_deploy.runtime.islands import IslandOptions
+
+    options = EngineOptions(
+        precision="float16" if fp16 else "bfloat16" if bf16 else None,
+        target=target,
+        gpus=gpus,
+        batch=images,
+        flags=flags,
+        workers=workers,
+        islands=IslandOptions(images=check_images, steps=check_steps, tolerance=tolerance),
+    )
+    last = watched(build(load_bundle(bundle), options), lambda step: step[:2], f"building engines of {bundle}")
+    report = last[2]
+    assert report is not None
+    _print(report, as_json)
+
+
+def _print(report: EngineReport, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from dipgo_deploy.cli.engines_view import engines_view
+
+    if as_json:
+        emit(
+            {
+                "folder": str(report.folder),
+                "counts": report.counts,
+                "precision": None if report.precision is None else asdict(report.precision),
+                "engines": [asdict(record) for record in report.records],
+            }
+        )
+        return
+    for line in engines_view(report):
+        result(line)

@@ -1,0 +1,87 @@
+"""The half-precision variant of a bundle: a second set of graphs, one more weights file and their program.
+
+It stands in the bundle beside the float32 graphs, each file under its name with ``fp16`` or ``bf16`` in it; the record
+(``precision.fp16.json``) is written last. A bundle that was exported in half precision is its own variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
+
+from dipgo_deploy.core.amend import amend_manifest
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import load_precision, load_program, save_precision, save_program, write_atomic
+from dipgo_deploy.core.precision import HalfType, PrecisionRecord, variant_name
+from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.graphs.cut import cut_program, load_master
+from dipgo_deploy.graphs.half_weights import save_half_weights, weight_bytes
+from dipgo_deploy.graphs.precision import half_blocks, half_graph
+from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.graphs.weights import WEIGHTS_FILE
+from dipgo_deploy.lowering import LowerOptions, lower
+from dipgo_deploy.models.sampler_reading import read_sampler
+
+__all__ = ["PRECISION_FILE", "Variant", "load_variant", "write_variant"]
+
+PRECISION_FILE = "precision.json"
+"""Name of the record, of which the variant's is derived."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Program, graph files by name, weights file and record of a half-precision variant."""
+
+    program: Program
+    graphs: Mapping[str, Path]
+    weights: Path
+    record: PrecisionRecord
+
+
+def write_variant(
+    folder: Path,
+    denoiser: Path,
+    blocks: BlockGraph,
+    schedule: Schedule,
+    program: Program,
+    record: PrecisionRecord,
+    islands: Collection[str],
+) -> Variant:
+    """Convert the master graph of the bundle in ``folder``, lower and cut it again, and write all that.
+
+    ``program`` is the bundle's own, whose layout and sharing of graphs are kept.
+    """
+    dtype = record.dtype
+    model = load_master(denoiser / MASTER_FILE)
+    half_graph(model.graph, blocks.values, dtype, islands, record.wide)
+    weights = denoiser / variant_name(WEIGHTS_FILE, dtype)
+    save_half_weights(model.graph, denoiser / WEIGHTS_FILE, weights, dtype)
+    master = denoiser / variant_name(MASTER_FILE, dtype)
+    write_atomic(master, ir.to_proto(model).SerializeToString())
+    halved = half_blocks(blocks, dtype, record.wide, weight_bytes(model.graph))
+    typed = replace(schedule, contract=replace(schedule.contract, dtype=dtype))
+    options = LowerOptions(program.layout, share_graphs="max_graphs" in schedule.origin)
+    lowered = lower(typed, halved, read_sampler(schedule.contract.sampler), options)
+    graphs = {name: denoiser / f"{variant_name(f'{name}.onnx', dtype)}" for name in program.graph_of_name}
+    for name, content in cut_program(master, lowered, halved).items():
+        write_atomic(graphs[name], content)
+    documents = [folder / variant_name(name, dtype) for name in ("program.json", PRECISION_FILE)]
+    save_program(documents[0], lowered)
+    save_precision(documents[1], record)
+    amend_manifest(folder, [weights, master, *graphs.values(), *documents])
+    return Variant(lowered, graphs, weights, record)
+
+
+def load_variant(folder: Path, denoiser: Path, dtype: HalfType) -> Variant:
+    """The variant as it stands in a bundle; InputError where there is none, or it is damaged."""
+    path = folder / variant_name(PRECISION_FILE, dtype)
+    if not path.is_file():
+        raise InputError(f"{folder} has no {dtype} variant: run dipgo-deploy build-engine on it with that precision")
+    program = load_program(folder / variant_name("program.json", dtype))
+    graphs = {name: denoiser / variant_name(f"{name}.onnx", dtype) for name in program.graph_of_name}
+    return Variant(program, graphs, denoiser / variant_name(WEIGHTS_FILE, dtype), load_precision(path))

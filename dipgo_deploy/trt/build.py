@@ -1,0 +1,128 @@
+"""Build the engines of a set of graphs: what stands is kept, what was built elsewhere taken over, the rest built.
+
+Each engine is built by a process of its own (trt/worker.py) and complete when its record stands, so that an interrupted
+build goes on at the next graph.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from dipgo_deploy.core.engine import EngineRecord
+from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, UsageError
+from dipgo_deploy.core.files import load_engine_record, save_engine_record
+from dipgo_deploy.trt.job import EngineJob, job_to_json
+from dipgo_deploy.trt.store import find_built, is_whole, note_built, take_over
+
+__all__ = ["BuildStep", "Outcome", "build_engines", "drop_stale"]
+
+Outcome = Literal["kept", "copied", "built"]
+"""What became of an engine: it stood already, one of the same digest was copied, or it was built now."""
+
+_ERRORS: dict[int, type[DipgoError]] = {2: UsageError, 3: InputError, 5: MissingError}
+
+
+@dataclass(frozen=True)
+class BuildStep:
+    """An engine that now stands, what became of it, and the share of the work that is done (0 to 1)."""
+
+    record: EngineRecord
+    outcome: Outcome
+    share: float
+
+
+def build_engines(jobs: Sequence[EngineJob], workers: int = 1) -> Iterator[BuildStep]:
+    """Make every engine stand, ``workers`` at a time; yields each when it does, those that need no work first.
+
+    Raises the error of the first build that fails; what was finished stays.
+    """
+    if workers < 1:
+        raise UsageError(f"{workers} workers build nothing: ask for 1 or more")
+    sizes = [max(1, Path(job.onnx).stat().st_size) for job in jobs]
+    total, done = sum(sizes), 0
+    left = []
+    for job, size in zip(jobs, sizes, strict=True):
+        if (step := _standing(job)) is None:
+            left.append((job, size))
+            continue
+        done += size
+        yield replace(step, share=done / total)
+    running: set[subprocess.Popen[str]] = set()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        futures: dict[Future[EngineRecord], int] = {pool.submit(_built, job, running): size for job, size in left}
+        for future in as_completed(futures):
+            record = future.result()
+            done += futures[future]
+            yield BuildStep(record, "built", done / total)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(running):
+            process.kill()
+        pool.shutdown(wait=True)
+
+
+def _standing(job: EngineJob) -> BuildStep | None:
+    """The engine of a job if it stands here, or a copy of one that was built on this machine."""
+    engine = Path(job.folder) / f"{job.graph}.engine"
+    record = _record_beside(engine)
+    if record is not None and record.digest == job.digest and is_whole(engine, record):
+        return BuildStep(record, "kept", 0.0)
+    found = find_built(job.digest)
+    if found is None:
+        return None
+    record = replace(load_engine_record(found.with_suffix(".json")), graph=job.graph)
+    take_over(found, engine, record)
+    save_engine_record(engine.with_suffix(".json"), record)
+    return BuildStep(record, "copied", 0.0)
+
+
+def _record_beside(engine: Path) -> EngineRecord | None:
+    try:
+        return load_engine_record(engine.with_suffix(".json"))
+    except InputError:
+        return None
+
+
+def _built(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
+    folder = Path(job.folder)
+    for place in (folder, Path(job.timing_cache).parent):
+        place.mkdir(parents=True, exist_ok=True)
+    record = folder / f"{job.graph}.json"
+    record.unlink(missing_ok=True)
+    log = folder / f"{job.graph}.log"
+    with log.open("w", encoding="utf-8") as stream:
+        command = [sys.executable, "-m", "dipgo_deploy.trt.worker"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        running.add(process)
+        _, errors = process.communicate(job_to_json(job))
+        running.discard(process)
+        stream.write(errors)
+    if process.returncode:
+        raise _failure(job, process.returncode, errors, log)
+    found = load_engine_record(record)
+    note_built(folder / f"{job.graph}.engine", found)
+    return found
+
+
+def _failure(job: EngineJob, code: int, errors: str, log: Path) -> DipgoError:
+    lines = [line.removeprefix("error: ") for line in errors.splitlines() if line.startswith("error: ")]
+    if lines and code in _ERRORS:
+        return _ERRORS[code](lines[-1])
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return InputError(f"the build of {job.graph} ended with {how}: see {log}")
+
+
+def drop_stale(folder: Path, graphs: Sequence[str]) -> None:
+    """Remove what belongs to graphs that the program no longer has."""
+    for path in folder.iterdir():
+        if path.suffix in (".engine", ".json", ".log") and path.stem not in graphs:
+            path.unlink()

@@ -1,0 +1,69 @@
+"""Engines that this machine has built: where a digest was last built, and which files may be trusted.
+
+An engine is code: whoever loads one runs what its maker put there. So a note stands in the user's cache, outside every
+bundle, for each engine built here; an engine without one is loaded only on request.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from dipgo_deploy.core.engine import EngineRecord
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import load_engine_record, read_json, sha256_of, write_atomic
+from dipgo_deploy.graphs.trace import cache_folder
+
+__all__ = ["check_trusted", "find_built", "is_whole", "note_built", "take_over"]
+
+
+def note_built(engine: Path, record: EngineRecord) -> None:
+    """Remember that ``engine`` was built here."""
+    note = {"path": str(engine.absolute()), "sha256": record.sha256}
+    write_atomic(_note(record.digest), json.dumps(note) + "\n")
+    write_atomic(_trusted(record.sha256), "")
+
+
+def find_built(digest: str) -> Path | None:
+    """An engine of this digest that was built here and still stands, its record beside it; else None."""
+    try:
+        note = read_json(_note(digest))
+        engine = Path(str(note["path"]))
+        record = load_engine_record(engine.with_suffix(".json"))
+    except (InputError, KeyError):
+        return None
+    return engine if record.digest == digest and record.sha256 == note["sha256"] and is_whole(engine, record) else None
+
+
+def is_whole(engine: Path, record: EngineRecord) -> bool:
+    """Whether an engine file is the one of its record."""
+    return engine.is_file() and engine.stat().st_size == record.bytes and sha256_of(engine) == record.sha256
+
+
+def take_over(found: Path, target: Path, record: EngineRecord) -> None:
+    """Copy an engine to ``target``, under a temporary name first; its record is the caller's to write."""
+    if found == target:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.copy")
+    shutil.copyfile(found, temporary)
+    temporary.replace(target)
+    note_built(target, record)
+
+
+def check_trusted(engine: Path, record: EngineRecord, trust: bool = False) -> None:
+    """InputError for an engine that was not built on this machine, unless ``trust``."""
+    if not trust and not _trusted(record.sha256).is_file():
+        raise InputError(
+            f"{engine} was not built on this machine, and an engine is code: build it here with dipgo-deploy "
+            "build-engine, or pass --trust-engines if you trust its maker"
+        )
+
+
+def _note(digest: str) -> Path:
+    return cache_folder() / "engines" / f"{digest}.json"
+
+
+def _trusted(sha256: str) -> Path:
+    return cache_folder() / "engines" / "trusted" / sha256

@@ -1,0 +1,129 @@
+"""Build one engine in a process of its own: ``python -m dipgo_deploy.trt.worker``, the job as JSON on its input.
+
+A process gives back all memory that the library took, and takes nobody with it when it dies. Standard output is the
+build log. The engine is written first and its record last: an engine without a record is none.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dipgo_deploy.core.engine import EngineRecord
+from dipgo_deploy.core.errors import DipgoError, InputError
+from dipgo_deploy.core.files import save_engine_record, sha256_of, write_atomic
+from dipgo_deploy.core.versions import installed_versions
+from dipgo_deploy.trt.job import EngineJob, job_from_json
+from dipgo_deploy.trt.network import check_types, fix_shapes, parse_network, tensors_of
+from dipgo_deploy.trt.target import Target, load_target
+
+__all__ = ["build_engine", "main"]
+
+_TOOLS = ("dipgo-deploy", "tensorrt", "tensorrt-rtx", "polygraphy", "onnx", "torch")
+
+
+def build_engine(job: EngineJob) -> EngineRecord:
+    """Build, write the engine and its record to the job's folder, and return the record.
+
+    Raises InputError where the graph cannot be parsed or built, MissingError where the target is not usable here.
+    """
+    started = time.perf_counter()
+    target = load_target(job.target)
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if target.name == "rtx" else "0"  # read when polygraphy is imported
+    from polygraphy.backend.trt import engine_bytes_from_network, get_trt_logger
+
+    logger = get_trt_logger()
+    builder = target.module.Builder(logger)
+    network, parser = parse_network(target.module, builder, job.onnx, logger)
+    if job.flags.static:
+        fix_shapes(network, job.profile)
+    tensors = tensors_of(network)
+    check_types(tensors, job.dtypes, job.graph)
+    config = _config(target, builder, network, job)
+    try:
+        content = bytes(engine_bytes_from_network((builder, network, parser), config, job.timing_cache))
+    except Exception as error:  # polygraphy's own class, raised for every failed build
+        raise InputError(f"{job.graph} cannot be built for {'+'.join(job.gpus)} ({_reason(error)}): see its log") from None
+    path = Path(job.folder) / f"{job.graph}.engine"
+    write_atomic(path, content)
+    record = EngineRecord(
+        graph=job.graph,
+        digest=job.digest,
+        graph_digest=job.graph_digest,
+        weights_digest=job.weights_digest,
+        target=job.target,
+        version=target.version,
+        gpu="+".join(job.gpus),
+        precision=job.precision,
+        flags=job.flags.names,
+        batch=job.batch,
+        io=tensors,
+        profile={} if job.flags.static else job.profile,
+        sha256=sha256_of(path),
+        bytes=len(content),
+        weight_bytes=job.weight_bytes,
+        activation_bytes=_activation_bytes(target, logger, content),
+        layers=network.num_layers,
+        seconds=time.perf_counter() - started,
+        build_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        tools=installed_versions(_TOOLS),
+    )
+    save_engine_record(path.with_suffix(".json"), record)
+    return record
+
+
+def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
+    from polygraphy.backend.trt import CreateConfig, Profile
+
+    trt, flags = target.module, job.flags
+    profile = Profile()
+    for name, shapes in job.profile.items():
+        profile.add(name, shapes.min, shapes.opt, shapes.max)
+    pools = None if flags.workspace_bytes is None else {trt.MemoryPoolType.WORKSPACE: flags.workspace_bytes}
+    hardware = trt.HardwareCompatibilityLevel.AMPERE_PLUS if flags.hardware_compatible else None
+    create = CreateConfig(
+        profiles=None if flags.static else [profile],
+        load_timing_cache=job.timing_cache if Path(job.timing_cache).is_file() else None,
+        memory_pool_limits=pools,
+        builder_optimization_level=flags.level,
+        hardware_compatibility_level=hardware,
+        version_compatible=flags.version_compatible,
+        weight_streaming=flags.weight_streaming,
+        strip_plan=flags.strip,
+    )
+    config = create(builder, network)
+    if flags.refit or flags.strip:
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    target.choose_gpus(config, job.gpus)
+    return config
+
+
+def _activation_bytes(target: Target, logger: Any, content: bytes) -> int | None:
+    """Device memory of one context; None without a GPU, since a Runtime made without one ends the process."""
+    if not target.driver.devices:
+        return None
+    runtime = target.module.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(content)
+    return None if engine is None else int(engine.device_memory_size_v2)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main() -> int:
+    """Build the job; the exit code is that of the error, whose line ends stderr."""
+    try:
+        build_engine(job_from_json(sys.stdin.read()))
+    except DipgoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Every name of TensorRT's API that the code uses exists in 10.16, 11.4 and RTX 1.7: one code path serves all three."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+PACKAGE = HERE.parents[1] / "dipgo_deploy"
+LISTS = json.loads((HERE / "tensorrt_api.json").read_text())
+"""Public members by class, by version; written down from each library."""
+
+OBJECTS = {
+    "builder": "Builder",
+    "config": "IBuilderConfig",
+    "context": "IExecutionContext",
+    "engine": "ICudaEngine",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "runtime": "Runtime",
+    "tensor": "ITensor",
+}
+"""What a variable of this name holds, in the files below."""
+
+MODULES = ("trt",)
+"""Variables that hold the module itself, beside any attribute called ``module``."""
+
+RTX_ALONE = {
+    ("IBuilderConfig", "num_compute_capabilities"),
+    ("IBuilderConfig", "set_compute_capability"),
+    ("ComputeCapability", ""),
+}
+"""What only RTX has: the choice of architectures, which Target makes for it alone."""
+
+UNLISTED = "name"
+"""A property of tensors, layers and enumerations in every version, which the lists leave out."""
+
+FILES = [
+    path
+    for path in (*(PACKAGE / "trt").glob("*.py"), *(PACKAGE / "runtime").glob("tensorrt*.py"))
+    if path.name in ("network.py", "target.py", "worker.py") or path.parent.name == "runtime"
+]
+
+
+def uses_of(path: Path) -> Iterator[tuple[str, str]]:
+    """``(class, member)`` of everything asked of TensorRT; the member is "" for the class itself."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Attribute):
+            continue
+        owner = node.value
+        if node.attr == UNLISTED:
+            continue
+        if isinstance(owner, ast.Name) and owner.id in OBJECTS:
+            yield OBJECTS[owner.id], node.attr
+        elif _is_module(owner):
+            yield node.attr, ""
+        elif isinstance(owner, ast.Attribute) and _is_module(owner.value):
+            yield owner.attr, node.attr
+
+
+def _is_module(node: ast.expr) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.attr == "module"
+    return isinstance(node, ast.Name) and node.id in MODULES
+
+
+USES = sorted({(*use, path.name) for path in FILES for use in uses_of(path)} - {("__version__", "", "target.py")})
+
+
+def test_the_scan_finds_what_is_known_to_be_there():
+    found = {(owner, member) for owner, member, _ in USES}
+    known = {
+        ("Builder", "create_network"),
+        ("OnnxParser", "parse_from_file"),
+        ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
+        ("ICudaEngine", "device_memory_size_v2"),
+        ("BuilderFlag", "REFIT_IDENTICAL"),
+        ("ITensor", "shape"),
+    }
+    assert known <= found and len(found) >= 20
+
+
+@pytest.mark.parametrize("version", list(LISTS))
+@pytest.mark.parametrize(("owner", "member", "file"), USES)
+def test_every_name_exists_in_every_version(owner: str, member: str, file: str, version: str) -> None:
+    if (owner, member) in RTX_ALONE:
+        assert file == "target.py"
+        version = "rtx1.7"
+    assert owner in LISTS[version], f"{file}: {owner} is not in {version}"
+    assert not member or member in LISTS[version][owner], f"{file}: {owner}.{member} is not in {version}"
+
+
+@pytest.mark.parametrize("version", list(LISTS))
+def test_types_go_by_names_of_every_version(version: str) -> None:
+    from dipgo_deploy.trt.network import DTYPE_NAMES
+
+    assert set(DTYPE_NAMES) <= set(LISTS[version]["DataType"])
+    assert "desc" in LISTS[version]["ParserError"]
+
+
+def test_a_name_that_one_version_lacks_would_be_found() -> None:
+    assert "FP16" in LISTS["10.16"]["BuilderFlag"] and "FP16" not in LISTS["11.4"]["BuilderFlag"]
+    assert "device_memory_size" not in LISTS["rtx1.7"]["ICudaEngine"]
