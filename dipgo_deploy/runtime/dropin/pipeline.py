@@ -7,7 +7,8 @@ safetensors, and nothing is downloaded.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError
 from dipgo_deploy.core.files import path_inside, read_json
+from dipgo_deploy.models.pipeline_folder import quiet_transformers
 from dipgo_deploy.models.samplers import scheduler_from_spec
 from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
 from dipgo_deploy.runtime.loaded import BackendName, load_bundle
@@ -25,6 +27,9 @@ _INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
 _OURS = ["dipgo_deploy", "DeployedDenoiser"]
 """How ``save_pretrained`` of a pipeline records a deployed denoiser."""
+
+_DOUBLING = ("UNet2DConditionModel", "DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel")
+"""Classes whose pipelines double the rows for a guidance_scale above 1; others call twice, or take it as an input."""
 
 _SETTINGS = (bool, int, float, str, type(None))
 
@@ -55,10 +60,13 @@ def load_pipeline(
         load_bundle(place), backend=backend, device=device, threads=threads, fallback=fallback
     )
     sampler = denoiser.bundle.manifest.contract.sampler
-    given = {name: denoiser, "scheduler": scheduler_from_spec(sampler), **components}
+    # diffusers misses parts that are absent, unless it is told so.
+    absent = {part: None for part, entry in index.items() if entry == [None, None]}
+    given = {**absent, name: denoiser, "scheduler": scheduler_from_spec(sampler), **components}
     _check_whole(home, index, given)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(home, local_files_only=True, use_safetensors=True, **given)
+        with _quiet():
+            pipeline = DiffusionPipeline.from_pretrained(home, local_files_only=True, use_safetensors=True, **given)
     except DipgoError:
         raise
     except Exception as error:
@@ -82,15 +90,9 @@ def call_arguments(pipeline: Any, contract: Contract) -> dict[str, Any]:
         arguments |= {"height": contract.latent_shape[-2] * scale, "width": contract.latent_shape[-1] * scale}
     if len(contract.latent_shape) > 3:
         arguments["num_frames"] = (contract.latent_shape[1] - 1) * pipeline.vae_scale_factor_temporal + 1
-    if contract.guidance == "none" and "guidance_scale" in taken and not _is_distilled(pipeline):
+    if contract.guidance == "none" and contract.model_class in _DOUBLING:
         arguments["guidance_scale"] = 1.0
     return arguments
-
-
-def _is_distilled(pipeline: Any) -> bool:
-    """Whether the guidance scale is an input of the network, as FLUX's is, and calls no rows of its own."""
-    denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
-    return "guidance_embeds" in getattr(denoiser, "config", {})
 
 
 def _checked_index(home: Path) -> Mapping[str, Any]:
@@ -125,6 +127,23 @@ def _denoiser(home: Path, index: Mapping[str, Any]) -> tuple[str, Path]:
     if index[name] != _OURS:
         raise InputError(f"{home} has no {BUNDLE_FILE} and no deployed denoiser: give a bundle that export wrote")
     return name, path_inside(home, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' bars off the terminal, and their warning that the denoiser's class is not the usual one."""
+    from diffusers.utils import logging  # noqa: TID251 - as the import of its pipelines
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with quiet_transformers():
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _check_whole(home: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -71,17 +71,23 @@ def _pixart(folder: Path, transformer: Any) -> Any:
     )  # fmt: skip
 
 
+def _shifted_vae() -> Any:
+    vae = tiny_vae(4)
+    vae.register_to_config(shift_factor=0.1)
+    return vae
+
+
 def _sd3(folder: Path, transformer: Any) -> Any:
     parts = dict.fromkeys((f"{part}{end}" for part in ("text_encoder", "tokenizer") for end in ("", "_2", "_3")), None)
     return diffusers.StableDiffusion3Pipeline(
-        transformer, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), tiny_vae(4), **parts
+        transformer, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), _shifted_vae(), **parts
     )
 
 
 def _flux(folder: Path, transformer: Any) -> Any:
     parts = dict.fromkeys((f"{part}{end}" for part in ("text_encoder", "tokenizer") for end in ("", "_2")), None)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    return diffusers.FluxPipeline(scheduler, tiny_vae(4), transformer=transformer, **parts)
+    return diffusers.FluxPipeline(scheduler, _shifted_vae(), transformer=transformer, **parts)
 
 
 def _wan(folder: Path, transformer: Any) -> Any:
@@ -145,14 +151,15 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def build(name: str, folder: Path) -> Any:
-    """The PyTorch pipeline of a family, also saved to ``folder``."""
+    """The PyTorch pipeline of a family as it loads from ``folder``, where it is saved."""
     family = FAMILIES[name]
     denoiser = tiny(family.denoiser).module
     torch.manual_seed(1)
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = family.build(folder.with_name(f"{folder.name}-tokenizer"), denoiser)
     pipeline.save_pretrained(folder)
-    return pipeline
+    absent = {name: None for name, part in pipeline.components.items() if part is None}
+    return diffusers.DiffusionPipeline.from_pretrained(folder, **absent)
 
 
 def make_bundle(
