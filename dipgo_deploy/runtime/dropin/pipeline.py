@@ -74,6 +74,8 @@ def load_pipeline(
         raise InputError(f"{home} cannot be loaded as {index['_class_name']} ({line}): restore its files") from None
     # Set again: pipelines of Stable Diffusion change old configs when they are built, and timesteps with them.
     pipeline.scheduler = scheduler_from_spec(sampler)
+    # And where a denoiser is an optional argument (Wan), diffusers leaves the one that it is given aside.
+    setattr(pipeline, name, denoiser)
     denoiser.watch(pipeline)
     return pipeline
 

@@ -10,7 +10,7 @@ import torch
 
 from dipgo_deploy.models import scheduler_from_spec
 from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.runtime.dropin import call_arguments, load_pipeline
+from dipgo_deploy.runtime.dropin import DeployedDenoiser, call_arguments, load_pipeline
 from tests.runtime.dropin.pipelines import FAMILIES, build, make_bundle
 from tests.runtime.dropin.scheduled import scheduled
 
@@ -37,6 +37,7 @@ def test_same_images_as_pytorch_under_the_schedule(name: str, trace_cache: Path,
     with scheduled(module, bundle.schedule, family.calls_per_step):
         expected = drawn(pipeline, arguments)
     deployed = load_pipeline(folder)
+    assert isinstance(getattr(deployed, bundle.manifest.denoiser), DeployedDenoiser)
     found = drawn(deployed, arguments)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1e-3 * max(1.0, np.abs(expected).max())
