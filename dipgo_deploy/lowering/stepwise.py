@@ -37,7 +37,7 @@ class StepProgram:
     predictions: tuple[str, ...]
 
 
-def lower_steps(schedule: Schedule, graph: BlockGraph, options: LowerOptions = LowerOptions()) -> StepProgram:
+def lower_steps(schedule: Schedule, graph: BlockGraph, options: LowerOptions) -> StepProgram:
     """The calls of ``schedule`` for the model of ``graph``, step by step; nothing is folded across steps.
 
     Raises InputError where the schedule does not fit the model, UsageError for an unknown layout.

@@ -28,7 +28,8 @@ def make_contract(
 ) -> Contract:
     """Contract of ``model`` under a sampler named in SAMPLERS, with the model's own noise schedule.
 
-    Its timesteps are those that the model's own pipeline would use. Raises UsageError for an unknown sampler or an absurd number of steps.
+    Its timesteps are those that the model's own pipeline would use. Raises UsageError for an unknown sampler or an
+    absurd number of steps.
     """
     config = model.scheduler_config
     given = timestep_arguments(model.class_name, model.latent_shape, scheduler_class(sampler), config, steps)

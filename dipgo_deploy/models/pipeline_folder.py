@@ -17,7 +17,16 @@ import torch
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError
 from dipgo_deploy.core.files import path_inside, read_json
 
-__all__ = ["VAE", "component_names", "load_module", "load_text_encoder", "load_tokenizer", "quiet_transformers", "running", "token_count"]
+__all__ = [
+    "VAE",
+    "component_names",
+    "load_module",
+    "load_text_encoder",
+    "load_tokenizer",
+    "quiet_transformers",
+    "running",
+    "token_count",
+]
 
 VAE = "vae"
 """Name of the component that decodes latents."""

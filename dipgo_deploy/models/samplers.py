@@ -20,7 +20,15 @@ from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin  # noqa: TID251 - the home of diffusers
 
-__all__ = ["SAMPLERS", "SCHEDULER_ERRORS", "SamplerPreset", "is_recorded_as", "sampler_spec", "scheduler_class", "scheduler_from_spec"]
+__all__ = [
+    "SAMPLERS",
+    "SCHEDULER_ERRORS",
+    "SamplerPreset",
+    "is_recorded_as",
+    "sampler_spec",
+    "scheduler_class",
+    "scheduler_from_spec",
+]
 
 
 @dataclass(frozen=True)

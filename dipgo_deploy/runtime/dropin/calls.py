@@ -63,7 +63,7 @@ class CallReader:
 
         kind = getattr(diffusers, model_class, None)
         if kind is None:
-            raise InputError(f"{model_class} is no class of diffusers, so that no pipeline calls it: run the bundle alone")
+            raise InputError(f"{model_class} is no class of diffusers, no pipeline calls it: run the bundle alone")
         self._signature = inspect.signature(kind.forward)
         self._shape, self._latent, self._names = tuple(latent_shape), names[0], frozenset(names)
         self._is_packed = set(_PLACES) <= self._signature.parameters.keys()
@@ -130,6 +130,6 @@ def _read_time(timestep: Any, scale: float) -> tuple[float, float]:
     tensor = torch.as_tensor(timestep).reshape(-1)
     first = float(tensor[0])
     if len(tensor) > 1 and not bool((tensor == tensor[0]).all()):
-        raise RefusedCall(f"the bundle takes one timestep for all rows, found {len(tensor.unique())}: leave that to PyTorch")
+        raise RefusedCall(f"the bundle takes one timestep for all rows, found {len(tensor.unique())}: use PyTorch")
     rounding = torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
     return first * scale, 1e-3 + rounding * abs(first * scale)

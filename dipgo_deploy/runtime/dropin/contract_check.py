@@ -63,7 +63,7 @@ class CallCheck:
     def _guidance_text(self, found: str) -> str:
         if self.contract.guidance == "concat":
             return (
-                f"the bundle is made for guidance 'concat' (all rows twice, with and without condition), found {found}: "
+                f"the bundle is made for guidance 'concat' (rows without and with condition), found {found}: "
                 "set a guidance_scale above 1, or make a schedule with guidance 'none'"
             )
         return (

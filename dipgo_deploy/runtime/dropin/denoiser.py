@@ -57,7 +57,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
 
     config_name = "config.json"
 
-    def __init__(self, bundle: LoadedBundle, options: StepOptions = StepOptions(), *, fallback: bool = False) -> None:
+    def __init__(self, bundle: LoadedBundle, options: StepOptions, *, fallback: bool = False) -> None:
         super().__init__()
         contract = bundle.manifest.contract
         self.register_to_config(**_config(bundle))
@@ -164,10 +164,10 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
 
 @cache
 def _class_for(model_class: str) -> type[DeployedDenoiser]:
-    """The class that stands in for ``model_class``; it is saved under a name that `import dipgo_deploy` resolves."""
+    """The class that stands in for ``model_class``; saved pipelines record it as DeployedDenoiser of this module."""
     import diffusers  # noqa: TID251 - the class whose place is taken
 
-    members = {"stands_for": getattr(diffusers, model_class, None), "__module__": "dipgo_deploy"}
+    members = {"stands_for": getattr(diffusers, model_class, None), "__module__": __name__}
     return _StandIn(DeployedDenoiser.__name__, (DeployedDenoiser,), members)
 
 
@@ -175,5 +175,5 @@ def _config(bundle: LoadedBundle) -> dict[str, Any]:
     """The config of the model that was traced, which pipelines read."""
     config = read_json(bundle.denoiser / "config.json")
     if not all(isinstance(name, str) and name.isidentifier() for name in config):
-        raise InputError(f"{bundle.denoiser / 'config.json'} is no config of a diffusers model: export the bundle again")
+        raise InputError(f"{bundle.denoiser / 'config.json'} is no config of diffusers: export the bundle again")
     return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ __all__ = ["call_arguments", "load_pipeline"]
 
 _INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
-_OURS = ["dipgo_deploy", "DeployedDenoiser"]
+_OURS = [DeployedDenoiser.__module__, DeployedDenoiser.__name__]
 """How ``save_pretrained`` of a pipeline records a deployed denoiser."""
 
 _DOUBLING = ("UNet2DConditionModel", "DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel")
@@ -158,7 +159,5 @@ def _check_whole(home: Path, index: Mapping[str, Any], given: Mapping[str, Any])
 
 
 def _check_transformers(name: str) -> None:
-    from importlib.util import find_spec
-
     if find_spec("transformers") is None:
         raise MissingError(f"{name} needs transformers, which is not installed: pip install transformers")

@@ -77,9 +77,13 @@ class DeployedTrajectory:
     def _is_same(self, call: NetworkCall) -> bool:
         """Whether a call's conditioning is the run's: the same tensors, or equal ones."""
         own = {} if self._opening is None else self._opening.conditioning
-        return self._opening is not None and own.keys() == call.conditioning.keys() and all(
-            self._is_unchanged(name, tensor) if tensor is own[name] else _are_equal(tensor, own[name])
-            for name, tensor in call.conditioning.items()
+        return (
+            self._opening is not None
+            and own.keys() == call.conditioning.keys()
+            and all(
+                self._is_unchanged(name, tensor) if tensor is own[name] else _are_equal(tensor, own[name])
+                for name, tensor in call.conditioning.items()
+            )
         )
 
     def _is_unchanged(self, name: str, tensor: torch.Tensor) -> bool:
@@ -90,8 +94,8 @@ class DeployedTrajectory:
         if is_first or self._opening is None or len(self._opening.latent) == len(call.latent):
             return
         raise RefusedCall(
-            f"the run began with {len(self._opening.latent)} rows, at step {place.step} it has {len(call.latent)}: keep "
-            "guidance and batch for a whole run"
+            f"the run began with {len(self._opening.latent)} rows, at step {place.step} it has {len(call.latent)}: "
+            "keep guidance and batch for a whole run"
         )
 
     def _begin(self, place: Place, call: NetworkCall, batch: int) -> None:

@@ -40,7 +40,8 @@ def _sd(folder: Path, unet: Any) -> Any:
     text = transformers.CLIPTextModel(_text_config(12))
     return diffusers.StableDiffusionPipeline(
         vae=tiny_vae(4), text_encoder=text, tokenizer=_tokenizer(folder), unet=unet, safety_checker=None,
-        scheduler=diffusers.DDIMScheduler(clip_sample=False), feature_extractor=None, requires_safety_checker=False,
+        scheduler=diffusers.DDIMScheduler(clip_sample=False, steps_offset=1), feature_extractor=None,
+        requires_safety_checker=False,
     )  # fmt: skip
 
 
@@ -104,7 +105,9 @@ def _embeds(*shapes: tuple[str, tuple[int, ...]]) -> Callable[[], dict[str, Any]
 
 
 def _sd3_embeds() -> dict[str, Any]:
-    names = [f"{negative}{kind}" for negative in ("", "negative_") for kind in ("prompt_embeds", "pooled_prompt_embeds")]
+    names = [
+        f"{negative}{kind}" for negative in ("", "negative_") for kind in ("prompt_embeds", "pooled_prompt_embeds")
+    ]
     return _embeds(*((name, (1, 10) if "pooled" in name else (1, TOKENS, 12)) for name in names))()
 
 
@@ -163,12 +166,28 @@ def build(name: str, folder: Path) -> Any:
 
 
 def make_bundle(
-    name: str, pipeline: Path, out: Path, *, layout: Layout = "subnets", steps: int = 6, guidance: Guidance | None = None
+    name: str,
+    pipeline: Path,
+    out: Path,
+    *,
+    layout: Layout = "subnets",
+    sampler: str | None = None,
+    steps: int = 6,
+    guidance: Guidance | None = None,
 ) -> Path:
     """The bundle of a saved pipeline under a random schedule."""
     family = FAMILIES[name]
     model = replace(load_model(pipeline), latent_shape=tiny(family.denoiser).latent_shape, text_tokens=TOKENS)
     graph = trace(model, granularity="stage").blocks
-    contract = make_contract(model, sampler=family.sampler, steps=steps, guidance=guidance or family.guidance)
+    contract = make_contract(
+        model, sampler=sampler or family.sampler, steps=steps, guidance=guidance or family.guidance
+    )
     schedule = random_schedule(graph, contract, "output", np.random.default_rng(2), 0.55)
     return export(model, schedule, out, ExportOptions(layout))
+
+
+def drawn(pipeline: Any, arguments: Mapping[str, Any], seed: int = 5) -> np.ndarray:
+    """Images (or latents) of one call, float64."""
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline(**{"output_type": "np", **arguments}, generator=torch.Generator().manual_seed(seed))
+    return np.asarray(made.frames if hasattr(made, "frames") else made.images, np.float64)

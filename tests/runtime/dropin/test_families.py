@@ -6,20 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from dipgo_deploy.models import scheduler_from_spec
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.dropin import DeployedDenoiser, call_arguments, load_pipeline
-from tests.runtime.dropin.pipelines import FAMILIES, build, make_bundle
+from tests.runtime.dropin.pipelines import FAMILIES, build, drawn, make_bundle
 from tests.runtime.dropin.scheduled import scheduled
-
-
-def drawn(pipeline, arguments) -> np.ndarray:
-    pipeline.set_progress_bar_config(disable=True)
-    kind = {"output_type": "np"} | arguments
-    made = pipeline(**kind, generator=torch.Generator().manual_seed(5))
-    return np.asarray(made.frames if hasattr(made, "frames") else made.images, np.float64)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
