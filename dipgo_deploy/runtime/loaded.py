@@ -28,9 +28,10 @@ from dipgo_deploy.graphs.activations import master_specs
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
-from dipgo_deploy.lowering import LowerOptions, lower
+from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps
 from dipgo_deploy.models import LoadedModel, load_model
 from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 
@@ -101,6 +102,42 @@ class LoadedBundle:
         program = lower(schedule, self.blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout, fold=fold))
         return Compiled(program, cut_program(self._master, program, self.blocks))
 
+    def lower_steps(self, first: int = 0, layout: Layout | None = None) -> StepProgram:
+        """The bundle's schedule from step ``first`` on, for a caller that samples itself, in its own layout or another.
+
+        See ``lowering.lower_steps``; a run that begins late computes everything in its first step.
+        """
+        schedule, options = begin_at(self.schedule, first), LowerOptions(layout or self.program.layout)
+        found = lower_steps(schedule, self.blocks, options)
+        if first == 0 and found.program.graphs != self.program.graphs:  # exported under a limit of graphs
+            shared = lower_steps(schedule, self.blocks, replace(options, share_graphs=True))
+            return shared if shared.program.graphs == self.program.graphs else found
+        return found
+
+    def graphs_for(self, program: Program) -> dict[str, bytes]:
+        """The graphs of a program: the bundle's own where they are the same ones, else cut from the master graph."""
+        if program.graphs == self.program.graphs:
+            return self.compiled.graphs
+        return cut_program(self._master, program, self.blocks)
+
+    def runner(
+        self,
+        compiled: Compiled,
+        backend: BackendName = "onnxruntime",
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> Backend:
+        """The backend that runs a compiled program; several sessions may share one.
+
+        Raises UsageError for an unknown backend, MissingError for a missing device or library.
+        """
+        if backend == "torch":
+            return TorchBackend(self.model, self.blocks, compiled.program, device=device)
+        if backend != "onnxruntime":
+            raise UsageError(f"backend {backend!r} is unknown: choose onnxruntime or torch")
+        return onnxruntime_class()(compiled.graphs, self.denoiser, threads=threads, device=device)
+
     def session(
         self,
         batch: int,
@@ -120,15 +157,9 @@ class LoadedBundle:
             raise UsageError(
                 f"a batch of {batch} is outside the contract's {allowed.min} to {allowed.max} images: ask for that"
             )
-        if backend == "torch":
-            program = self._torch_program() if compiled is None else compiled.program
-            return Session(
-                program, TorchBackend(self.model, self.blocks, program, device=device), batch, guidance_scale
-            )
-        if backend != "onnxruntime":
-            raise UsageError(f"backend {backend!r} is unknown: choose onnxruntime or torch")
-        chosen = compiled or self.compiled
-        runner = onnxruntime_class()(chosen.graphs, self.denoiser, threads=threads, device=device)
+        own = Compiled(self._torch_program(), {}) if backend == "torch" else None
+        chosen = compiled or own or self.compiled
+        runner = self.runner(chosen, backend, threads=threads, device=device)
         return Session(chosen.program, runner, batch, guidance_scale)
 
     def _torch_program(self) -> Program:
