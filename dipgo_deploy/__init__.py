@@ -1,6 +1,7 @@
 """Prune, cut and run diffusers denoisers as straight-line programs.
 
-The public verbs are ``load_model``, ``trace``, ``lower``, ``export``, ``load_bundle``, ``generate`` and ``verify``.
+The public verbs are ``load_model``, ``trace``, ``lower``, ``export``, ``load_bundle``, ``generate``, ``verify`` and
+``load_pipeline``; ``DeployedDenoiser`` takes a denoiser's place in a diffusers pipeline.
 Each is imported on first use, so that ``import dipgo_deploy`` costs nothing.
 """
 
@@ -19,13 +20,15 @@ _VERBS = {
     "load_bundle": "dipgo_deploy.runtime",
     "generate": "dipgo_deploy.runtime",
     "verify": "dipgo_deploy.runtime",
+    "load_pipeline": "dipgo_deploy.runtime.dropin",
+    "DeployedDenoiser": "dipgo_deploy.runtime.dropin",
 }
 
 __all__ = ["__version__", *_VERBS]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public verb from its package the first time it is used."""
+    """Import a public name from its package the first time it is used."""
     if name not in _VERBS:
         raise AttributeError(f"module 'dipgo_deploy' has no attribute {name!r}")
     return getattr(import_module(_VERBS[name]), name)

@@ -39,7 +39,7 @@ THIRD_PARTY = {"core": {"numpy", "pydantic"}, "lowering": {"numpy"}, "cli": {"nu
 """All that these packages may import from outside the standard library."""
 
 HOMES = {
-    "diffusers": ("models/",),
+    "diffusers": ("models/", "runtime/dropin/"),
     "onnx": ("graphs/",),
     "onnx_ir": ("graphs/",),
     "onnxscript": ("graphs/",),

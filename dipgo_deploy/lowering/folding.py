@@ -72,9 +72,9 @@ def _expanded(term: Term, source: Combine) -> list[Term]:
     return [replace(part, constant=part.constant * factor, guided=part.guided * factor) for part in source.terms]
 
 
-def drop_unused(calls: Sequence[Call], image: str) -> list[Call]:
-    """The calls without combinations whose result is never read."""
-    needed, kept = {image}, []
+def drop_unused(calls: Sequence[Call], results: Iterable[str]) -> list[Call]:
+    """The calls without combinations whose result is never read, by a call or as one of the ``results``."""
+    needed, kept = {*results}, []
     for call in reversed(calls):
         if isinstance(call, Combine) and call.target not in needed:
             continue

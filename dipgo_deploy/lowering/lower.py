@@ -58,7 +58,7 @@ def lower(
     emission = Emission(schedule, graph, plans, layouts)
     emission.emit_trajectory(sampler)
     calls = fold(emission.calls, emission.image) if options.fold else emission.calls
-    calls = drop_unused(calls, emission.image)
+    calls = drop_unused(calls, [emission.image])
     slots, assigned, names = assign_slots(calls, emission.specs, emission.inputs, emission.image)
     full = graph.macs
     factor = schedule.contract.rows_per_image * schedule.steps

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dipgo_deploy.core.contract import BatchRange, Contract, Guidance
 from dipgo_deploy.core.versions import installed_versions
 from dipgo_deploy.models.loading import LoadedModel
-from dipgo_deploy.models.samplers import sampler_spec
+from dipgo_deploy.models.pipeline_times import timestep_arguments
+from dipgo_deploy.models.samplers import sampler_spec, scheduler_class
 
 __all__ = ["library_versions", "make_contract"]
 
@@ -27,13 +28,16 @@ def make_contract(
 ) -> Contract:
     """Contract of ``model`` under a sampler named in SAMPLERS, with the model's own noise schedule.
 
-    Raises UsageError for an unknown sampler or an absurd number of steps.
+    Its timesteps are those that the model's own pipeline would use. Raises UsageError for an unknown sampler or an
+    absurd number of steps.
     """
+    config = model.scheduler_config
+    given = timestep_arguments(model.class_name, model.latent_shape, scheduler_class(sampler), config, steps)
     return Contract(
         model_class=model.class_name,
         model_digest=model.digest,
         dtype=model.dtype,
-        sampler=sampler_spec(sampler, steps, model.scheduler_config),
+        sampler=sampler_spec(sampler, steps, config, given),
         guidance=guidance,
         latent_shape=model.latent_shape,
         batch=batch,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ import torch
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError
 from dipgo_deploy.core.files import path_inside, read_json
 
-__all__ = ["VAE", "component_names", "load_module", "load_text_encoder", "load_tokenizer", "running", "token_count"]
+__all__ = [
+    "VAE",
+    "component_names",
+    "load_module",
+    "load_text_encoder",
+    "load_tokenizer",
+    "quiet_transformers",
+    "running",
+    "token_count",
+]
 
 VAE = "vae"
 """Name of the component that decodes latents."""
@@ -54,7 +64,7 @@ def running(folder: Path, name: str) -> Iterator[tuple[Any, Path]]:
     kind = _component_class(name, library, class_name)
     home = path_inside(folder, name)
     try:
-        with _quiet(library):
+        with quiet_transformers():
             yield kind, home
     except DipgoError:
         raise
@@ -93,9 +103,9 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 @contextmanager
-def _quiet(library: str) -> Iterator[None]:
-    """Keep transformers' warnings and bars off a terminal where a refusal is one line."""
-    if library != "transformers":
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' warnings and bars, where it is installed, off a terminal where a refusal is one line."""
+    if find_spec("transformers") is None:
         yield
         return
     logging = import_module("transformers.utils.logging")

@@ -20,7 +20,15 @@ from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin  # noqa: TID251 - the home of diffusers
 
-__all__ = ["SAMPLERS", "SCHEDULER_ERRORS", "SamplerPreset", "sampler_spec", "scheduler_from_spec"]
+__all__ = [
+    "SAMPLERS",
+    "SCHEDULER_ERRORS",
+    "SamplerPreset",
+    "is_recorded_as",
+    "sampler_spec",
+    "scheduler_class",
+    "scheduler_from_spec",
+]
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,17 @@ def scheduler_from_spec(spec: SamplerSpec) -> SchedulerMixin:
             "install the diffusers that recorded it, or record the sampler anew"
         )
     return scheduler
+
+
+def is_recorded_as(scheduler: SchedulerMixin, spec: SamplerSpec) -> bool:
+    """Whether a scheduler has the class and config of ``spec``; how many steps it is set to does not count."""
+    config = {key: value for key, value in spec.config_dict.items() if key not in _TIMESTEP_ARGUMENTS}
+    return type(scheduler).__name__ == spec.class_name and _recorded(scheduler) == config
+
+
+def scheduler_class(name: str) -> Any:
+    """The diffusers class behind a name of SAMPLERS; UsageError for another name."""
+    return _scheduler_class(_preset(name, None)[0].class_name)
 
 
 def _preset(

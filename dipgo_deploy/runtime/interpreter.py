@@ -123,6 +123,14 @@ class Session:
         self._check_slot(name)
         return self.backend.read(self._buffers[name])
 
+    def buffer(self, name: str) -> Any:
+        """A slot's own memory, an array or a tensor of the backend, to be filled or looked at without a copy.
+
+        Raises UsageError for an unknown name.
+        """
+        self._check_slot(name)
+        return self._buffers[name]
+
     def write(self, name: str, array: np.ndarray) -> None:
         """Put ``array`` into a slot. Raises UsageError for an unknown name, a wrong shape or dtype."""
         self._check_slot(name)

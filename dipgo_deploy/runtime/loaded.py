@@ -28,9 +28,10 @@ from dipgo_deploy.graphs.activations import master_specs
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
-from dipgo_deploy.lowering import LowerOptions, lower
+from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps
 from dipgo_deploy.models import LoadedModel, load_model
 from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 
@@ -102,6 +103,46 @@ class LoadedBundle:
         program = lower(schedule, self.blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout, fold=fold))
         return Compiled(program, cut_program(self._master, program, self.blocks))
 
+    def lower_steps(self, first: int = 0, layout: Layout | None = None) -> StepProgram:
+        """The bundle's schedule from step ``first`` on, for a caller that samples itself, in its own layout or another.
+
+        See ``lowering.lower_steps``; a run that begins late computes everything in its first step.
+        """
+        schedule, options = begin_at(self.schedule, first), LowerOptions(layout or self.program.layout)
+        found = lower_steps(schedule, self.blocks, options)
+        if first == 0 and found.program.graphs != self.program.graphs:  # exported under a limit of graphs
+            shared = lower_steps(schedule, self.blocks, replace(options, share_graphs=True))
+            return shared if shared.program.graphs == self.program.graphs else found
+        return found
+
+    def graphs_for(self, program: Program) -> dict[str, bytes]:
+        """The graphs of a program: the bundle's own where they are the same ones, else cut from the master graph."""
+        if program.graphs == self.program.graphs:
+            return self.compiled.graphs
+        return cut_program(self._master, program, self.blocks)
+
+    def runner(
+        self,
+        compiled: Compiled,
+        backend: BackendName = "onnxruntime",
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        cuda_graph: bool = False,
+        compiler: str | None = None,
+    ) -> Backend:
+        """The backend that runs a compiled program; several sessions may share one.
+
+        Raises UsageError for an unknown backend, MissingError for a missing device or library.
+        """
+        if backend == "torch":
+            return TorchBackend(self.model, self.blocks, compiled.program, device=device, compiler=compiler)
+        if backend != "onnxruntime":
+            raise UsageError(f"backend {backend!r} runs no graphs that are compiled here: choose onnxruntime or torch")
+        return onnxruntime_class()(
+            compiled.graphs, self.denoiser, threads=threads, device=device, cuda_graph=cuda_graph
+        )
+
     def session(
         self,
         batch: int,
@@ -131,10 +172,6 @@ class LoadedBundle:
             raise UsageError(
                 f"a batch of {batch} is outside the contract's {allowed.min} to {allowed.max} images: ask for that"
             )
-        if backend == "torch":
-            program = self._torch_program() if compiled is None else compiled.program
-            live = TorchBackend(self.model, self.blocks, program, device=device, compiler=compiler)
-            return Session(program, live, batch, guidance_scale, cuda_graph=cuda_graph)
         if backend in ("tensorrt", "rtx"):
             from dipgo_deploy.runtime.opened import engine_backend
 
@@ -142,13 +179,11 @@ class LoadedBundle:
                 raise UsageError(f"backend {backend} runs a bundle's own engines: export the schedule, and build them")
             program, engines = engine_backend(self, backend, batch, gpu_memory=gpu_memory, trust=trust_engines)
             return Session(program, engines, batch, guidance_scale, cuda_graph=cuda_graph)
-        if backend != "onnxruntime":
-            raise UsageError(f"backend {backend!r} is unknown: choose {', '.join(get_args(BackendName))}")
-        chosen = compiled or self.compiled
-        runner = onnxruntime_class()(
-            chosen.graphs, self.denoiser, threads=threads, device=device, cuda_graph=cuda_graph
-        )
-        return Session(chosen.program, runner, batch, guidance_scale)
+        own = Compiled(self._torch_program(), {}) if backend == "torch" else None
+        chosen = compiled or own or self.compiled
+        recorded = cuda_graph and backend == "onnxruntime"  # which makes graphs of single calls by itself
+        runner = self.runner(chosen, backend, threads=threads, device=device, cuda_graph=recorded, compiler=compiler)
+        return Session(chosen.program, runner, batch, guidance_scale, cuda_graph=cuda_graph and not recorded)
 
     def _torch_program(self) -> Program:
         """The subnets program, which alone the live model can run."""
@@ -156,6 +191,8 @@ class LoadedBundle:
 
 
 def _check_options(backend: str, compiler: str | None, gpu_memory: int | None) -> None:
+    if backend not in get_args(BackendName):
+        raise UsageError(f"backend {backend!r} is unknown: choose {', '.join(get_args(BackendName))}")
     if compiler is not None and backend != "torch":
         raise UsageError(f"--compile belongs to backend torch, found {backend}: leave it out")
     if gpu_memory is not None and backend not in ("tensorrt", "rtx"):

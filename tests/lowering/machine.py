@@ -68,9 +68,9 @@ def run_program(
     slots |= {slot: conditioning[name] for name, slot in program.conditioning}
     for call in program.calls:
         if isinstance(call, Run):
-            _run(program, blocks, call, slots, moments[call.step])
+            run_call(program, blocks, call, slots, moments[call.step])
         elif isinstance(call, Combine):
-            result = _combined(call, slots)
+            result = combined(call, slots)
             assert result.shape == slots[call.target].shape, call
             slots[call.target] = result
         else:
@@ -80,7 +80,7 @@ def run_program(
     return slots[program.image]
 
 
-def _run(program: Program, blocks: BlockGraph, call: Run, slots: Values, moment: Moment) -> None:
+def run_call(program: Program, blocks: BlockGraph, call: Run, slots: Values, moment: Moment) -> None:
     graph = program.graph_of_name[call.graph]
     given = {name: slots[slot] for name, slot in call.inputs}
     for name, array in given.items():
@@ -99,7 +99,7 @@ def _run(program: Program, blocks: BlockGraph, call: Run, slots: Values, moment:
         slots[slot] = outputs[name]
 
 
-def _combined(call: Combine, slots: Values) -> np.ndarray:
+def combined(call: Combine, slots: Values) -> np.ndarray:
     assert call.target not in {term.slot for term in call.terms}
     total = sum((_term(term, slots) for term in call.terms), np.zeros(1))
     if not call.terms:

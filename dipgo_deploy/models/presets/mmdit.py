@@ -13,7 +13,7 @@ from torch import nn
 
 from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, first_output, square
 
-__all__ = ["FLUX", "SD3"]
+__all__ = ["FLUX", "SD3", "pack", "unpack"]
 
 _PATCH = 2
 """Side of the square of latent pixels that FLUX packs into one token."""
@@ -47,6 +47,22 @@ def _flux_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> In
     return inputs
 
 
+def pack(latent: torch.Tensor) -> torch.Tensor:
+    """A latent (rows, C, H, W) as FLUX's tokens (rows, H/2 · W/2, 4C), each a square of 2 by 2 pixels."""
+    rows, channels, height, width = latent.shape
+    tall, wide = height // _PATCH, width // _PATCH
+    parts = latent.reshape(rows, channels, tall, _PATCH, wide, _PATCH)
+    return parts.permute(0, 2, 4, 1, 3, 5).reshape(rows, tall * wide, channels * _PATCH**2)
+
+
+def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """FLUX's tokens (rows, H/2 · W/2, 4C) as a latent (rows, C, H, W); the inverse of ``pack``."""
+    rows, _, size = tokens.shape
+    tall, wide, channels = height // _PATCH, width // _PATCH, size // _PATCH**2
+    parts = tokens.reshape(rows, tall, wide, channels, _PATCH, _PATCH)
+    return parts.permute(0, 3, 1, 4, 2, 5).reshape(rows, channels, height, width)
+
+
 def _flux_forward(
     module: nn.Module,
     hidden_states: torch.Tensor,
@@ -55,10 +71,9 @@ def _flux_forward(
     **inputs: Any,
 ) -> torch.Tensor:
     """The network on an unpacked latent (rows, C, H, W); it counts time from 0 to 1."""
-    rows, channels, height, width = hidden_states.shape
+    height, width = hidden_states.shape[2:]
     tall, wide = height // _PATCH, width // _PATCH
-    parts = hidden_states.reshape(rows, channels, tall, _PATCH, wide, _PATCH)
-    packed = parts.permute(0, 2, 4, 1, 3, 5).reshape(rows, tall * wide, channels * _PATCH**2)
+    packed = pack(hidden_states)
     places = torch.cartesian_prod(torch.zeros(1), torch.arange(tall).float(), torch.arange(wide).float())
     output = module(
         hidden_states=packed,
@@ -69,9 +84,7 @@ def _flux_forward(
         return_dict=False,
         **inputs,
     )[0]
-    unpacked = output.reshape(rows, tall, wide, channels, _PATCH, _PATCH).permute(0, 3, 1, 4, 2, 5)
-    found: torch.Tensor = unpacked.reshape(rows, channels, height, width)
-    return found
+    return unpack(output, height, width)
 
 
 SD3 = Preset(

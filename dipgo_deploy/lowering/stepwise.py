@@ -1,0 +1,123 @@
+"""Lowering for callers that sample themselves: the calls of every step, without the sampler between them.
+
+The caller (a diffusers pipeline) puts the network's latent input and the conditioning into their slots, step by step,
+and takes the prediction out of the slot that is named for the step. Graphs and layouts are those of ``lower``; features
+live in slots across steps as there. A step that only holds an earlier prediction has no calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.liveness import plan_steps
+from dipgo_deploy.core.program import TIMESTEP, Call, Combine, Program, Term
+from dipgo_deploy.core.schedule import Schedule, check_schedule
+from dipgo_deploy.lowering.emission import Emission
+from dipgo_deploy.lowering.folding import drop_unused
+from dipgo_deploy.lowering.layouts import plan_segments, plan_subnets
+from dipgo_deploy.lowering.lower import LowerOptions
+from dipgo_deploy.lowering.slots import assign_slots
+
+__all__ = ["StepProgram", "begin_at", "lower_steps"]
+
+_LATENT = "latent"
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """A program whose ``noise`` slot takes the network's latent input (rows first) before every step.
+
+    ``predictions[step]`` is the slot that holds the prediction of a step once the calls of that step are done.
+    """
+
+    program: Program
+    predictions: tuple[str, ...]
+
+
+def lower_steps(schedule: Schedule, graph: BlockGraph, options: LowerOptions) -> StepProgram:
+    """The calls of ``schedule`` for the model of ``graph``, step by step; nothing is folded across steps.
+
+    Raises InputError where the schedule does not fit the model, UsageError for an unknown layout.
+    """
+    check_schedule(schedule, graph.block_names)
+    plans = plan_steps(schedule, graph, share_rows=options.share_graphs)
+    if options.layout not in ("subnets", "segments"):
+        raise UsageError(f"layout {options.layout!r} is unknown: choose subnets or segments")
+    layouts = (plan_subnets if options.layout == "subnets" else plan_segments)(schedule, graph, plans)
+    emission = _StepEmission(schedule, graph, plans, layouts)
+    emission.emit_steps()
+    # The caller's look at a prediction stands as a call while slots are assigned, so that it is still there; the
+    # latent's slot is written before every step and lives to the end.
+    calls = drop_unused(emission.calls, emission.looks)
+    slots, assigned, names = assign_slots(calls, emission.specs, emission.inputs, _LATENT)
+    kept: list[Call] = []
+    predictions: list[str] = []
+    for call, after in zip(calls, assigned, strict=True):
+        if isinstance(call, Combine) and call.target in emission.looks:
+            assert isinstance(after, Combine)
+            predictions.append(after.terms[0].slot)
+        else:
+            kept.append(after)
+    used = {slot for value, slot in names.items() if value not in emission.looks}
+    program = Program(
+        contract=schedule.contract,
+        granularity=schedule.granularity,
+        kind=schedule.kind,
+        layout=options.layout,
+        graphs=layouts.graphs,
+        slots=tuple(slot for slot in slots if slot.name in used),
+        calls=tuple(kept),
+        noise=names[_LATENT],
+        image=predictions[-1],
+        conditioning=tuple((name, names[value]) for name, value in emission.conditioning.items()),
+    )
+    return StepProgram(program, tuple(predictions))
+
+
+class _StepEmission(Emission):
+    """Emission without a sampler: one latent, given anew at every step, and one look at every prediction."""
+
+    def emit_steps(self) -> None:
+        """The calls of all steps."""
+        self.specs = {_LATENT: self.graph.inputs[0], **{v: s for v, s in self.specs.items() if v != "noise"}}
+        self.inputs = (_LATENT, *self.conditioning.values())
+        self.looks: list[str] = []
+        prediction = self.graph.prediction
+        for plan in self.plans:
+            if plan.is_call:
+                self._emit_graphs(plan)
+            value = self._value(prediction, plan.step)
+            look = self._combine(f"look@{plan.step}", self.graph.values[prediction], [Term(value, 1.0)], plan.step)
+            self.looks.append(look)
+
+    def _network_input(self, name: str, step: int) -> str:
+        return "" if name == TIMESTEP else self.conditioning.get(name, _LATENT)
+
+
+def begin_at(schedule: Schedule, step: int) -> Schedule:
+    """The schedule of a run that begins in mid-schedule, as image-to-image does: its first step computes everything.
+
+    What follows is as before, except that a forecast that would now stand on other steps becomes a hold: its
+    coefficients were made for those. Step 0 gives the schedule itself.
+    """
+    if step == 0:
+        return schedule
+    sampler = schedule.contract.sampler
+    rest = replace(schedule.contract, sampler=replace(sampler, timesteps=sampler.timesteps[step:]))
+    rows = ((True,) * len(schedule.blocks), *schedule.compute[step + 1 :])
+    begun = replace(schedule, contract=rest, compute=rows, forecasts={}, experts=schedule.experts[step:])
+    return replace(begun, forecasts=_same_forecasts(schedule, begun, step))
+
+
+def _same_forecasts(schedule: Schedule, begun: Schedule, first: int) -> dict[tuple[int, str], tuple[float, ...]]:
+    kept = {}
+    for (step, block), coefficients in schedule.forecasts.items():
+        if step > first:
+            wanted = [source for source, _ in schedule.sources(step, block)]
+            found: Sequence[int] = [first + source for source in begun.earlier(step - first, block)]
+            if list(found[: len(wanted)]) == wanted:
+                kept[step - first, block] = coefficients
+    return kept

@@ -1,0 +1,9 @@
+"""The diffusers drop-in: a bundle in the place of a pipeline's denoiser, and the whole pipeline around it."""
+
+from __future__ import annotations
+
+from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
+from dipgo_deploy.runtime.dropin.pipeline import call_arguments, load_pipeline
+from dipgo_deploy.runtime.dropin.refusal import RefusedCall
+
+__all__ = ["DeployedDenoiser", "RefusedCall", "call_arguments", "load_pipeline"]

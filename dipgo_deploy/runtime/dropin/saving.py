@@ -1,0 +1,44 @@
+"""A denoiser saved by itself: a bundle again, without the text encoders and the VAE around it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from dipgo_deploy.core.bundle import BUNDLE_FILE
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import check_target, path_inside, records_of, save_manifest, write_atomic
+from dipgo_deploy.runtime.loaded import LoadedBundle
+
+__all__ = ["save_denoiser"]
+
+_DOCUMENTS = ("schedule.json", "program.json", "blocks.json", "README.md")
+
+
+def save_denoiser(bundle: LoadedBundle, folder: Path) -> None:
+    """Copy the documents, graphs and weights of a bundle to ``folder``, the manifest last.
+
+    ``config.json`` beside it is the model's, as diffusers has it. Raises InputError where the folder holds something
+    else or cannot be written.
+    """
+    check_target(folder, folder=True)
+    if folder.exists() and any(folder.iterdir()) and not (folder / BUNDLE_FILE).is_file():
+        raise InputError(f"{folder} exists and is no bundle: choose another folder")
+    if folder.exists() and folder.samefile(bundle.folder):
+        return
+    manifest = bundle.manifest
+    wanted = [r.path for r in manifest.files if r.path in _DOCUMENTS or r.path.startswith(f"{manifest.denoiser}/")]
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        for path in wanted:
+            path_inside(folder, path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path_inside(bundle.folder, path), folder / path)
+        shutil.copyfile(bundle.denoiser / "config.json", folder / "config.json")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror or error}): choose another place") from None
+    index = {"_class_name": "DiffusionPipeline", manifest.denoiser: ["diffusers", manifest.contract.model_class]}
+    write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+    save_manifest(folder / BUNDLE_FILE, replace(manifest, files=records_of(folder)))
