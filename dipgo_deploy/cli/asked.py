@@ -48,6 +48,7 @@ class Asked:
     out: Path
     picture: Path | None
     limit_graphs: int | None
+    loras: tuple[str, ...] = ()
 
 
 def check_asked(asked: Asked) -> None:

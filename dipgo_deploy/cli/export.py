@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Json, Layout, Model
+from dipgo_deploy.cli.options import Json, Layout, Lora, Model
 from dipgo_deploy.cli.output import emit, result, working
 
 
@@ -15,6 +15,7 @@ def export(
     model: Model,
     schedule: Annotated[Path, typer.Option(help="The schedule, as search writes it.")],
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    lora: Lora = None,
     layout: Layout = "subnets",
     limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Typed half precision.")] = False,
@@ -28,10 +29,12 @@ def export(
     from dipgo_deploy.graphs import ExportOptions
     from dipgo_deploy.graphs import export as export_bundle
     from dipgo_deploy.models import load_model
+    from dipgo_deploy.models.lora import loras_from_texts, with_loras
 
+    loras = loras_from_texts(lora)
     options = ExportOptions(layout=layout, max_graphs=limit_graphs, dtype="float16" if fp16 else None)
     with working(f"exporting {model}"):
-        loaded = load_model(model, dtype=wanted.contract.dtype)
+        loaded = with_loras(load_model(model, dtype=wanted.contract.dtype), loras)
         folder = export_bundle(loaded, wanted, out, options)
     program = load_program(folder / "program.json")
     slots = memory_bytes(program, batch=1)["slots"]

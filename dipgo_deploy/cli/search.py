@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Blocks, Granularity, Json, Model, patterns_of
+from dipgo_deploy.cli.options import Blocks, Granularity, Json, Lora, Model, patterns_of
 from dipgo_deploy.cli.output import emit, result
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def search(
     guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
     granularity: Granularity = "stage",
     blocks: Blocks = None,
+    lora: Lora = None,
     kind: Annotated[Literal["output", "residual"], typer.Option(help="What a reused block stands for.")] = "output",
     interval: Annotated[int | None, typer.Option(help="Full computation every so many steps.")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks computed at each end in between (deepcache).")] = None,
@@ -64,7 +65,7 @@ def search(
     gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
     asked = Asked(
         model, options, sampler, steps, guidance, granularity, patterns_of(blocks), seed, images, conditions,
-        guidance_scale, gradient, out, picture, limit_graphs,
+        guidance_scale, gradient, out, picture, limit_graphs, tuple(lora or ()),
     )  # fmt: skip
     check_asked(asked)
     check_target(out)

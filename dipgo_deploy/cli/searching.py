@@ -28,11 +28,12 @@ def search_asked(asked: Asked) -> tuple[Schedule, BlockGraph]:
     """Search, with progress on stderr."""
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.models import load_model, make_contract
+    from dipgo_deploy.models.lora import loras_from_texts, with_loras
     from dipgo_deploy.search.options import JUDGED
 
-    conditions = _conditions(asked)
+    conditions, loras = _conditions(asked), loras_from_texts(asked.loras)
     with working(f"tracing {asked.model}"):
-        model = conditions.given_to(load_model(asked.model))
+        model = conditions.given_to(with_loras(load_model(asked.model), loras))
         contract = make_contract(model, sampler=asked.sampler, steps=asked.steps, guidance=asked.guidance)
         graph = trace(model, granularity=asked.granularity, patterns=asked.patterns).blocks
     if asked.options.method == "dipgo":

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Blocks, Granularity, Json, Model, patterns_of
+from dipgo_deploy.cli.options import Blocks, Granularity, Json, Lora, Model, patterns_of
 from dipgo_deploy.cli.output import emit, result, working
 
 
@@ -15,6 +15,7 @@ def trace(
     model: Model,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
+    lora: Lora = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; a cache folder if left out.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -23,9 +24,11 @@ def trace(
     from dipgo_deploy.cli.views import blocks_view
     from dipgo_deploy.graphs import trace as trace_model
     from dipgo_deploy.models import load_model
+    from dipgo_deploy.models.lora import loras_from_texts, with_loras
 
+    loras = loras_from_texts(lora)
     with working(f"tracing {model}"):
-        traced = trace_model(load_model(model), granularity=granularity, patterns=patterns, out=out)
+        traced = trace_model(with_loras(load_model(model), loras), granularity=granularity, patterns=patterns, out=out)
     graph = traced.blocks
     if as_json:
         macs = {"papers": graph.macs.papers, "full": graph.macs.full}
