@@ -137,7 +137,7 @@ for name in modules:
 print("\\n".join(failed))
 """
 
-OPTIONAL = ("onnxruntime", "tensorrt", "tensorrt_rtx", "accelerate", "fastapi")
+OPTIONAL = ("onnxruntime", "tensorrt", "tensorrt_rtx", "peft", "fastapi")
 ONNX = ("onnx", "onnx_ir", "onnxscript")
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "sklearn")
 BLOCKED = {
