@@ -116,13 +116,14 @@ def _built(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
 def _failure(job: EngineJob, code: int, errors: str, log: Path) -> DipgoError:
     lines = [line.removeprefix("error: ") for line in errors.splitlines() if line.startswith("error: ")]
     if lines and code in _ERRORS:
-        return _ERRORS[code](lines[-1])
+        words = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("[E] ")]
+        return _ERRORS[code](f"{lines[-1]}{': ' if words else ''}{' '.join(words[-1:])}: see {log}")
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return InputError(f"the build of {job.graph} ended with {how}: see {log}")
 
 
 def drop_stale(folder: Path, graphs: Sequence[str]) -> None:
-    """Remove what belongs to graphs that the program no longer has."""
+    """Remove what belongs to graphs that the program no longer has, and what a killed build has left."""
     for path in folder.iterdir():
-        if path.suffix in (".engine", ".json", ".log") and path.stem not in graphs:
+        if path.name.startswith(".") or path.stem not in graphs:
             path.unlink()

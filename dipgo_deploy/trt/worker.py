@@ -47,7 +47,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
     try:
         content = bytes(engine_bytes_from_network((builder, network, parser), config, job.timing_cache))
     except Exception as error:  # polygraphy's own class, raised for every failed build
-        raise InputError(f"{job.graph} cannot be built for {'+'.join(job.gpus)} ({_reason(error)}): see its log") from None
+        raise InputError(f"{job.graph} cannot be built for {'+'.join(job.gpus)} ({_reason(error)})") from None
     path = Path(job.folder) / f"{job.graph}.engine"
     write_atomic(path, content)
     record = EngineRecord(
@@ -92,6 +92,7 @@ def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
         builder_optimization_level=flags.level,
         hardware_compatibility_level=hardware,
         version_compatible=flags.version_compatible,
+        exclude_lean_runtime=flags.version_compatible,  # its library does not ship in the wheels
         weight_streaming=flags.weight_streaming,
         strip_plan=flags.strip,
     )

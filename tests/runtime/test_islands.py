@@ -82,14 +82,17 @@ def test_plain_half_precision_overflows_and_the_island_is_the_planted_block(tmp_
     assert relative_difference(session.run(*given(bundle)), run(bundle)) <= 2e-2
 
 
-def test_an_error_past_the_tolerance_makes_islands_of_whole_pieces_in_order(tmp_path: Path) -> None:
-    bundle = few_graphs(tiny("sd"), tmp_path / "bundle")
-    assert searched(bundle).islands == ()
+def test_an_error_past_the_tolerance_makes_an_island_of_the_whole_piece(tmp_path: Path) -> None:
+    model = tiny("sd")
+    with torch.no_grad():  # thousands, between which half precision has steps of 2, and which a normalisation takes back
+        model.module.get_submodule(PLANTED).resnets[0].conv1.bias.add_(3000.0)
+    bundle = few_graphs(model, tmp_path / "bundle")
+    record = searched(bundle)
+    assert [island.block for island in record.islands] == [PLANTED]
+    assert "deviates by" in record.islands[0].reason and "0.02 is allowed" in record.islands[0].reason
+    assert len(record.islands[0].nodes) > 20 and record.local <= 2e-2
     with pytest.raises(GateError, match=r"raise --tolerance, or build in the other half precision"):
         searched(bundle, options=IslandOptions(images=1, steps=1, tolerance=1e-7))
-    record = searched(bundle, options=IslandOptions(images=1, steps=1, tolerance=8e-4))
-    assert record.islands and all("is allowed" in island.reason for island in record.islands)
-    assert record.local <= 8e-4
 
 
 def test_the_search_says_what_it_does_and_ends_with_the_record(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""build-engine by TensorRT-RTX, for real and without a GPU, from bundles of the reference models and tiny families."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.errors import GateError, UsageError
+from dipgo_deploy.core.files import load_engine_record
+from dipgo_deploy.graphs import ExportOptions, export
+from dipgo_deploy.models import LoadedModel, load_model
+from dipgo_deploy.runtime import LoadedBundle, load_bundle
+from dipgo_deploy.runtime.engines import EngineOptions, EngineReport, build, engine_source
+from dipgo_deploy.runtime.islands import IslandOptions
+from dipgo_deploy.trt.job import BuildFlags
+from tests.models.families import tiny
+from tests.runtime.bundles import few_graphs, scheduled
+
+rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'dipgo-deploy[rtx]'")
+pytestmark = pytest.mark.tensorrt
+
+QUICK = IslandOptions(images=1, steps=1)
+FP16 = EngineOptions("float16", "rtx", ("sm89",), BatchRange(1, 4, 8), islands=QUICK)
+STATIC = replace(FP16, flags=BuildFlags(static=True))
+MODELS = ("digits-unet", "digits-dit", "sd", "sdxl", "dit", "pixart-alpha")
+
+
+@cache
+def model_of(name: str) -> LoadedModel:
+    return load_model(name) if name.startswith("digits") else tiny(name)
+
+
+def built(bundle: LoadedBundle, options: EngineOptions = FP16) -> EngineReport:
+    report = list(build(bundle, options))[-1][2]
+    assert report is not None
+    return report
+
+
+@pytest.mark.parametrize("layout", ["subnets", "segments"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_graph_becomes_an_engine_of_half_precision(name: str, layout: str, tmp_path: Path) -> None:
+    bundle = few_graphs(model_of(name), tmp_path / "bundle", layout)
+    report = built(bundle)
+    graphs = bundle.program.graph_of_name
+    assert len(graphs) >= 2 and [record.graph for record in report.records] == sorted(graphs)
+    assert report.counts == {"kept": 0, "copied": 0, "built": len(graphs)}
+    rows = bundle.manifest.contract.rows_per_image
+    for record in report.records:
+        floats = {tensor: io.dtype for tensor, io in record.io.items() if io.dtype not in ("int64", "bool")}
+        assert {kind for tensor, kind in floats.items() if tensor != "timestep"} <= {"float16"}
+        assert floats.get("timestep", "float32") == "float32"
+        assert set(record.io) >= {*graphs[record.graph].reads, *graphs[record.graph].writes}
+        for shapes in record.profile.values():
+            assert [shapes.min[0], shapes.opt[0], shapes.max[0]] == [rows, 4 * rows, 8 * rows]
+    weights = sum(record.weight_bytes for record in report.records)
+    if layout == "segments":
+        assert weights <= 1.05 * bundle.manifest.model_weight_bytes / 2
+        return
+    fixed = built(bundle, STATIC)
+    assert fixed.counts["built"] == len(graphs)
+    assert {io.shape[0] for record in fixed.records for io in record.io.values()} == {4 * rows}
+
+
+def test_what_was_built_is_recorded_in_the_manifest_and_stands_the_next_time(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle")
+    report = built(bundle)
+    assert report.folder == bundle.denoiser / "engines" / f"rtx-{rtx.__version__}-sm89"
+    again = load_bundle(bundle.folder, whole=True)
+    recorded = {entry.path: entry.sha256 for entry in again.manifest.files}
+    for record in report.records:
+        name = f"transformer/engines/{report.folder.name}/{record.graph}"
+        assert recorded[f"{name}.engine"] == record.sha256 and f"{name}.json" in recorded
+        assert load_engine_record(report.folder / f"{record.graph}.json") == record
+    lines = [line for _, line, _ in build(again, FP16)]
+    assert lines[0] == "the half-precision graphs stand" and lines[1:-1] == ["subnet_00 kept", "subnet_01 kept"]
+
+
+def test_another_step_rebuilds_only_the_graphs_it_touches(tmp_path: Path) -> None:
+    model = model_of("dit")
+    first = few_graphs(model, tmp_path / "one", shares=(1, 0.5, 0.75, 0))
+    assert Counter(step.outcome for step in built(first).steps) == {"built": 3}
+    changed = scheduled(model, (1, 0.5, 0.25, 0))
+    other = load_bundle(export(model, changed, tmp_path / "two"))
+    before = {step.record.graph_digest for step in built(first).steps}
+    report = built(other)
+    after = {step.record.graph_digest for step in report.steps}
+    assert report.counts["built"] == len(after - before) >= 1
+    assert report.counts["copied"] == len(after & before) >= 1
+    assert report.counts["kept"] == 0
+
+
+def test_a_bundle_exported_in_half_precision_is_built_as_it_is(tmp_path: Path) -> None:
+    model = model_of("dit")
+    folder = export(model, scheduled(model, (1, 0)), tmp_path / "half", ExportOptions(dtype="float16"))
+    report = built(load_bundle(folder))
+    assert report.precision is None and {record.precision for record in report.records} == {"float16"}
+    assert {io.dtype for record in report.records for io in record.io.values()} <= {"float16", "float32", "int64"}
+    with pytest.raises(UsageError, match="the bundle is in float16, bfloat16 is wanted: export it in float32"):
+        built(load_bundle(folder), replace(FP16, precision="bfloat16"))
+
+
+def test_half_precision_that_overflows_fails_the_build_and_leaves_no_engine(tmp_path: Path) -> None:
+    model = tiny("sd")
+    with torch.no_grad():
+        model.module.down_blocks[1].resnets[0].conv1.weight.mul_(1e7)
+    folder = export(model, scheduled(model, (1, 0)), tmp_path / "half", ExportOptions(dtype="float16"))
+    with pytest.raises(GateError, match="not finite: export it in float32 and build with --fp16"):
+        built(load_bundle(folder))
+    assert not list(folder.rglob("*.engine"))
+
+
+def test_bfloat16_and_float32_are_built_too(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
+    (record,) = built(bundle, replace(FP16, precision="bfloat16")).records
+    assert record.io["prediction"].dtype == "bfloat16" and record.precision == "bfloat16"
+    (record,) = built(load_bundle(bundle.folder), replace(FP16, precision=None)).records
+    assert record.io["prediction"].dtype == "float32"
+
+
+def test_the_result_of_the_island_search_is_cached_until_something_changes(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
+    record = built(bundle).precision
+    written = json.loads((bundle.folder / "precision.fp16.json").read_text())
+    assert record is not None and written["source"] == record.source
+    again = load_bundle(bundle.folder)
+    assert "measuring ranges" not in [line for _, line, _ in build(again, FP16)]
+    stricter = replace(FP16, islands=IslandOptions(images=1, steps=1, tolerance=1e-2))
+    assert "measuring ranges" in [line for _, line, _ in build(again, stricter)]
+    assert engine_source(again, "float16").precision == "float16"
+
+
+def test_a_batch_outside_the_contract_is_refused(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
+    with pytest.raises(UsageError, match="a batch of 1-4-128 does not lie in order within the contract's 1 to 64"):
+        built(bundle, replace(FP16, batch=BatchRange(1, 4, 128)))
