@@ -119,7 +119,9 @@ class _Search:
         limit = LARGEST[self._dtype] / _MARGIN
         beyond = {name: size for name, size in ranges.items() if size > limit or not np.isfinite(size)}
         if odd := [name for name, size in beyond.items() if not np.isfinite(size)]:
-            raise GateError(f"{odd[0]} is not finite in float32 either: verify the bundle before building engines of it")
+            raise GateError(
+                f"{odd[0]} is not finite in float32 either: verify the bundle before building engines of it"
+            )
         self._wide = tuple(name for name in self._bundle.blocks.values if name in beyond)
         for piece, nodes in self._probe.around(beyond).items():
             worst = max((size, name) for name, size in beyond.items() if piece in self._probe.around([name]))

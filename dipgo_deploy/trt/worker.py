@@ -34,7 +34,10 @@ def build_engine(job: EngineJob) -> EngineRecord:
     started = time.perf_counter()
     target = load_target(job.target)
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if target.name == "rtx" else "0"  # read when polygraphy is imported
-    from polygraphy.backend.trt import engine_bytes_from_network, get_trt_logger
+    from polygraphy.backend.trt import (  # noqa: TID251 - the home of polygraphy
+        engine_bytes_from_network,
+        get_trt_logger,
+    )
 
     logger = get_trt_logger()
     builder = target.module.Builder(logger)
@@ -77,7 +80,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
 
 
 def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
-    from polygraphy.backend.trt import CreateConfig, Profile
+    from polygraphy.backend.trt import CreateConfig, Profile  # noqa: TID251 - the home of polygraphy
 
     trt, flags = target.module, job.flags
     profile = Profile()

@@ -84,7 +84,9 @@ def test_plain_half_precision_overflows_and_the_island_is_the_planted_block(tmp_
 
 def test_an_error_past_the_tolerance_makes_an_island_of_the_whole_piece(tmp_path: Path) -> None:
     model = tiny("sd")
-    with torch.no_grad():  # thousands, between which half precision has steps of 2, and which a normalisation takes back
+    with (
+        torch.no_grad()
+    ):  # thousands, between which half precision has steps of 2, and which a normalisation takes back
         model.module.get_submodule(PLANTED).resnets[0].conv1.bias.add_(3000.0)
     bundle = few_graphs(model, tmp_path / "bundle")
     record = searched(bundle)

@@ -160,9 +160,7 @@ def test_a_killed_build_goes_on_at_the_next_graph(tmp_path: Path) -> None:
         "from dipgo_deploy.trt.job import job_from_json\n"
         "list(build_engines([job_from_json(line) for line in sys.stdin.read().splitlines()]))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, text=True, start_new_session=True)
     process.stdin.write("\n".join(job_to_json(wanted) for wanted in jobs))
     process.stdin.close()
     first = Path(jobs[0].folder) / "g0.json"

@@ -89,7 +89,10 @@ def test_engines_that_fit_are_named_by_graph(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [
-        (target("1.8"), r"engines of rtx 1.8 for sm89 are wanted, found are those for rtx-1.7-sm89: run .* build-engine"),
+        (
+            target("1.8"),
+            r"engines of rtx 1.8 for sm89 are wanted, found are those for rtx-1.7-sm89: run .* build-engine",
+        ),
         (target(device=Device(0, "NVIDIA RTX 5090", (12, 0), 1)), r"for sm120 are wanted, found .*rtx-1.7-sm89"),
         (target(name="tensorrt"), r"engines of tensorrt 1.7 for sm89 are wanted"),
     ],
