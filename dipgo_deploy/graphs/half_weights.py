@@ -1,4 +1,4 @@
-"""The weights of a half-precision variant: one more safetensors file beside the float32 one, named as diffusers names it.
+"""The weights of a half-precision variant: one more safetensors file beside the float32 one, named as in diffusers.
 
 It holds the model's state dict in the half precision, which diffusers loads by ``variant="fp16"``, the graphs' own
 constants, and the float32 twins that islands read.
