@@ -163,8 +163,8 @@ class _Search:
         if not (worst.relative <= self._tolerance and free <= _FREE * self._tolerance):
             raise GateError(
                 f"{self._dtype} deviates by {worst.relative:.1e} at {worst.value}, step {worst.step}, and by "
-                f"{free:.1e} in the image; {self._tolerance:g} and {_FREE * self._tolerance:g} are allowed: raise --tolerance, or "
-                "build in the other half precision"
+                f"{free:.1e} in the image; {self._tolerance:g} and {_FREE * self._tolerance:g} are allowed: raise "
+                "--tolerance, or build in the other half precision"
             )
         return PrecisionRecord(
             dtype=self._dtype,
