@@ -21,6 +21,7 @@ from dipgo_deploy.core.precision import HalfType, PrecisionRecord
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.graphs.trace import MASTER_FILE, cache_folder
+from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.variant import load_variant, write_variant
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.islands import IslandOptions, find_islands
@@ -121,6 +122,7 @@ def engine_source(bundle: LoadedBundle, precision: HalfType | None) -> EngineSou
         raise UsageError(f"the bundle is in {own}, {precision} is wanted: export it in float32, or build as it is")
     assert precision is not None
     variant = load_variant(bundle.folder, bundle.denoiser, precision)
+    load_graphs(variant.graphs.items(), variant.weights)
     return EngineSource(variant.program, variant.graphs, variant.weights, precision)
 
 

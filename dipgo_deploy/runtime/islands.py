@@ -24,7 +24,6 @@ from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import Compiled, LoadedBundle
-from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.verify import Inputs, local_deviations, recorded, relative_difference
 
 __all__ = ["LARGEST", "TOLERANCE", "IslandOptions", "find_islands"]
@@ -183,6 +182,8 @@ class _Search:
 
     def _run(self, graph: bytes) -> Iterator[Mapping[str, np.ndarray]]:
         """The outputs of a form of the master graph at every probed step."""
+        from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
         session = OnnxRuntimeBackend({MASTER_FILE: graph}, self._bundle.denoiser).session(MASTER_FILE)
         names = [output.name for output in session.get_outputs()]
         for feeds in self._feeds:

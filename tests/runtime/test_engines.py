@@ -124,13 +124,24 @@ def test_a_bundle_exported_in_half_precision_is_built_as_it_is(tmp_path: Path) -
 
 
 def test_half_precision_that_overflows_fails_the_build_and_leaves_no_engine(tmp_path: Path) -> None:
-    model = tiny("sd")
+    model = tiny("dit")
     with torch.no_grad():
-        model.module.down_blocks[1].resnets[0].conv1.weight.mul_(1e7)
+        model.module.transformer_blocks[0].attn1.to_v.weight.mul_(1e7)
     folder = export(model, scheduled(model, (1, 0)), tmp_path / "half", ExportOptions(dtype="float16"))
     with pytest.raises(GateError, match="not finite: export it in float32 and build with --fp16"):
         built(load_bundle(folder))
     assert not list(folder.rglob("*.engine"))
+
+
+def test_an_export_to_the_same_folder_keeps_the_engines_that_still_fit(tmp_path: Path) -> None:
+    model = model_of("dit")
+    built(few_graphs(model, tmp_path / "bundle", shares=(1, 0.5, 1, 0.5)))
+    again = few_graphs(model, tmp_path / "bundle", shares=(1, 0.75, 1, 0.5))  # renumbers: the half is now subnet_02
+    assert not [entry for entry in again.manifest.files if "/engines/" in entry.path]
+    report = built(again)
+    assert {step.record.graph: step.outcome for step in report.steps}["subnet_02"] == "copied"
+    assert report.counts["built"] == 2
+    load_bundle(again.folder, whole=True)
 
 
 def test_bfloat16_and_float32_are_built_too(tmp_path: Path) -> None:

@@ -108,6 +108,15 @@ def test_a_renumbered_graph_and_another_bundle_take_over_what_stands(tmp_path: P
     assert left == {"renamed.engine", "renamed.json"}
 
 
+def test_two_graphs_that_swap_names_are_not_built_again(tmp_path: Path) -> None:
+    outcomes(job(tmp_path / "b", "one"), job(tmp_path / "b", "two", 2))
+    one, two = job(tmp_path / "b", "two"), job(tmp_path / "b", "one", 2)
+    assert outcomes(one, two) == {"one": "copied", "two": "copied"}
+    for swapped in (one, two):
+        assert load_engine_record(Path(swapped.folder) / f"{swapped.graph}.json").digest == swapped.digest
+    assert outcomes(one, two) == {"one": "kept", "two": "kept"}
+
+
 def test_a_damaged_engine_is_built_again(tmp_path: Path) -> None:
     wanted = job(tmp_path / "b")
     outcomes(wanted)
