@@ -7,7 +7,6 @@ build log. The engine is written first and its record last: an engine without a 
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -72,7 +71,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
         activation_bytes=_activation_bytes(target, logger, content),
         layers=network.num_layers,
         seconds=time.perf_counter() - started,
-        build_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        build_memory_bytes=_peak_memory(),
         tools=installed_versions(_TOOLS),
     )
     save_engine_record(path.with_suffix(".json"), record)
@@ -113,6 +112,18 @@ def _activation_bytes(target: Target, logger: Any, content: bytes) -> int | None
     runtime = target.module.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(content)
     return None if engine is None else int(engine.device_memory_size_v2)
+
+
+def _peak_memory() -> int:
+    """Peak resident bytes of this process; 0 where the system does not say.
+
+    Not ``ru_maxrss``, which a process inherits from the one that started it.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def _reason(error: Exception) -> str:
