@@ -21,6 +21,7 @@ from dipgo_deploy.core.precision import HalfType, PrecisionRecord
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.graphs.trace import MASTER_FILE, cache_folder
+from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.variant import load_variant, write_variant
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.islands import IslandOptions, find_islands
@@ -36,16 +37,16 @@ __all__ = ["EngineOptions", "EngineReport", "EngineSource", "build", "engine_sou
 class EngineOptions:
     """What to build: ``precision`` None takes the bundle's own; ``batch`` None its contract's range.
 
-    ``checked`` off leaves out the run that looks for numbers that are not finite in a bundle exported in half precision.
+    ``checked`` off leaves out the run that looks for infinite numbers in a bundle exported in half precision.
     """
 
     precision: HalfType | None = None
     target: str | None = None
     gpus: tuple[str, ...] = ()
     batch: BatchRange | None = None
-    flags: BuildFlags = BuildFlags()
+    flags: BuildFlags = field(default_factory=BuildFlags)
     workers: int = 1
-    islands: IslandOptions = IslandOptions()
+    islands: IslandOptions = field(default_factory=IslandOptions)
     checked: bool = True
 
 
@@ -89,7 +90,8 @@ def build(
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / hashlib.sha256(str(bundle.folder.absolute()).encode()).hexdigest()[:16]):
         record = None
-        for line, record in _prepared(bundle, options):
+        for line, prepared in _prepared(bundle, options):
+            record = prepared
             yield 0.0, line, None
         source = engine_source(bundle, options.precision)
         jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
@@ -120,6 +122,7 @@ def engine_source(bundle: LoadedBundle, precision: HalfType | None) -> EngineSou
         raise UsageError(f"the bundle is in {own}, {precision} is wanted: export it in float32, or build as it is")
     assert precision is not None
     variant = load_variant(bundle.folder, bundle.denoiser, precision)
+    load_graphs(variant.graphs.items(), variant.weights)
     return EngineSource(variant.program, variant.graphs, variant.weights, precision)
 
 
@@ -186,7 +189,8 @@ def _prepared(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[st
         yield "the half-precision graphs stand", standing
         return
     record = None
-    for line, record in find_islands(bundle, wanted, digest, options.islands):
+    for line, found in find_islands(bundle, wanted, digest, options.islands):
+        record = found
         yield line, None
     assert record is not None
     islands = {*record.fixed, *(node for island in record.islands for node in island.nodes)}
