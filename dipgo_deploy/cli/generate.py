@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Backend, BundleFolder, GuidanceScale, Json
+from dipgo_deploy.cli.options import (
+    Backend,
+    BundleFolder,
+    Compiled,
+    CudaGraph,
+    Device,
+    GpuMemory,
+    GuidanceScale,
+    Json,
+    TrustEngines,
+    run_options,
+)
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.core.errors import UsageError
 
@@ -25,6 +36,11 @@ def generate(
     count: Annotated[int, typer.Option(min=1, help="Images per class.")] = 8,
     guidance: GuidanceScale = None,
     backend: Backend = "onnxruntime",
+    device: Device = None,
+    cuda_graph: CudaGraph = False,
+    compiled: Compiled = False,
+    gpu_memory: GpuMemory = None,
+    trust_engines: TrustEngines = False,
     as_json: Json = False,
 ) -> None:
     """Generate images with BUNDLE and write them as one picture."""
@@ -33,13 +49,12 @@ def generate(
     from dipgo_deploy.core.files import check_target
 
     check_target(out)
+    how = run_options(backend, device, cuda_graph, compiled, gpu_memory, trust_engines)
     from dipgo_deploy.bench.pictures import image_grid
     from dipgo_deploy.runtime import GenerateOptions, load_bundle
     from dipgo_deploy.runtime import generate as draw
 
-    options = GenerateOptions(
-        seed=seed, classes=tuple(classes or ()), count=count, guidance_scale=guidance, backend=backend
-    )
+    options = GenerateOptions(seed=seed, classes=tuple(classes or ()), count=count, guidance_scale=guidance, **how)
     with working(f"generating with {bundle}"):
         images = draw(load_bundle(bundle), options)
         image_grid(images, out, columns=min(count, _COLUMNS))
