@@ -1,4 +1,4 @@
-"""A bundle's engines on the way to a session: the driver first, then what stands, then preflight; and the fifth rung."""
+"""A bundle's engines on the way to a session: driver, what stands, preflight; and the fifth rung of verify."""
 
 from __future__ import annotations
 
