@@ -1,78 +1,270 @@
-"""Tracing at full size: MACs beside the published counts, seconds and peak memory, with random weights.
+"""The way at full size: seconds and peak memory of each stage, on architectures with random weights.
 
-One architecture a run, so that the peak is its own: ``python benchmarks/full_size.py sd15``. The last line of stdout is
-the JSON document that also stands in benchmarks/results/full_size_<name>.json.
+``python benchmarks/full_size.py sd15 dit-xl-2-256`` runs the named cases (all of them without a name); results stand in
+benchmarks/results/full_size.json, and cases that stand there are not run again. Every stage is a process of its own:
+
+* ``trace`` builds the model, traces it, makes a schedule (the published one for SD-1.5) and exports the bundle;
+* ``check`` calls every distinct graph once on PyTorch's slots;
+* ``cut`` makes further SubNets from the bundle;
+* ``meta`` traces shapes alone, of models that need not fit the memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiTTransformer2DModel, UNet2DConditionModel
-from torch import nn
+from resumable import completed
 
-from dipgo_deploy.core.files import write_atomic
-from dipgo_deploy.graphs import trace
-from dipgo_deploy.models import model_from_module
-from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.core.program import memory_bytes
+from dipgo_deploy.graphs import ExportOptions, cut_program, export, trace
+from dipgo_deploy.lowering import lower
+from dipgo_deploy.models import LoadedModel, load_random, make_contract, read_random_config
+from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.runtime import load_bundle
+from dipgo_deploy.runtime.graph_check import check_graphs
+from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search.published import schedule_from_table
 
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "full_size.json"
+PUBLISHED = ROOT / "tests" / "data" / "dipgo_sd15_ratio080.json"
 
-def sd15() -> nn.Module:
-    """The denoiser of Stable Diffusion 1.5."""
-    return UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(320, 640, 1280, 1280),
-        cross_attention_dim=768,
-        attention_head_dim=8,
-        down_block_types=(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
-        up_block_types=("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
-    )
-
-
-def dit_xl_2() -> nn.Module:
-    """DiT-XL/2 at 256 pixels, learned sigma."""
-    return DiTTransformer2DModel(
-        num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, num_layers=28, sample_size=32
-    )
+WANTED = {
+    "sd15": (338.749, 401.637),
+    "sd21": (760.798, 1074.553),
+    "sdxl": (2989.919, 3380.618),
+    "dit-xl-2-256": (114.473, 118.667),
+    "pixart-alpha-1024": (2141.259, 3254.762),
+}
+"""G MACs of one forward in the conventions papers and full, counted on the PyTorch modules."""
 
 
-MODELS = {"sd15": (sd15, 338.749, 401.637), "dit_xl_2": (dit_xl_2, 114.473, 118.667)}
-"""Architecture, and G MACs of one forward in the conventions papers and full, counted on the PyTorch modules."""
+@dataclass(frozen=True)
+class Size:
+    """An architecture, what of its config is changed, and which stages are worth their time on a CPU."""
+
+    config: str
+    changed: dict[str, Any] = field(default_factory=dict)
+    latent_shape: tuple[int, ...] | None = None
+    stages: tuple[str, ...] = ("trace", "check", "cut")
+    sampler: str = "ddim"
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Trace one architecture into a folder that is gone afterwards."""
-    build, papers, full = MODELS[name]
-    model = model_from_module(build(), component="denoiser")
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        blocks = trace(model, granularity="stage", out=Path(folder) / "trace").blocks
+def _shapes(config: str) -> Size:
+    return Size(config, stages=("meta",))
+
+
+SIZES = {
+    "sd15": Size("sd15"),
+    "dit-xl-2-256": Size("dit-xl-2-256"),
+    "pixart-alpha-512": Size("pixart-alpha-512", sampler="dpmpp-2m"),
+    "sdxl-reduced": Size("sdxl", {"transformer_layers_per_block": [1, 2, 3]}, (4, 32, 32), sampler="euler"),
+    "sd3-reduced": Size("sd3-medium", {"num_layers": 4}, (16, 64, 64), sampler="flow-euler"),
+    "flux-reduced": Size("flux-dev", {"num_layers": 2, "num_single_layers": 2}, (16, 32, 32), sampler="flow-euler"),
+    "wan-reduced": Size("wan2.1-1.3b", {"num_layers": 4}, (16, 3, 16, 16), sampler="flow-euler"),
+    "sd15-shapes": _shapes("sd15"),
+    "sd21-shapes": _shapes("sd21"),
+    "sdxl-shapes": _shapes("sdxl"),
+    "dit-xl-2-256-shapes": _shapes("dit-xl-2-256"),
+    "pixart-alpha-1024-shapes": _shapes("pixart-alpha-1024"),
+    "sd3-medium-shapes": _shapes("sd3-medium"),
+    "sd35-large-shapes": _shapes("sd35-large"),
+    "flux-dev-shapes": _shapes("flux-dev"),
+    "wan2.1-1.3b-shapes": _shapes("wan2.1-1.3b"),
+}
+"""What is measured, by name."""
+
+HALF = ("sd15", "dit-xl-2-256")
+"""Sizes that are traced and cut in half precision too. Their graphs are not called: a CPU has no half arithmetic."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a name of SIZES and the dtype."""
+
+    name: str
+    dtype: str
+
+
+CASES = (*(Case(name, "float32") for name in SIZES), *(Case(name, "float16") for name in HALF))
+
+
+class Clock:
+    """Seconds and peak memory of named parts of this process."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure what is done inside; Linux restarts the high-water mark on request."""
+        Path("/proc/self/clear_refs").write_text("5")
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        self.parts[name] = {"seconds": seconds, "peak_memory_bytes": 1024 * int(lines["VmHWM"].split()[0])}
+
+
+def _model(size: Size, dtype: str, device: str = "cpu") -> LoadedModel:
+    config = read_random_config(size.config)
+    shape = size.latent_shape or config.latent_shape
+    config = replace(config, denoiser={**config.denoiser, **size.changed}, latent_shape=shape)
+    return load_random(config, dtype=dtype, device=device)
+
+
+def run_trace(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
+    """Model, trace, schedule, bundle."""
+    clock = Clock()
+    with clock.part("build"):
+        model = _model(size, dtype)
+    with clock.part("trace"):
+        blocks = trace(model).blocks
+    guidance = read_random_config(size.config).guidance or "none"
+    contract = make_contract(model, sampler=size.sampler, steps=50, guidance=guidance)
+    with clock.part("schedule"):
+        if size.config == "sd15":
+            schedule = schedule_from_table(
+                json.loads(PUBLISHED.read_text())["compute"], blocks, contract, "DiP-GO 0.80"
+            )
+        else:
+            schedule = search_schedule(blocks, contract, SearchOptions("random", 0.8))
+    with clock.part("export"):
+        export(model, schedule, folder / "bundle", ExportOptions())
+    program = load_bundle(folder / "bundle").program
+    on_disk = sum(path.stat().st_size for path in (folder / "bundle").rglob("*") if path.is_file())
     return {
-        "model": name,
-        "trace_seconds": time.perf_counter() - started,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "weight_bytes": blocks.weight_bytes,
-        "giga_macs": {"papers": blocks.macs.papers / 1e9, "full": blocks.macs.full / 1e9},
-        "wanted_giga_macs": {"papers": papers, "full": full},
-        "block_giga_macs": {block.name: block.macs.papers / 1e9 for block in blocks.blocks},
+        **_counts(size, model, blocks),
+        "parts": clock.parts,
+        "graphs": len(program.graphs),
+        "calls": program.nfe,
+        "slot_bytes": memory_bytes(program, 1)["slots"],
+        "bundle_bytes": on_disk,
+        "trace_peak_of_weights": clock.parts["trace"]["peak_memory_bytes"] / model.weight_bytes,
+        "export_peak_of_weights": clock.parts["export"]["peak_memory_bytes"] / model.weight_bytes,
     }
 
 
+def _counts(size: Size, model: LoadedModel, blocks: Any) -> dict[str, Any]:
+    wanted = WANTED.get(size.config) if size.latent_shape is None and not size.changed else None
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
+        "weight_bytes": model.weight_bytes,
+        "latent_shape": model.latent_shape,
+        "blocks": len(blocks.blocks),
+        "giga_macs": {"papers": blocks.macs.papers / 1e9, "full": blocks.macs.full / 1e9},
+        "counted_giga_macs": wanted and dict(zip(("papers", "full"), wanted, strict=True)),
+    }
+
+
+def run_check(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
+    """One call of every graph, one image: two rows under guidance."""
+    clock = Clock()
+    with clock.part("check"):
+        found = list(check_graphs(load_bundle(folder / "bundle"), threads=1))
+    return {"parts": clock.parts, "checks": [vars(check) for check in found]}
+
+
+def run_cut(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
+    """SubNets of other schedules, written as files beside the weights."""
+    clock, bundle = Clock(), load_bundle(folder / "bundle")
+    seconds = []
+    contract, master = bundle.manifest.contract, bundle.denoiser / "master.onnx"
+    with clock.part("cut"):
+        for seed in range(3):
+            schedule = search_schedule(bundle.blocks, contract, SearchOptions("random", 0.7, seed=seed))
+            program = lower(schedule, bundle.blocks, read_sampler(contract.sampler))
+            for graph in program.graphs[:3]:
+                started = time.perf_counter()
+                part = cut_program(master, replace(program, graphs=(graph,)), bundle.blocks)
+                (bundle.denoiser / f"further_{len(seconds)}.onnx").write_bytes(part[graph.name])
+                seconds.append(time.perf_counter() - started)
+    return {"parts": clock.parts, "subnet_seconds": seconds, "subnet_seconds_worst": max(seconds)}
+
+
+def run_meta(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
+    """BlockGraph, MACs, slots and lowering of shapes alone."""
+    clock = Clock()
+    with clock.part("trace"):
+        model = _model(size, dtype, "meta")
+        blocks = trace(model).blocks
+    guidance = read_random_config(size.config).guidance or "none"
+    contract = make_contract(_steady(model), steps=50, guidance=guidance, sampler=_linear_sampler(model))
+    program = lower(
+        search_schedule(blocks, contract, SearchOptions("uniform", 0.8)), blocks, read_sampler(contract.sampler)
+    )
+    return {**_counts(size, model, blocks), "parts": clock.parts, "slot_bytes": memory_bytes(program, 1)["slots"]}
+
+
+def _linear_sampler(model: LoadedModel) -> str:
+    return "flow-euler" if "FlowMatch" in model.scheduler_config["_class_name"] else "ddim"
+
+
+def _steady(model: LoadedModel) -> LoadedModel:
+    """The model with timesteps that do not depend on the image size."""
+    return replace(model, scheduler_config={**model.scheduler_config, "use_dynamic_shifting": False})
+
+
+STAGES: dict[str, Callable[[Size, str, Path], dict[str, Any]]] = {
+    "trace": run_trace,
+    "check": run_check,
+    "cut": run_cut,
+    "meta": run_meta,
+}
+
+
+def measured(case: Case) -> dict[str, Any]:
+    """All stages of a case, each in a process of its own, over one folder that is gone afterwards."""
+    size, row = SIZES[case.name], {}
+    parts: dict[str, Any] = {}
+    folder = Path(tempfile.mkdtemp(prefix="full_size_"))
+    try:
+        for stage in size.stages:
+            if stage == "check" and case.dtype == "float16":
+                continue
+            found = _in_process(stage, case, folder)
+            parts |= found.pop("parts")
+            row |= found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"config": size.config, "changed": size.changed, "stages": parts, **row}
+
+
+def _in_process(stage: str, case: Case, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--stage", stage, "--dtype", case.dtype, "--folder", str(folder), case.name]
+    print(f"{case.name} {case.dtype}: {stage} …", file=sys.stderr, flush=True)
+    environment = {**os.environ, "DIPGO_CACHE": str(folder / "cache")}
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
+    document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return document
+
+
 def main() -> None:
-    """Measure the named architecture and write its results."""
+    """Measure the named cases, or run one stage of one as a child."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=list(MODELS))
-    name = parser.parse_args().name
-    document = {**measure(name), "environment": {**environment(), "command": f"python benchmarks/full_size.py {name}"}}
-    path = Path(__file__).parent / "results" / f"full_size_{name}.json"
-    write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    print(json.dumps(document))
+    parser.add_argument("names", nargs="*", choices=[*SIZES, []], default=[])
+    parser.add_argument("--dtype", choices=["float32", "float16"])
+    parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.stage:
+        print(json.dumps(STAGES[asked.stage](SIZES[asked.names[0]], asked.dtype, asked.folder)))
+        return
+    chosen = [c for c in CASES if c.name in (asked.names or SIZES) and c.dtype in (asked.dtype or c.dtype)]
+    for row in completed(RESULTS, chosen, measured):
+        print(json.dumps(row))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Json, Layout, Model, RandomWeights
+from dipgo_deploy.cli.options import Json, Layout, Lora, Model, RandomWeights
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
 
@@ -17,6 +17,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
     model: Model = None,
     random_weights: RandomWeights = None,
+    lora: Lora = None,
     layout: Layout = "subnets",
     limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Typed half precision.")] = False,
@@ -27,7 +28,7 @@ def export(
     from dipgo_deploy.core.program import memory_bytes
 
     wanted = load_schedule(schedule)
-    source = ModelSource(model, random_weights, wanted.contract.dtype)
+    source = ModelSource(model, random_weights, wanted.contract.dtype, loras=tuple(lora or ()))
     from dipgo_deploy.graphs import ExportOptions
     from dipgo_deploy.graphs import export as export_bundle
 

@@ -24,6 +24,8 @@ __all__ = [
     "GuidanceScale",
     "Json",
     "Layout",
+    "Lora",
+    "Meta",
     "Model",
     "RandomWeights",
     "TrustEngines",
@@ -40,6 +42,7 @@ RandomWeights = Annotated[
     typer.Option(metavar="CONFIG", help="In place of MODEL: an architecture, as sd15, or a config.json."),
 ]
 Dtype = Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="Number format of the network.")]
+Meta = Annotated[bool, typer.Option("--meta", help="Shapes alone: no weights are loaded, no memory is taken.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]
@@ -53,6 +56,10 @@ CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Replay calls as C
 Compiled = Annotated[bool, typer.Option("--compile", help="torch.compile (torch).")]
 GpuMemory = Annotated[str | None, typer.Option(metavar="SIZE", help="Most memory of engines, such as 8G; others wait.")]
 TrustEngines = Annotated[bool, typer.Option("--trust-engines", help="Load engines that were not built here.")]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA (.safetensors) to fuse into MODEL; may be repeated."),
+]
 Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
 GuidanceScale = Annotated[
     float | None, typer.Option("--guidance", min=0.0, help="Guidance scale; 2 under guidance if left out.")
