@@ -24,6 +24,8 @@ _COLUMNS = (
     _Column("ms\np50/p90", lambda row: _pair(row.latency_ms, "p50", "p90", ".4g")),
     _Column("speed-\nup", lambda row: f"{row.speedup:.2f}"),
     _Column("end to\nend", lambda row: _number(row.speedup_end_to_end, ".2f")),
+    _Column("first\nimage, s", lambda row: None if row.first_image_ms is None else f"{row.first_image_ms / 1e3:.2f}"),
+    _Column("device\nMiB", lambda row: None if row.device_bytes is None else f"{row.device_bytes / 2**20:.0f}"),
     _Column("effi-\nciency", lambda row: f"{row.efficiency:.2f}"),
     _Column("PSNR full\np10/p50 dB", lambda row: _psnr(row.psnr_full_db)),
     _Column("SSIM full\np10/p50", lambda row: _pair(row.ssim, "p10", "p50", ".3f")),
@@ -77,6 +79,9 @@ def _notes(report: BenchReport) -> Iterator[str]:
         for row in report.rows
         if row.kind == "schedule"
     )
+    for row in report.rows:
+        if row.engine_bytes is not None and row.build_seconds is not None:
+            yield f"{row.name}: engines {_mib(row.engine_bytes)}, built in {row.build_seconds:.0f} s."
     model = _mib(report.memory["model_weight_bytes"])
     yield f"Model: weights {model}; {'; '.join(sizes)} for a batch of {settings.get('batch', '?')}."
     yield f"Full run over itself (A/A ratio): {report.aa_ratio:.3f}; as much as it differs from 1 is noise."

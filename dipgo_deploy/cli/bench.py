@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Batch, GuidanceScale, Json
+from dipgo_deploy.cli.options import (
+    Backend,
+    Batch,
+    Compiled,
+    CudaGraph,
+    Device,
+    GpuMemory,
+    GuidanceScale,
+    Json,
+    TrustEngines,
+    run_options,
+)
 from dipgo_deploy.cli.output import emit, result, say, working
 
 if TYPE_CHECKING:
@@ -33,7 +44,12 @@ def bench(
     guidance: GuidanceScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 1000,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    backend: Backend = "onnxruntime",
+    device: Device = None,
+    cuda_graph: CudaGraph = False,
+    compiled: Compiled = False,
+    gpu_memory: GpuMemory = None,
+    trust_engines: TrustEngines = False,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw quality against latency, .png or .svg.")] = None,
     as_json: Json = False,
@@ -55,8 +71,8 @@ def bench(
         guidance_scale=guidance,
         seed=seed,
         threads=threads,
-        device=device,
         command=shlex.join(["dipgo-deploy", *sys.argv[1:]]),
+        **run_options(backend, device, cuda_graph, compiled, gpu_memory, trust_engines),
     )
     with working(f"measuring {', '.join(map(str, bundles))}"):
         schedules = [(path.stem, load_schedule(path)) for path in with_schedule or ()]

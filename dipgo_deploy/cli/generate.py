@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dipgo_deploy.cli.options import Backend, BundleFolder, Json
+from dipgo_deploy.cli.options import (
+    Backend,
+    BundleFolder,
+    Compiled,
+    CudaGraph,
+    Device,
+    GpuMemory,
+    Json,
+    TrustEngines,
+    run_options,
+)
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.units import count_text
 from dipgo_deploy.core.errors import UsageError
@@ -37,6 +47,11 @@ def generate(
         float | None, typer.Option(min=0.0, help="Guidance scale; 2, or with --prompt the pipeline's own.")
     ] = None,
     backend: Backend = "onnxruntime",
+    device: Device = None,
+    cuda_graph: CudaGraph = False,
+    compiled: Compiled = False,
+    gpu_memory: GpuMemory = None,
+    trust_engines: TrustEngines = False,
     as_json: Json = False,
 ) -> None:
     """Generate images with BUNDLE and write them as one picture."""
@@ -49,7 +64,9 @@ def generate(
     from dipgo_deploy.core.files import check_target
 
     check_target(out)
+    how = run_options(backend, device, cuda_graph, compiled, gpu_memory, trust_engines)
     if prompt:
+        _check_pipeline_run(how)
         _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance, backend, as_json)
         return
     from dipgo_deploy.bench.pictures import image_grid
@@ -57,9 +74,7 @@ def generate(
     from dipgo_deploy.runtime import generate as draw
 
     each = count or _PER_CLASS
-    options = GenerateOptions(
-        seed=seed, classes=tuple(classes or ()), count=each, guidance_scale=guidance, backend=backend
-    )
+    options = GenerateOptions(seed=seed, classes=tuple(classes or ()), count=each, guidance_scale=guidance, **how)
     with working(f"generating with {bundle}"):
         images = draw(load_bundle(bundle), options)
         image_grid(images, out, columns=min(each, _COLUMNS))
@@ -67,6 +82,16 @@ def generate(
         emit({"images": len(images), "seed": seed, "out": str(out)})
         return
     result(f"{len(images)} images in {out}")
+
+
+def _check_pipeline_run(how: dict[str, Any]) -> None:
+    """UsageError for what a pipeline's own loop, which calls step by step, cannot have."""
+    if how["backend"] in ("tensorrt", "rtx"):
+        raise UsageError(f"--prompt runs on onnxruntime or torch, found {how['backend']}: choose one of them")
+    others = {"cuda-graph": how["cuda_graph"], "compile": how["compiler"], "device": how["device"] != "cpu"}
+    for name, given in others.items():
+        if given:
+            raise UsageError(f"--{name} is for runs without --prompt: leave one of them out")
 
 
 def _draw_prompts(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from dipgo_deploy.cli.units import byte_count
 from dipgo_deploy.core.errors import UsageError
 
 __all__ = [
@@ -14,7 +15,11 @@ __all__ = [
     "Batch",
     "Blocks",
     "BundleFolder",
+    "Compiled",
+    "CudaGraph",
+    "Device",
     "Dtype",
+    "GpuMemory",
     "Granularity",
     "GuidanceScale",
     "Json",
@@ -23,7 +28,9 @@ __all__ = [
     "Meta",
     "Model",
     "RandomWeights",
+    "TrustEngines",
     "patterns_of",
+    "run_options",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
@@ -40,15 +47,57 @@ BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder tha
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]
 Layout = Annotated[Literal["subnets", "segments"], typer.Option(help="One graph per compute set, or per piece.")]
+Backend = Annotated[
+    Literal["onnxruntime", "torch", "tensorrt", "rtx"],
+    typer.Option(help="What runs the graphs; tensorrt and rtx run engines that build-engine made."),
+]
+Device = Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="cpu or cuda; where engines run it is cuda.")]
+CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Replay calls as CUDA graphs.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="torch.compile (torch).")]
+GpuMemory = Annotated[str | None, typer.Option(metavar="SIZE", help="Most memory of engines, such as 8G; others wait.")]
+TrustEngines = Annotated[bool, typer.Option("--trust-engines", help="Load engines that were not built here.")]
 Lora = Annotated[
     list[str] | None,
     typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA (.safetensors) to fuse into MODEL; may be repeated."),
 ]
-Backend = Annotated[Literal["onnxruntime", "torch"], typer.Option(help="What runs the graphs.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
 GuidanceScale = Annotated[
     float | None, typer.Option("--guidance", min=0.0, help="Guidance scale; 2 under guidance if left out.")
 ]
+
+
+def run_options(
+    backend: str,
+    device: str | None,
+    cuda_graph: bool,
+    compiled: bool,
+    gpu_memory: str | None,
+    trust_engines: bool,
+) -> dict[str, Any]:
+    """The options of a run as keyword arguments of GenerateOptions and BenchOptions, refused before anything is loaded.
+
+    Raises UsageError for an option of another backend, MissingError for a target that cannot run here.
+    """
+    on_engines = backend in ("tensorrt", "rtx")
+    if on_engines and device == "cpu":
+        raise UsageError(f"backend {backend} runs on a GPU, --device cpu is asked for: leave one out")
+    for name, given in {"gpu-memory": gpu_memory, "trust-engines": trust_engines}.items():
+        if given and not on_engines:
+            raise UsageError(f"--{name} belongs to backends tensorrt and rtx, found {backend}: leave it out")
+    if compiled and backend != "torch":
+        raise UsageError(f"--compile belongs to backend torch, found {backend}: leave it out")
+    if on_engines:
+        from dipgo_deploy.trt.target import load_target
+
+        load_target(backend, "run")
+    return {
+        "backend": backend,
+        "device": "cuda" if on_engines else device or "cpu",
+        "cuda_graph": cuda_graph,
+        "compiler": "inductor" if compiled else None,
+        "gpu_memory": None if gpu_memory is None else byte_count(gpu_memory),
+        "trust_engines": trust_engines,
+    }
 
 
 def patterns_of(blocks: str | None) -> tuple[str, ...] | None:

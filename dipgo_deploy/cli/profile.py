@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Batch, Blocks, Granularity, Json, Model, patterns_of
+from dipgo_deploy.cli.options import Batch, Blocks, Dtype, Granularity, Json, Model, RandomWeights, patterns_of
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.progress import watched
+from dipgo_deploy.cli.source import ModelSource
 
 if TYPE_CHECKING:
     from dipgo_deploy.core.latency import LatencyTable
 
 
 def profile(
-    model: Model,
+    model: Model = None,
+    random_weights: RandomWeights = None,
     out: Annotated[Path, typer.Option(help="Where the latency table is written.")] = Path("latency.json"),
     target: Annotated[
         Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"],
@@ -30,14 +32,13 @@ def profile(
     guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 10,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime.")] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision.")] = False,
+    dtype: Dtype = "float32",
     as_json: Json = False,
 ) -> None:
     """Profile MODEL: latencies of its blocks, fitted to calls timed inside whole trajectories."""
     from dipgo_deploy.core.files import check_target, save_latency_table
     from dipgo_deploy.core.latency import LatencyTable
     from dipgo_deploy.graphs import trace
-    from dipgo_deploy.models import load_model
     from dipgo_deploy.runtime.profiling import ProfileOptions, ProfileProgress
     from dipgo_deploy.runtime.profiling import profile as measure
 
@@ -52,8 +53,9 @@ def profile(
             return step.done / step.total, f"round {step.done} of {step.total}"
         return None
 
-    with working(f"tracing {model}"):
-        loaded = load_model(model, dtype="float16" if fp16 else "float32")
+    source = ModelSource(model, random_weights, dtype)
+    with working(f"tracing {source.label}"):
+        loaded = source.load()
         traced = trace(loaded, granularity=granularity, patterns=patterns_of(blocks))
     table = watched(measure(loaded, traced, options), read, f"profiling on {target}")
     if not isinstance(table, LatencyTable):

@@ -17,7 +17,10 @@ __all__ = ["GenerateOptions", "draw", "generate", "noise_for"]
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What to draw: ``count`` images of each class (all classes if none is named), ``batch`` at a time."""
+    """What to draw: ``count`` images of each class (all classes if none is named), ``batch`` at a time.
+
+    The rest says what runs it, as LoadedBundle.session takes it.
+    """
 
     seed: int = 0
     classes: tuple[int, ...] = ()
@@ -27,6 +30,10 @@ class GenerateOptions:
     batch: int = 8
     threads: int | None = None
     device: str = "cpu"
+    cuda_graph: bool = False
+    compiler: str | None = None
+    gpu_memory: int | None = None
+    trust_engines: bool = False
 
 
 def generate(bundle: LoadedBundle, options: GenerateOptions = GenerateOptions()) -> np.ndarray:
@@ -45,6 +52,10 @@ def generate(bundle: LoadedBundle, options: GenerateOptions = GenerateOptions())
         guidance_scale=bundle.manifest.contract.guidance_scale(options.guidance_scale),
         threads=options.threads,
         device=options.device,
+        cuda_graph=options.cuda_graph,
+        compiler=options.compiler,
+        gpu_memory=options.gpu_memory,
+        trust_engines=options.trust_engines,
     )
     return np.concatenate(list(draw(session, bundle, seeds, labels)))
 

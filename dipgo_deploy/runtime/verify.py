@@ -42,6 +42,9 @@ Inputs = tuple[np.ndarray, Mapping[str, np.ndarray]]
 """Noise and conditioning of a run."""
 
 
+_SINGLE, _HALF = (1e-4, 1e-3), (2e-2, 1e-1)
+"""Local and free-running tolerance of float32, and of half precision."""
+
 EXACT = 1e-5
 """Tolerance of the second rung, relative to the largest value: two ways to say the same in float32."""
 
@@ -59,7 +62,9 @@ class VerifyOptions:
     """Images, seed and guidance scale of the trajectories; tolerances relative to the slot's largest value.
 
     ``None`` for a tolerance takes the dtype's: 1e-4 local and 1e-3 free-running for float32, 2e-2 and 1e-1 for half.
-    ``min_psnr_db`` fails the schedule below that median PSNR to the full run; None reports it only.
+    ``min_psnr_db`` fails the schedule below that median PSNR to the full run; None reports it only. ``target`` is how
+    far to climb: ``tensorrt`` and ``rtx`` compare the bundle's engines too, of which ``gpu_memory`` and
+    ``trust_engines`` speak. ``device`` is where torch and ONNX Runtime run.
     """
 
     images: int = 4
@@ -68,6 +73,10 @@ class VerifyOptions:
     local_tolerance: float | None = None
     free_tolerance: float | None = None
     min_psnr_db: float | None = None
+    target: BackendName = "onnxruntime"
+    device: str = "cpu"
+    gpu_memory: int | None = None
+    trust_engines: bool = False
 
     def __post_init__(self) -> None:
         """Check every number; a tolerance that is not a number would let everything pass, or nothing."""
@@ -126,6 +135,8 @@ def verify(bundle: LoadedBundle, options: VerifyOptions = VerifyOptions()) -> Ve
     2. The program on torch is the PyTorch reference; in float64 where float32 roundings alone exceed the tolerance.
     3. ONNX Runtime on the subnets is torch.
     4. ONNX Runtime on the segments is the subnets (for a bundle of that layout).
+    5. The bundle's engines are ONNX Runtime on its own graphs (for a target that runs engines); tolerances are those of
+       the precision they were built in.
     """
     ladder = _Ladder(bundle, options)
     rungs = tuple(ladder.climb())
@@ -157,8 +168,8 @@ class _Ladder:
             )
         self.half = contract.dtype in ("float16", "bfloat16")
         self.bundle, self.options = bundle, options
-        self.local = options.local_tolerance or (2e-2 if self.half else 1e-4)
-        self.free = options.free_tolerance or (1e-1 if self.half else 1e-3)
+        local, free = _HALF if self.half else _SINGLE
+        self.local, self.free = options.local_tolerance or local, options.free_tolerance or free
         self.scale = contract.guidance_scale(options.guidance_scale)
         noise = noise_for(range(options.seed, options.seed + options.images), contract.latent_shape)
         classes = bundle.model.num_classes or 1
@@ -181,10 +192,34 @@ class _Ladder:
             session = self._session("onnxruntime", bundle.compiled)
             by_segments = recorded(session, self.inputs, self.options.seed)
             yield self._compared("onnxruntime segments = subnets", session, by_segments, by_subnets)
-            self.image = by_segments.image
+            by_subnets, self.image = by_segments, by_segments.image
+        if self.options.target != "onnxruntime":
+            yield self._engines(by_subnets)
+
+    def _engines(self, wanted: Recording) -> Rung:
+        """The engines against ONNX Runtime in the bundle's own precision."""
+        options, target = self.options, self.options.target
+        session = self.bundle.session(
+            options.images,
+            backend=target,
+            guidance_scale=self.scale,
+            gpu_memory=options.gpu_memory,
+            trust_engines=options.trust_engines,
+        )
+        found = recorded(session, self.inputs, options.seed)
+        self.image = found.image
+        if any(slot.dtype in ("float16", "bfloat16") for slot in session.program.slots):
+            self.local, self.free = options.local_tolerance or _HALF[0], options.free_tolerance or _HALF[1]
+        return self._compared(f"{target} = onnxruntime", session, found, wanted)
 
     def _session(self, backend: BackendName, compiled: Compiled) -> Session:
-        return self.bundle.session(self.options.images, backend=backend, guidance_scale=self.scale, compiled=compiled)
+        return self.bundle.session(
+            self.options.images,
+            backend=backend,
+            guidance_scale=self.scale,
+            compiled=compiled,
+            device=self.options.device,
+        )
 
     def _gates_open(self) -> Rung:
         """One forward of the plain model against one under the surgery with every block computed."""

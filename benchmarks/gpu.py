@@ -1,0 +1,291 @@
+"""What pruning is worth on a GPU: the full run against a schedule that prunes 0.8, backend by backend.
+
+SD-1.5 (64x64 latents, DiP-GO's published schedule) and DiT-XL/2 at 256 (random entries, or ``--schedule FILE``), random
+weights, half precision, DDIM with 50 steps, one image under guidance: two rows a call. Every cell is one model on one
+backend: full run and schedule in turns, speed-up, its share of what the MACs promise (``efficiency``: speed-up over
+MACs ratio, convention full), and the share of a run that the device waits for the host between calls.
+
+A cell takes minutes and stands in the results when it is done; ``--cells sd15:torch-eager`` measures one. Cells that
+cannot run here are named and left out. ``--rehearse`` goes the same way with tiny configs of the same blocks, on the
+CPU where there is no GPU (torch.compile then stops before it writes code), into a file of its own. The last line
+printed sums up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from resumable import Row, completed
+
+from dipgo_deploy.bench.contenders import Start
+from dipgo_deploy.bench.timing import Stopwatch, time_rounds
+from dipgo_deploy.core.errors import DipgoError, MissingError
+from dipgo_deploy.core.files import load_schedule
+from dipgo_deploy.core.noise import noise_for
+from dipgo_deploy.core.program import Layout
+from dipgo_deploy.core.schedule import Schedule, full_schedule
+from dipgo_deploy.graphs import ExportOptions, Trace, cut_program, export, trace
+from dipgo_deploy.lowering import LowerOptions, lower
+from dipgo_deploy.models import LoadedModel, make_contract
+from dipgo_deploy.models.random_weights import load_random, read_random_config
+from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.runtime import load_bundle
+from dipgo_deploy.runtime.clock import clock_for
+from dipgo_deploy.runtime.interpreter import Session
+from dipgo_deploy.runtime.loaded import onnxruntime_class
+from dipgo_deploy.runtime.torch_backend import TorchBackend
+from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search.published import schedule_from_table
+
+HERE = Path(__file__).parent
+PUBLISHED = HERE.parent / "tests" / "data" / "dipgo_sd15_ratio080.json"
+CONFIGS = {"sd15": "sd15", "dit-xl-2": "dit-xl-2-256"}
+TINY: dict[str, dict[str, Any]] = {
+    "sd15": {
+        "block_out_channels": [32, 32, 64, 64],
+        "sample_size": 16,
+        "cross_attention_dim": 32,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+    },
+    "dit-xl-2": {"num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 16, "sample_size": 16},
+}
+"""What a rehearsal changes in a config; the blocks of a U-Net keep their names."""
+
+RATIO, SCALE = 0.8, 7.5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model on a backend: ``torch-eager``, ``onnxruntime-subnets-graph`` and so on."""
+
+    model: str
+    backend: str
+
+
+BACKENDS: dict[str, dict[str, Any]] = {
+    "torch-eager": {},
+    "torch-eager-graph": {"cuda_graph": True},
+    "torch-compiled": {"compiler": "inductor"},
+    "onnxruntime-subnets": {"layout": "subnets"},
+    "onnxruntime-segments": {"layout": "segments"},
+    "onnxruntime-subnets-graph": {"layout": "subnets", "cuda_graph": True},
+    "onnxruntime-segments-graph": {"layout": "segments", "cuda_graph": True},
+    "tensorrt-subnets": {"layout": "subnets"},
+    "tensorrt-segments": {"layout": "segments"},
+    "tensorrt-subnets-graph": {"layout": "subnets", "cuda_graph": True},
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """Options of the command line that a measurement depends on."""
+
+    rehearse: bool
+    rounds: int
+    steps: int
+    batch: int
+    schedule: Path | None
+    work: Path
+
+    @property
+    def device(self) -> str:
+        """A rehearsal runs on what there is."""
+        return "cuda" if torch.cuda.is_available() or not self.rehearse else "cpu"
+
+    @property
+    def dtype(self) -> str:
+        """Half precision on a GPU."""
+        return "float16" if self.device == "cuda" else "float32"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model, traced, and the two schedules that are compared."""
+
+    model: LoadedModel
+    traced: Trace
+    full: Schedule
+    pruned: Schedule
+
+
+@cache
+def subject(name: str, given: Given) -> Subject:
+    """The model with random weights, and its schedules."""
+    config = read_random_config(CONFIGS[name])
+    if given.rehearse:
+        config = replace(config, denoiser={**config.denoiser, **TINY[name]}, latent_shape=None)
+    model = load_random(config, dtype=given.dtype)
+    blocks = (traced := trace(model)).blocks
+    contract = make_contract(model, steps=given.steps, guidance="concat")
+    full = full_schedule(contract, blocks.granularity, "output", blocks.block_names)
+    if given.schedule is not None:
+        return Subject(model, traced, full, load_schedule(given.schedule))
+    if name == "sd15" and given.steps == 50:
+        table = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+        return Subject(model, traced, full, schedule_from_table(table["compute"], blocks, contract, table["source"]))
+    kind = "residual" if any(block.residual_input for block in blocks.blocks) else "output"
+    options = SearchOptions("random", RATIO, kind=kind)  # type: ignore[arg-type]
+    return Subject(model, traced, full, search_schedule(blocks, contract, options))
+
+
+def session_of(of: Subject, schedule: Schedule, cell: Cell, given: Given) -> Session:
+    """A session of one schedule on the cell's backend."""
+    how = dict(BACKENDS[cell.backend])
+    layout: Layout = how.pop("layout", "subnets")
+    blocks = of.traced.blocks
+    program = lower(schedule, blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout=layout))
+    if cell.backend.startswith("tensorrt"):
+        return engines_of(of, schedule, layout, given, bool(how.get("cuda_graph")))
+    if cell.backend.startswith("torch"):
+        compiler = "aot_eager" if given.rehearse and "compiler" in how else how.get("compiler")
+        live = TorchBackend(of.model, blocks, program, device=given.device, compiler=compiler)
+        whole = bool(how.get("cuda_graph"))
+        return Session(program, live, given.batch, SCALE, cuda_graph=whole)
+    graphs = cut_program(of.traced.master, program, blocks)
+    runner = onnxruntime_class()(graphs, of.traced.folder, device=given.device, **how)
+    return Session(program, runner, given.batch, SCALE)
+
+
+def engines_of(of: Subject, schedule: Schedule, layout: Layout, given: Given, cuda_graph: bool) -> Session:
+    """As ``session_of``, through a bundle and its engines, which stay in the work folder: a second try goes on."""
+    from dipgo_deploy.runtime.engines import EngineOptions, build
+    from dipgo_deploy.trt.target import load_target
+
+    load_target("tensorrt", "run")
+    folder = given.work / f"{of.model.class_name}-{schedule.origin.get('method', 'full')}-{layout}"
+    if not folder.is_dir():
+        export(of.model, schedule, folder, ExportOptions(layout=layout))
+    for _ in build(load_bundle(folder), EngineOptions(target="tensorrt")):
+        pass
+    bundle = load_bundle(folder)
+    return bundle.session(given.batch, backend="tensorrt", guidance_scale=SCALE, cuda_graph=cuda_graph)
+
+
+def measure(cell: Cell, given: Given) -> Row:
+    """Full run and schedule of one cell."""
+    of = subject(cell.model, given)
+    inputs = inputs_of(of.model, of.full, given.batch)
+    full, full_start = begun(lambda: session_of(of, of.full, cell, given), inputs, given.device)
+    pruned, pruned_start = begun(lambda: session_of(of, of.pruned, cell, given), inputs, given.device)
+    acts = {"full": partial(queued, full, inputs), "schedule": partial(queued, pruned, inputs)}
+    watch = Stopwatch("full")
+    for measured in time_rounds(acts, "full", given.rounds, 0, clock_for(given.device)):
+        watch.add(measured)
+    speedup, promised = watch.speedup("schedule"), full.program.macs.full / pruned.program.macs.full
+    return {
+        "rehearsal": given.rehearse,
+        "device": torch.cuda.get_device_name() if given.device == "cuda" else "cpu",
+        "dtype": given.dtype,
+        "rows": given.batch * 2,
+        "schedule": dict(of.pruned.origin),
+        "network_calls": len(pruned.program.runs),
+        "graphs": len(pruned.program.graphs),
+        "full_ms": watch.latency_ms("full"),
+        "schedule_ms": watch.latency_ms("schedule"),
+        "speedup": speedup,
+        "macs_ratio": promised,
+        "efficiency": speedup / promised,
+        "aa_ratio": watch.aa_ratio,
+        "host_share": {"full": host_share(full, inputs, given), "schedule": host_share(pruned, inputs, given)},
+        "first_image_ms": {"full": full_start.first_image_ms, "schedule": pruned_start.first_image_ms},
+        "device_bytes": {"full": full_start.device_bytes, "schedule": pruned_start.device_bytes},
+    }
+
+
+Inputs = tuple[np.ndarray, dict[str, np.ndarray]]
+
+
+def inputs_of(model: LoadedModel, schedule: Schedule, batch: int) -> Inputs:
+    """Noise and conditioning of one batch."""
+    contract = schedule.contract
+    return noise_for(range(batch), contract.latent_shape), model.conditioning([0] * batch, contract.guidance)
+
+
+def queued(session: Session, inputs: Inputs) -> None:
+    """A run without the copy of its images to the host."""
+    session.begin(*inputs)
+    session.go()
+
+
+def begun(make: Callable[[], Session], inputs: Inputs, device: str) -> tuple[Session, Start]:
+    """A session after its first run, and what that took."""
+    before, started = free_bytes(device), time.perf_counter()
+    session = make()
+    session.run(*inputs)
+    took = 1e3 * (time.perf_counter() - started)
+    return session, Start(took, None if before is None else before - (free_bytes(device) or 0))
+
+
+def free_bytes(device: str) -> int | None:
+    """Free memory of the GPU, as its driver counts it."""
+    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else None
+
+
+def host_share(session: Session, inputs: Inputs, given: Given) -> float:
+    """Share of a run between calls: what lies between the end of one and the beginning of the next, on the device."""
+    clock = clock_for(given.device)
+    session.begin(*inputs)
+    marks = []
+    with session.backend.running():
+        for act in session.calls:
+            marks.append(clock.mark())
+            act()
+            marks.append(clock.mark())
+    spans = [clock.elapsed_ms(first, second) for first, second in pairwise(marks)]
+    return sum(spans[1::2]) / sum(spans)
+
+
+def attempted(cells: Sequence[Cell], given: Given, out: Path) -> tuple[list[Row], dict[str, str]]:
+    """Rows of the cells that run here, and why the others do not."""
+    rows: list[Row] = []
+    left_out: dict[str, str] = {}
+    for cell in cells:
+        try:
+            rows += completed(out, [cell], lambda one: measure(one, given))
+        except (MissingError, DipgoError) as error:
+            left_out[f"{cell.model}:{cell.backend}"] = str(error)
+            print(f"{cell.model}:{cell.backend} left out: {error}", file=sys.stderr, flush=True)
+            continue
+        row = rows[-1]
+        found = f"speed-up {row['speedup']:.2f}, efficiency {row['efficiency']:.2f}"
+        host = f"host {row['host_share']['schedule']:.2%}"
+        print(f"{cell.model}:{cell.backend}: {found}, {host}", file=sys.stderr, flush=True)
+    return rows, left_out
+
+
+def main() -> None:
+    """Parse options, measure what is missing, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [f"{model}:{backend}" for model in CONFIGS for backend in BACKENDS]
+    parser.add_argument("--cells", nargs="+", choices=names, default=names, metavar="MODEL:BACKEND")
+    parser.add_argument("--rehearse", action="store_true", help="tiny configs, on the CPU where there is no GPU")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds")
+    parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
+    parser.add_argument("--batch", type=int, default=1, help="images of a run; two rows each")
+    parser.add_argument("--schedule", type=Path, help="a searched schedule.json in place of the built-in one")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "dipgo-gpu", help="for bundles")
+    parser.add_argument("--out", type=Path, help="file for the results")
+    asked = parser.parse_args()
+    given = Given(asked.rehearse, asked.rounds, asked.steps, asked.batch, asked.schedule, asked.work)
+    out = asked.out or HERE / "results" / ("gpu_rehearsal.json" if asked.rehearse else "gpu.json")
+    cells = [Cell(*name.split(":")) for name in asked.cells]
+    rows, left_out = attempted(cells, given, out)
+    best = {model: max((row["efficiency"] for row in rows if row["model"] == model), default=None) for model in CONFIGS}
+    print(json.dumps({"cells": len(rows), "best_efficiency": best, "left_out": left_out}))
+
+
+if __name__ == "__main__":
+    main()
