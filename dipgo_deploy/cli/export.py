@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Json, Layout, Model, RandomWeights
+from dipgo_deploy.cli.options import (
+    Config,
+    Json,
+    Layout,
+    Model,
+    RandomWeights,
+    Revision,
+    Variant,
+)
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
 
@@ -17,6 +25,9 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
     model: Model = None,
     random_weights: RandomWeights = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    config: Config = None,
     layout: Layout = "subnets",
     limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Typed half precision.")] = False,
@@ -27,7 +38,7 @@ def export(
     from dipgo_deploy.core.program import memory_bytes
 
     wanted = load_schedule(schedule)
-    source = ModelSource(model, random_weights, wanted.contract.dtype)
+    source = ModelSource(model, random_weights, wanted.contract.dtype, False, variant, revision, config)
     from dipgo_deploy.graphs import ExportOptions
     from dipgo_deploy.graphs import export as export_bundle
 

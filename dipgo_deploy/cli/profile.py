@@ -9,16 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Batch, Blocks, Granularity, Json, Model, patterns_of
+from dipgo_deploy.cli.options import (
+    Batch,
+    Blocks,
+    Config,
+    Granularity,
+    Json,
+    Model,
+    RandomWeights,
+    Revision,
+    Variant,
+    patterns_of,
+)
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.progress import watched
+from dipgo_deploy.cli.source import ModelSource
 
 if TYPE_CHECKING:
     from dipgo_deploy.core.latency import LatencyTable
 
 
 def profile(
-    model: Model,
+    model: Model = None,
+    random_weights: RandomWeights = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    config: Config = None,
     out: Annotated[Path, typer.Option(help="Where the latency table is written.")] = Path("latency.json"),
     target: Annotated[
         Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"],
@@ -37,11 +53,12 @@ def profile(
     from dipgo_deploy.core.files import check_target, save_latency_table
     from dipgo_deploy.core.latency import LatencyTable
     from dipgo_deploy.graphs import trace
-    from dipgo_deploy.models import load_model
     from dipgo_deploy.runtime.profiling import ProfileOptions, ProfileProgress
     from dipgo_deploy.runtime.profiling import profile as measure
 
     check_target(out)
+    dtype = "float16" if fp16 else "float32"
+    source = ModelSource(model, random_weights, dtype, False, variant, revision, config)
     command = shlex.join(["dipgo-deploy", *sys.argv[1:]])
     options = ProfileOptions(
         target=target, batch=batch, guidance=guidance, rounds=rounds, threads=threads, command=command
@@ -52,8 +69,8 @@ def profile(
             return step.done / step.total, f"round {step.done} of {step.total}"
         return None
 
-    with working(f"tracing {model}"):
-        loaded = load_model(model, dtype="float16" if fp16 else "float32")
+    with working(f"tracing {source.label}"):
+        loaded = source.load()
         traced = trace(loaded, granularity=granularity, patterns=patterns_of(blocks))
     table = watched(measure(loaded, traced, options), read, f"profiling on {target}")
     if not isinstance(table, LatencyTable):

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Blocks, Dtype, Granularity, Json, Meta, Model, RandomWeights, patterns_of
+from dipgo_deploy.cli.options import (
+    Blocks,
+    Config,
+    Dtype,
+    Granularity,
+    Json,
+    Meta,
+    Model,
+    RandomWeights,
+    Revision,
+    Variant,
+    patterns_of,
+)
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
 
@@ -15,6 +27,9 @@ from dipgo_deploy.cli.source import ModelSource
 def trace(
     model: Model = None,
     random_weights: RandomWeights = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    config: Config = None,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; a cache folder if left out.")] = None,
@@ -23,7 +38,7 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Trace MODEL: which blocks can be skipped, what each needs, gives and costs."""
-    patterns, source = patterns_of(blocks), ModelSource(model, random_weights, dtype, meta)
+    patterns, source = patterns_of(blocks), ModelSource(model, random_weights, dtype, meta, variant, revision, config)
     from dipgo_deploy.cli.views import blocks_view
     from dipgo_deploy.graphs import trace as trace_model
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models import PRESETS, load_model, make_contract, model_from_module, patterns_for
-from dipgo_deploy.models.loading import REFERENCE_MODELS
+from dipgo_deploy.models.sources import REFERENCE_MODELS
 
 
 @pytest.mark.parametrize("name", REFERENCE_MODELS)
