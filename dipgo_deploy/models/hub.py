@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from textwrap import shorten
 
 from dipgo_deploy.core.errors import MissingError
 
@@ -35,7 +36,7 @@ def fetch(name: str, *, revision: str | None = None, variant: str | None = None)
             name, revision=revision, variant=variant, use_safetensors=True, local_files_only=offline
         )
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = shorten(str(error) or type(error).__name__, 120)
         where = "in the hub's cache, and HF_HUB_OFFLINE is set" if offline else f"here or on the hub ({line})"
         at = f" at {revision}" if revision else ""
         raise MissingError(
