@@ -157,7 +157,7 @@ class _Ladder:
             )
         self.half = contract.dtype in ("float16", "bfloat16")
         self.bundle, self.options = bundle, options
-        self.local = options.local_tolerance or (2e-2 if self.half else 1e-4)
+        self.local = local_tolerance(options, contract.dtype)
         self.free = options.free_tolerance or (1e-1 if self.half else 1e-3)
         self.scale = contract.guidance_scale(options.guidance_scale)
         noise = noise_for(range(options.seed, options.seed + options.images), contract.latent_shape)
@@ -241,6 +241,11 @@ class _Ladder:
         whole = self._session("onnxruntime", full).run(*self.inputs, seed=self.options.seed)
         psnr = psnr_db(self.image, whole)
         return {"worst": float(psnr.min()), "p10": float(np.percentile(psnr, 10)), "p50": float(np.median(psnr))}
+
+
+def local_tolerance(options: VerifyOptions, dtype: str) -> float:
+    """Deviation of one call that is allowed in ``dtype``, relative to the slot's largest value."""
+    return options.local_tolerance or (2e-2 if dtype in ("float16", "bfloat16") else 1e-4)
 
 
 def relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:
