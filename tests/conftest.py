@@ -92,3 +92,25 @@ def bundle_folder(reference_model, traced, session_folder: Path) -> Path:
 def bundle_copy(bundle_folder: Path, tmp_path: Path) -> Path:
     """A copy of the bundle that a test may damage."""
     return Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def sd_pipeline(session_folder: Path) -> Path:
+    """A tiny Stable Diffusion pipeline as diffusers saves it. Not to be changed."""
+    from tests.runtime.dropin.pipelines import build
+
+    folder = session_folder / "dropin" / "sd"
+    with FileLock(session_folder / "dropin-sd.lock"):
+        if not folder.exists():
+            build("sd", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sd_bundle(sd_pipeline: Path, session_folder: Path) -> Path:
+    """Its bundle: DDIM, six steps, concatenated guidance, a random schedule. Not to be changed."""
+    from tests.runtime.dropin.pipelines import make_bundle
+
+    folder = session_folder / "dropin" / "bundle"
+    with FileLock(session_folder / "dropin-bundle.lock"):
+        return folder if folder.exists() else make_bundle("sd", sd_pipeline, folder, sampler="ddim")

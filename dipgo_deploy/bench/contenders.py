@@ -6,7 +6,8 @@ loaded once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -18,6 +19,7 @@ from dipgo_deploy.bench.report import Kind
 from dipgo_deploy.bench.variants import SPACINGS
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError, InputError, UsageError
+from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.core.schedule import Schedule, full_schedule
@@ -27,10 +29,23 @@ from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.interpreter import Session
+from dipgo_deploy.runtime.loaded import onnxruntime_class
+from dipgo_deploy.runtime.opened import engine_records
+from dipgo_deploy.runtime.torch_backend import TorchBackend
 
-__all__ = ["Contender", "FullNetwork"]
+__all__ = ["Contender", "FullNetwork", "Start", "started"]
 
 _CONVERGED = ("ddim", "flow-euler")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What it took to begin; the fields are those of a Row."""
+
+    first_image_ms: float | None = None
+    device_bytes: int | None = None
+    build_seconds: float | None = None
+    engine_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ class Contender:
     name: str
     kind: Kind
     session: Session
+    start: Start = Start()
 
     @property
     def program(self) -> Program:
@@ -61,18 +77,32 @@ class FullNetwork:
     def schedule(self, entry: Entry) -> Contender:
         """An entry's program on a backend of its own."""
         options = self.options
-        session = entry.bundle.session(
-            options.batch,
-            guidance_scale=self.guidance_scale,
-            threads=options.threads,
-            device=options.device,
-            compiled=entry.compiled,
+        session, start = started(
+            lambda: entry.bundle.session(
+                options.batch,
+                backend=options.backend,
+                guidance_scale=self.guidance_scale,
+                threads=options.threads,
+                device=options.device,
+                compiled=entry.compiled,
+                cuda_graph=options.cuda_graph,
+                compiler=options.compiler,
+                gpu_memory=options.gpu_memory,
+                trust_engines=options.trust_engines,
+            ),
+            entry.bundle,
+            options.device,
         )
-        return Contender(entry.name, "schedule", session)
+        if options.backend in ("tensorrt", "rtx"):
+            records = engine_records(entry.bundle, options.backend)
+            seconds, size = sum(one.seconds for one in records), sum(one.bytes for one in records)
+            start = replace(start, build_seconds=seconds, engine_bytes=size)
+        return Contender(entry.name, "schedule", session, start)
 
     def full(self) -> Contender:
         """The full run of the bundle's contract."""
-        return Contender(FULL, "full", self.session(self.contract.sampler))
+        session, start = started(lambda: self.session(self.contract.sampler), self.bundle, self.options.device)
+        return Contender(FULL, "full", session, start)
 
     def sampler(self, name: str, spec: SamplerSpec, reading: SamplerReading) -> Contender:
         """A plain sampler."""
@@ -83,7 +113,8 @@ class FullNetwork:
         program = self._lower(spec, reading or read_sampler(spec))
         if program.graphs != self._own.graphs:
             raise InputError(f"the full network differs under {spec.class_name}: export the bundle again")
-        return Session(program, self._backend, self.options.batch, self.guidance_scale)
+        whole = self.options.cuda_graph and self.options.backend == "torch"
+        return Session(program, self._backend, self.options.batch, self.guidance_scale, cuda_graph=whole)
 
     def converged_session(self, calls: int) -> Session:
         """DDIM with ``calls`` network calls, or nearly as many as the model's noise schedule allows.
@@ -112,11 +143,20 @@ class FullNetwork:
 
     @cached_property
     def _backend(self) -> Backend:
-        from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-
-        graphs = self.bundle.compile(self._schedule(self.contract.sampler)).graphs
         options = self.options
-        return OnnxRuntimeBackend(graphs, self.bundle.denoiser, threads=options.threads, device=options.device)
+        if options.backend == "torch":
+            bundle = self.bundle
+            return TorchBackend(
+                bundle.model, bundle.blocks, self._own, device=options.device, compiler=options.compiler
+            )
+        graphs = self.bundle.compile(self._schedule(self.contract.sampler)).graphs
+        return onnxruntime_class()(
+            graphs,
+            self.bundle.denoiser,
+            threads=options.threads,
+            device=options.device,
+            cuda_graph=options.cuda_graph and options.device == "cuda",
+        )
 
     def _schedule(self, spec: SamplerSpec) -> Schedule:
         own = self.bundle.schedule
@@ -124,3 +164,27 @@ class FullNetwork:
 
     def _lower(self, spec: SamplerSpec, reading: SamplerReading) -> Program:
         return lower(self._schedule(spec), self.bundle.blocks, reading)
+
+
+def started(make: Callable[[], Session], bundle: LoadedBundle, device: str) -> tuple[Session, Start]:
+    """A session and what it took to make it and draw one batch with it; the GPU memory is that of its device."""
+    before = _free_bytes(device)
+    began = time.perf_counter()
+    session = make()
+    contract = session.program.contract
+    classes = bundle.model.num_classes or 1
+    given = bundle.model.conditioning([index % classes for index in range(session.batch)], contract.guidance)
+    session.run(noise_for(range(session.batch), contract.latent_shape), given, seed=0)
+    took = 1e3 * (time.perf_counter() - began)
+    after = _free_bytes(device)
+    return session, Start(took, None if before is None or after is None else max(0, before - after))
+
+
+def _free_bytes(device: str) -> int | None:
+    """Free memory of the GPU as its driver says, whatever library holds the rest."""
+    if device != "cuda":
+        return None
+    import torch
+
+    torch.cuda.synchronize()
+    return int(torch.cuda.mem_get_info()[0])

@@ -77,7 +77,7 @@ class _Bench:
         held_out = range(options.seed + _HELD_OUT, options.seed + _HELD_OUT + options.tuning_images)
         converged, targets = yield from self._references(seeds[: options.converged_images], held_out)
         contenders = [self.full, *self.schedules, *(yield from self._samplers(held_out, targets))]
-        watch = yield from timed("timing", self.bundle, contenders, options.repeats, options.seed)
+        watch = yield from timed("timing", self.bundle, contenders, options.repeats, options.seed, options.device)
         around = yield from time_surroundings(self.bundle, options)
         full_images = yield from drawn(f"drawing with {self.full.name}", self.bundle, self.full.session, seeds)
         labels = labels_of(self.bundle, seeds)
@@ -110,7 +110,9 @@ class _Bench:
     ) -> Generator[Progress, None, list[Contender]]:
         """DDIM on the schedules' grids, and plain samplers at their calls and at their latencies."""
         base = [self.full, *self.schedules]
-        pilot = yield from timed("pilot timing", self.bundle, base, _PILOT_ROUNDS, self.options.seed)
+        pilot = yield from timed(
+            "pilot timing", self.bundle, base, _PILOT_ROUNDS, self.options.seed, self.options.device
+        )
         grids = list(on_grids(self.network, self.entries))
         self.left_out += [grid for grid in grids if isinstance(grid, LeftOut)]
         calls = [contender.program.nfe for contender in self.schedules]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.runtime.loaded import BackendName
 
 __all__ = ["BenchOptions"]
 
@@ -24,6 +25,9 @@ class BenchOptions:
         seed: image i starts from noise ``seed + i``; the held-out images and the order of rounds derive from it.
         threads: threads within an operator of ONNX Runtime; None leaves it to ONNX Runtime.
         device: ``cpu`` or ``cuda``.
+        backend: what runs the bundles: ``onnxruntime``, ``torch``, ``tensorrt`` or ``rtx``. The full run and plain
+            samplers run on ONNX Runtime beside engines, which hold one program each, else on the same backend.
+        cuda_graph, compiler, gpu_memory, trust_engines: as LoadedBundle.session takes them.
         command: the command line that asked for it, for the record.
 
     Raises UsageError for a value that makes no sense.
@@ -39,6 +43,11 @@ class BenchOptions:
     seed: int = 1000
     threads: int | None = None
     device: str = "cpu"
+    backend: BackendName = "onnxruntime"
+    cuda_graph: bool = False
+    compiler: str | None = None
+    gpu_memory: int | None = None
+    trust_engines: bool = False
     command: str = ""
 
     def __post_init__(self) -> None:

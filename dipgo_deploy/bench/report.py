@@ -17,7 +17,7 @@ from dipgo_deploy.core.files import load_document, write_atomic
 
 __all__ = ["SCHEMA_VERSION", "BenchReport", "Kind", "Row", "load_report", "to_json", "write_report"]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 """Version of the document that `to_json` gives; a change that breaks a reader raises the first number."""
 
 Kind = Literal["full", "schedule", "sampler"]
@@ -58,6 +58,9 @@ class Row:
         accuracy: share, 0..1, of the images that show their class; None likewise.
         weight_bytes: of all its graphs, shared ones once.
         slot_bytes: memory of a run of one batch besides weights and activations.
+        first_image_ms: from nothing loaded to the first batch; None for a plain sampler.
+        device_bytes: GPU memory that it took until then; None without a GPU, and where that is not its alone.
+        build_seconds, engine_bytes: of all its engines; None for what runs without.
     """
 
     name: str
@@ -76,6 +79,10 @@ class Row:
     accuracy: float | None
     weight_bytes: int
     slot_bytes: int
+    first_image_ms: float | None = None
+    device_bytes: int | None = None
+    build_seconds: float | None = None
+    engine_bytes: int | None = None
 
     __pydantic_config__ = _STRICT
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class Judging:
             accuracy=None if judge is None else judge.accuracy(images, self.labels),
             weight_bytes=weight_bytes,
             slot_bytes=memory_bytes(program, contender.session.batch)["slots"],
+            **asdict(contender.start),
         )
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import gc
 import random
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dipgo_deploy.bench.quality import percentiles
+from dipgo_deploy.runtime.clock import Clock, HostClock
 
 __all__ = ["Act", "Stopwatch", "time_rounds"]
 
@@ -59,7 +59,7 @@ class Stopwatch:
 
 
 def time_rounds(
-    acts: Mapping[str, Act], base: str, rounds: int, seed: int = 0, clock: Callable[[], float] = time.perf_counter
+    acts: Mapping[str, Act], base: str, rounds: int, seed: int = 0, clock: Clock | None = None
 ) -> Iterator[dict[str, float]]:
     """Run every act once to warm up, then ``rounds`` rounds; yields the durations in ms of each.
 
@@ -68,10 +68,11 @@ def time_rounds(
         base: the one that runs twice a round; its second duration has `` (again)`` behind its name.
         rounds: how many.
         seed: of the order within each round.
-        clock: seconds; replaced by tests.
+        clock: the host's if not given; CUDA events where acts are only queued.
     """
     for act in acts.values():
         act()
+    clock = clock or HostClock()
     entries = [*acts.items(), (base + _AGAIN, acts[base])]
     shuffle = random.Random(seed).shuffle
     for _ in range(rounds):
@@ -82,10 +83,10 @@ def time_rounds(
         yield measured
 
 
-def _duration_ms(act: Act, clock: Callable[[], float]) -> float:
-    start = clock()
+def _duration_ms(act: Act, clock: Clock) -> float:
+    start = clock.mark()
     act()
-    return 1e3 * (clock() - start)
+    return clock.elapsed_ms(start, clock.mark())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dipgo_deploy.cli.options import (
     Config,
     Json,
     Layout,
+    Lora,
     Model,
     RandomWeights,
     Revision,
@@ -25,6 +26,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
     model: Model = None,
     random_weights: RandomWeights = None,
+    lora: Lora = None,
     variant: Variant = None,
     revision: Revision = None,
     config: Config = None,
@@ -38,7 +40,15 @@ def export(
     from dipgo_deploy.core.program import memory_bytes
 
     wanted = load_schedule(schedule)
-    source = ModelSource(model, random_weights, wanted.contract.dtype, False, variant, revision, config)
+    source = ModelSource(
+        model,
+        random_weights,
+        wanted.contract.dtype,
+        variant=variant,
+        revision=revision,
+        config=config,
+        loras=tuple(lora or ()),
+    )
     from dipgo_deploy.graphs import ExportOptions
     from dipgo_deploy.graphs import export as export_bundle
 

@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Backend, BundleFolder, GuidanceScale, Json
+from dipgo_deploy.cli.options import Backend, BundleFolder, Json
 from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.cli.units import count_text
 from dipgo_deploy.core.errors import UsageError
 
 _COLUMNS = 16
-"""The widest grid, in images; up to there each row is one class."""
+"""The widest grid, in images; up to there each row is one class or prompt."""
+
+_PER_CLASS = 8
+
+_WIDE = 168
+"""Pixels to which smaller images of a prompt are enlarged."""
 
 
 def generate(
@@ -22,28 +28,69 @@ def generate(
     classes: Annotated[
         list[int] | None, typer.Option("--class", help="Class of the images; repeat for several; all if left out.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Images per class.")] = 8,
-    guidance: GuidanceScale = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text of the images, through the bundle's pipeline; repeat for several.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="Text that guidance leads away from.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Images per class (8) or prompt (1).")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0.0, help="Guidance scale; 2, or with --prompt the pipeline's own.")
+    ] = None,
     backend: Backend = "onnxruntime",
     as_json: Json = False,
 ) -> None:
     """Generate images with BUNDLE and write them as one picture."""
     if out.suffix != ".png":
         raise UsageError(f"--out {out} does not end in .png: name a picture")
+    if prompt and classes:
+        raise UsageError("--class and --prompt say both what to draw: give one of them")
+    if negative_prompt is not None and not prompt:
+        raise UsageError("--negative-prompt goes with --prompt, which is not given: give it, or leave both out")
     from dipgo_deploy.core.files import check_target
 
     check_target(out)
+    if prompt:
+        _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance, backend, as_json)
+        return
     from dipgo_deploy.bench.pictures import image_grid
     from dipgo_deploy.runtime import GenerateOptions, load_bundle
     from dipgo_deploy.runtime import generate as draw
 
+    each = count or _PER_CLASS
     options = GenerateOptions(
-        seed=seed, classes=tuple(classes or ()), count=count, guidance_scale=guidance, backend=backend
+        seed=seed, classes=tuple(classes or ()), count=each, guidance_scale=guidance, backend=backend
     )
     with working(f"generating with {bundle}"):
         images = draw(load_bundle(bundle), options)
-        image_grid(images, out, columns=min(count, _COLUMNS))
+        image_grid(images, out, columns=min(each, _COLUMNS))
     if as_json:
         emit({"images": len(images), "seed": seed, "out": str(out)})
         return
     result(f"{len(images)} images in {out}")
+
+
+def _draw_prompts(
+    bundle: Path,
+    out: Path,
+    prompts: tuple[str, ...],
+    negative_prompt: str | None,
+    seed: int,
+    count: int,
+    guidance: float | None,
+    backend: Backend,
+    as_json: bool,
+) -> None:
+    """Draw through the pipeline, and say where the time went."""
+    from dipgo_deploy.bench.pictures import image_grid
+    from dipgo_deploy.runtime.dropin import PromptOptions, draw_prompts
+
+    options = PromptOptions(prompts, negative_prompt, seed, count, guidance, backend)
+    with working(f"generating with {bundle}"):
+        drawn = draw_prompts(bundle, options)
+        image_grid(drawn.images, out, columns=min(count, _COLUMNS), scale=max(1, _WIDE // drawn.images.shape[-1]))
+    seconds = drawn.times.as_dict()
+    if as_json:
+        emit({"images": len(drawn.images), "seed": seed, "out": str(out), "seconds": seconds})
+        return
+    result(f"{count_text(len(drawn.images), 'image')} in {out}")
+    result(", ".join(f"{part.replace('_', ' ')} {value:.3f} s" for part, value in seconds.items()))

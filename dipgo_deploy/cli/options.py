@@ -20,6 +20,7 @@ __all__ = [
     "GuidanceScale",
     "Json",
     "Layout",
+    "Lora",
     "Meta",
     "Model",
     "RandomWeights",
@@ -51,6 +52,10 @@ BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder tha
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]
 Layout = Annotated[Literal["subnets", "segments"], typer.Option(help="One graph per compute set, or per piece.")]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA (.safetensors) to fuse into MODEL; may be repeated."),
+]
 Backend = Annotated[Literal["onnxruntime", "torch"], typer.Option(help="What runs the graphs.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
 GuidanceScale = Annotated[

@@ -58,7 +58,7 @@ def profile(
 
     check_target(out)
     dtype = "float16" if fp16 else "float32"
-    source = ModelSource(model, random_weights, dtype, False, variant, revision, config)
+    source = ModelSource(model, random_weights, dtype, variant=variant, revision=revision, config=config)
     command = shlex.join(["dipgo-deploy", *sys.argv[1:]])
     options = ProfileOptions(
         target=target, batch=batch, guidance=guidance, rounds=rounds, threads=threads, command=command

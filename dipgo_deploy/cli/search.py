@@ -13,6 +13,7 @@ from dipgo_deploy.cli.options import (
     Dtype,
     Granularity,
     Json,
+    Lora,
     Meta,
     Model,
     RandomWeights,
@@ -48,6 +49,7 @@ def search(
     guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
     granularity: Granularity = "stage",
     blocks: Blocks = None,
+    lora: Lora = None,
     kind: Annotated[Literal["output", "residual"], typer.Option(help="What a reused block stands for.")] = "output",
     interval: Annotated[int | None, typer.Option(help="Full computation every so many steps.")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks computed at each end in between (deepcache).")] = None,
@@ -86,7 +88,7 @@ def search(
         cost=None if cost is None else load_latency_table(cost),
     )  # fmt: skip
     gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
-    source = ModelSource(model, random_weights, dtype, meta, variant, revision, config)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config)
     asked = Asked(
         source, options, sampler, steps, guidance, granularity, patterns_of(blocks), seed, images, conditions,
         guidance_scale, gradient, out, picture, limit_graphs,

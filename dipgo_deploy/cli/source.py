@@ -22,13 +22,14 @@ _MEMORY_OF_A_TRACE = 2.2
 class ModelSource:
     """Either ``model`` (see ``load_model``) or ``random_weights`` (see ``load_random``), and a dtype.
 
-    ``meta`` asks for shapes alone. Raises UsageError unless one of them is given.
+    ``meta`` asks for shapes alone, ``loras`` are fused into the weights. Raises UsageError unless one source is given.
     """
 
     model: str | None = None
     random_weights: str | None = None
     dtype: str = "float32"
     meta: bool = False
+    loras: tuple[str, ...] = ()
     variant: str | None = None
     revision: str | None = None
     config: str | None = None
@@ -49,6 +50,14 @@ class ModelSource:
 
     def load(self) -> LoadedModel:
         """The model, with whatever its loader raises; without weights where random ones would not fit the memory."""
+        from dipgo_deploy.models.lora import loras_from_texts, with_loras
+
+        loras, model = loras_from_texts(self.loras), self._without_loras()
+        if loras and not model.has_weights:
+            raise UsageError(f"{self.label} has shapes alone, a LoRA is fused into weights: leave --lora out")
+        return with_loras(model, loras)
+
+    def _without_loras(self) -> LoadedModel:
         from dipgo_deploy.models import load_model, load_random
 
         if self.random_weights is None:

@@ -13,6 +13,7 @@ from dipgo_deploy.cli.options import (
     Dtype,
     Granularity,
     Json,
+    Lora,
     Meta,
     Model,
     RandomWeights,
@@ -32,13 +33,15 @@ def trace(
     config: Config = None,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
+    lora: Lora = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; a cache folder if left out.")] = None,
     dtype: Dtype = "float32",
     meta: Meta = False,
     as_json: Json = False,
 ) -> None:
     """Trace MODEL: which blocks can be skipped, what each needs, gives and costs."""
-    patterns, source = patterns_of(blocks), ModelSource(model, random_weights, dtype, meta, variant, revision, config)
+    patterns = patterns_of(blocks)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config)
     from dipgo_deploy.cli.views import blocks_view
     from dipgo_deploy.graphs import trace as trace_model
 

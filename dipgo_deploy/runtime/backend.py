@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +34,14 @@ class Memory(Protocol):
 
     def bind_combine(self, combine: Combine, buffers: Mapping[str, Any], guidance_scale: float) -> Act:
         """The linear combination, bound to the buffers of its slots. Raises InputError where shapes do not fit."""
+        ...
+
+    def running(self) -> AbstractContextManager[None]:
+        """What the calls of a run are made in: where there is a stream, it is queued on."""
+        ...
+
+    def captured(self, acts: Sequence[Act]) -> Act:
+        """All of ``acts``, which have run before, as one. Raises UsageError where the backend knows no such thing."""
         ...
 
 

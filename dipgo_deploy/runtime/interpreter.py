@@ -28,13 +28,23 @@ class Session:
         backend: where; it holds the graphs.
         batch: number of images of a run.
         guidance_scale: weight of the conditional output; must be 1 in a program without guidance.
+        cuda_graph: after a first run, replay all calls as one CUDA graph.
 
     Raises:
-        UsageError: a batch below 1, or a guidance scale that is not finite or has nothing to act on.
+        UsageError: a batch below 1, a guidance scale that is not finite or has nothing to act on, or a CUDA graph of a
+            sampler that runs on the host.
         InputError: the program is inconsistent, or a graph is damaged or does not fit it.
     """
 
-    def __init__(self, program: Program, backend: Backend, batch: int, guidance_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        program: Program,
+        backend: Backend,
+        batch: int,
+        guidance_scale: float = 1.0,
+        *,
+        cuda_graph: bool = False,
+    ) -> None:
         _check_options(program, batch, guidance_scale)
         _check_program(program)
         self.program, self.backend, self.batch, self.guidance_scale = program, backend, batch, guidance_scale
@@ -47,7 +57,14 @@ class Session:
             from dipgo_deploy.supernet.stepper import SamplerStepper
 
             self._stepper = SamplerStepper(program.contract.sampler)
+        if cuda_graph and self._stepper is not None:
+            raise UsageError(
+                f"a CUDA graph cannot hold the steps of {program.contract.sampler.class_name}, which run on the host: "
+                "leave --cuda-graph out, or search for a linear sampler"
+            )
         self.calls: tuple[Act, ...] = tuple(self._bind(call) for call in program.calls)
+        self._cuda_graph = cuda_graph
+        self._replay: Act | None = None
 
     def run(self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None) -> np.ndarray:
         """Make a batch of images.
@@ -64,9 +81,16 @@ class Session:
             UsageError: an input is missing, unknown, or of a wrong shape or dtype.
         """
         self.begin(noise, conditioning, seed)
-        for call in self.calls:
-            call()
+        self.go()
         return self.slot(self.program.image)
+
+    def go(self) -> None:
+        """Make all calls, on slots that ``begin`` has filled. On a GPU they are queued, and nobody waits for them."""
+        with self.backend.running():
+            for call in (self._replay,) if self._replay else self.calls:
+                call()
+        if self._cuda_graph and self._replay is None:
+            self._replay = self.backend.captured(self.calls)
 
     def iterate(
         self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None
@@ -74,7 +98,8 @@ class Session:
         """As ``run``, yielding the index of each call and the call after it is done; look with ``slot``."""
         self.begin(noise, conditioning, seed)
         for index, (call, act) in enumerate(zip(self.program.calls, self.calls, strict=True)):
-            act()
+            with self.backend.running():
+                act()
             yield index, call
 
     def begin(self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BackendName", "Compiled", "LoadedBundle", "load_bundle", "onnxruntime_class"]
 
-BackendName = Literal["onnxruntime", "torch"]
+BackendName = Literal["onnxruntime", "torch", "tensorrt", "rtx"]
+"""What runs a bundle; ``rtx`` is TensorRT for RTX."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +128,20 @@ class LoadedBundle:
         *,
         threads: int | None = None,
         device: str = "cpu",
+        cuda_graph: bool = False,
+        compiler: str | None = None,
     ) -> Backend:
         """The backend that runs a compiled program; several sessions may share one.
 
         Raises UsageError for an unknown backend, MissingError for a missing device or library.
         """
         if backend == "torch":
-            return TorchBackend(self.model, self.blocks, compiled.program, device=device)
+            return TorchBackend(self.model, self.blocks, compiled.program, device=device, compiler=compiler)
         if backend != "onnxruntime":
-            raise UsageError(f"backend {backend!r} is unknown: choose onnxruntime or torch")
-        return onnxruntime_class()(compiled.graphs, self.denoiser, threads=threads, device=device)
+            raise UsageError(f"backend {backend!r} runs no graphs that are compiled here: choose onnxruntime or torch")
+        return onnxruntime_class()(
+            compiled.graphs, self.denoiser, threads=threads, device=device, cuda_graph=cuda_graph
+        )
 
     def session(
         self,
@@ -147,24 +152,51 @@ class LoadedBundle:
         threads: int | None = None,
         device: str = "cpu",
         compiled: Compiled | None = None,
+        cuda_graph: bool = False,
+        compiler: str | None = None,
+        gpu_memory: int | None = None,
+        trust_engines: bool = False,
     ) -> Session:
         """Bind the bundle's program (or another ``compiled`` one) to a backend, for ``batch`` images.
 
-        Raises UsageError for an unknown backend or a batch outside the contract, MissingError for a missing device.
+        ``cuda_graph`` replays calls as CUDA graphs; ``compiler`` is a backend of torch.compile, for ``torch``;
+        ``gpu_memory`` bytes limit engines, slots and activations, and ``trust_engines`` loads engines that were not
+        built here, for ``tensorrt`` and ``rtx``.
+
+        Raises UsageError for an unknown backend, a batch outside the contract or an option of another backend,
+        MissingError for a missing device or library, InputError where engines are missing or do not fit.
         """
+        _check_options(backend, compiler, gpu_memory)
         allowed = self.manifest.contract.batch
         if not allowed.min <= batch <= allowed.max:
             raise UsageError(
                 f"a batch of {batch} is outside the contract's {allowed.min} to {allowed.max} images: ask for that"
             )
+        if backend in ("tensorrt", "rtx"):
+            from dipgo_deploy.runtime.opened import engine_backend
+
+            if compiled is not None:
+                raise UsageError(f"backend {backend} runs a bundle's own engines: export the schedule, and build them")
+            program, engines = engine_backend(self, backend, batch, gpu_memory=gpu_memory, trust=trust_engines)
+            return Session(program, engines, batch, guidance_scale, cuda_graph=cuda_graph)
         own = Compiled(self._torch_program(), {}) if backend == "torch" else None
         chosen = compiled or own or self.compiled
-        runner = self.runner(chosen, backend, threads=threads, device=device)
-        return Session(chosen.program, runner, batch, guidance_scale)
+        recorded = cuda_graph and backend == "onnxruntime"  # which makes graphs of single calls by itself
+        runner = self.runner(chosen, backend, threads=threads, device=device, cuda_graph=recorded, compiler=compiler)
+        return Session(chosen.program, runner, batch, guidance_scale, cuda_graph=cuda_graph and not recorded)
 
     def _torch_program(self) -> Program:
         """The subnets program, which alone the live model can run."""
         return self.program if self.program.layout == "subnets" else self.compile(self.schedule).program
+
+
+def _check_options(backend: str, compiler: str | None, gpu_memory: int | None) -> None:
+    if backend not in get_args(BackendName):
+        raise UsageError(f"backend {backend!r} is unknown: choose {', '.join(get_args(BackendName))}")
+    if compiler is not None and backend != "torch":
+        raise UsageError(f"--compile belongs to backend torch, found {backend}: leave it out")
+    if gpu_memory is not None and backend not in ("tensorrt", "rtx"):
+        raise UsageError(f"--gpu-memory belongs to backends tensorrt and rtx, found {backend}: leave it out")
 
 
 def onnxruntime_class() -> type[OnnxRuntimeBackend]:

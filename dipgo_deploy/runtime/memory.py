@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -12,11 +13,15 @@ from dipgo_deploy.core.program import Combine
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.runtime.backend import Act
 from dipgo_deploy.runtime.combine import bind_numpy_combine, bind_torch_combine
+from dipgo_deploy.runtime.streams import capture
 
 __all__ = ["FLOAT_DTYPES", "NumpyMemory", "TorchMemory", "check_device"]
 
 FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")
 """Dtypes that a feature or latent slot may have."""
+
+
+_NO_GRAPH = "a CUDA graph needs a CUDA GPU, the device is cpu: leave --cuda-graph out, or run with --device cuda"
 
 
 def check_device(device: str) -> None:
@@ -47,6 +52,14 @@ class NumpyMemory:
     def bind_combine(self, combine: Combine, buffers: Mapping[str, np.ndarray], guidance_scale: float) -> Act:
         """See Memory."""
         return bind_numpy_combine(combine, buffers, guidance_scale)
+
+    def running(self) -> AbstractContextManager[None]:
+        """See Memory."""
+        return nullcontext()
+
+    def captured(self, acts: Sequence[Act]) -> Act:
+        """See Memory."""
+        raise UsageError(_NO_GRAPH)
 
 
 class TorchMemory:
@@ -79,3 +92,13 @@ class TorchMemory:
     def bind_combine(self, combine: Combine, buffers: Mapping[str, torch.Tensor], guidance_scale: float) -> Act:
         """See Memory."""
         return bind_torch_combine(combine, buffers, guidance_scale)
+
+    def running(self) -> AbstractContextManager[None]:
+        """See Memory: PyTorch's own stream."""
+        return nullcontext()
+
+    def captured(self, acts: Sequence[Act]) -> Act:
+        """See Memory."""
+        if self.device != "cuda":
+            raise UsageError(_NO_GRAPH)
+        return capture(acts)

@@ -1,11 +1,14 @@
 """Graphs on ONNX Runtime: slots are bound in place, so that a call copies nothing.
 
-On the CPU slots are NumPy arrays, on CUDA PyTorch tensors; either way ONNX Runtime is given their addresses.
+On the CPU slots are NumPy arrays, on CUDA PyTorch tensors; either way ONNX Runtime is given their addresses. On CUDA it
+queues on the stream that combinations are queued on, and neither waits for the other; with ``cuda_graph`` it records
+every call at its first runs and replays it afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,9 @@ from dipgo_deploy.core.program import TIMESTEP, Combine, Run
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.runtime.backend import Act, Memory
 from dipgo_deploy.runtime.memory import NumpyMemory, TorchMemory, check_device
+from dipgo_deploy.runtime.streams import WorkStream
 
-__all__ = ["OnnxRuntimeBackend"]
+__all__ = ["OnnxRuntimeBackend", "check_in_use", "check_provider"]
 
 _CUDA = "CUDAExecutionProvider"
 _DTYPES = {
@@ -43,20 +47,30 @@ class OnnxRuntimeBackend:
         weights: the folder that the graphs' external data is relative to.
         threads: threads within an operator; None leaves it to ONNX Runtime.
         device: ``cpu`` or ``cuda``.
+        cuda_graph: let every call become a CUDA graph; its shapes are fixed then.
 
     Raises:
-        UsageError: fewer than one thread, or an unknown device.
+        UsageError: fewer than one thread, an unknown device, or a CUDA graph without one.
         MissingError: ``cuda`` without a GPU or without an ONNX Runtime that has its provider.
     """
 
     name = "onnxruntime"
 
     def __init__(
-        self, graphs: Mapping[str, bytes], weights: Path, *, threads: int | None = None, device: str = "cpu"
+        self,
+        graphs: Mapping[str, bytes],
+        weights: Path,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        cuda_graph: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads make no sense: ask for 1 or more")
         check_device(device)
+        if cuda_graph and device != "cuda":
+            raise UsageError("a CUDA graph needs device cuda, found cpu: leave --cuda-graph out")
+        self._stream, self._cuda_graph, self._bound = WorkStream(device), cuda_graph, 0
         self._graphs, self._weights, self._threads, self._device = graphs, weights, threads, device
         self._memory: Memory = NumpyMemory() if device == "cpu" else TorchMemory(device)
         self._sessions: dict[str, ort.InferenceSession] = {}
@@ -77,6 +91,14 @@ class OnnxRuntimeBackend:
     def bind_combine(self, combine: Combine, buffers: Mapping[str, Any], guidance_scale: float) -> Act:
         """See Memory."""
         return self._memory.bind_combine(combine, buffers, guidance_scale)
+
+    def running(self) -> AbstractContextManager[None]:
+        """See Memory."""
+        return self._stream.running()
+
+    def captured(self, acts: Sequence[Act]) -> Act:
+        """See Memory: ONNX Runtime records calls of its own, one by one."""
+        raise UsageError("ONNX Runtime makes CUDA graphs of single calls: give cuda_graph to its backend")
 
     def bind_run(self, run: Run, buffers: Mapping[str, Any], sizes: Mapping[str, int]) -> Act:
         """See Backend. Only the outputs that the run names are bound; the graph's others are not fetched."""
@@ -115,18 +137,15 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        providers = [_CUDA] if self._device == "cuda" else []
-        if not set(providers) <= set(ort.get_available_providers()):
-            raise MissingError(f"device cuda is wanted, but this ONNX Runtime has no {_CUDA}: install onnxruntime-gpu")
+        check_provider(self._device, ort.get_available_providers())
+        cuda = {"user_compute_stream": str(self._stream.handle), "enable_cuda_graph": str(int(self._cuda_graph))}
+        providers: list[Any] = [(_CUDA, cuda)] if self._device == "cuda" else []
         try:
             session = ort.InferenceSession(self._graphs[graph], options, providers=[*providers, "CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no class of their own
             reason = " ".join(str(error).split())
             raise InputError(f"ONNX Runtime cannot load graph {graph} ({reason}): export anew") from error
-        if not set(providers) <= set(session.get_providers()):
-            raise MissingError(
-                f"device cuda is wanted, but ONNX Runtime fell back to {session.get_providers()}: see its log"
-            )
+        check_in_use(self._device, session.get_providers())
         return session
 
     def _timestep(self, timestep: float, sizes: Mapping[str, int]) -> Any:
@@ -148,14 +167,30 @@ class OnnxRuntimeBackend:
     def _act(self, session: ort.InferenceSession, binding: ort.IOBinding) -> Act:
         if self._device == "cpu":
             return partial(session.run_with_iobinding, binding)
-        import torch
+        how = ort.RunOptions()
+        how.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if self._cuda_graph:  # a number of its own for every set of addresses
+            how.add_run_config_entry("gpu_graph_id", str(self._bound))
+            self._bound += 1
+        return partial(session.run_with_iobinding, binding, how)
 
-        def act() -> None:
-            # ONNX Runtime works on a stream of its own, which does not wait for PyTorch's.
-            torch.cuda.current_stream().synchronize()
-            session.run_with_iobinding(binding)
 
-        return act
+def check_provider(device: str, available: Sequence[str]) -> None:
+    """MissingError where ``cuda`` is wanted and the installed ONNX Runtime was built without it."""
+    if device == "cuda" and _CUDA not in available:
+        raise MissingError(
+            f"device cuda is wanted, but this ONNX Runtime has no {_CUDA}: pip uninstall onnxruntime && pip install "
+            "'dipgo-deploy[gpu]'"
+        )
+
+
+def check_in_use(device: str, providers: Sequence[str]) -> None:
+    """MissingError where ``cuda`` is wanted and a session silently went without it."""
+    if device == "cuda" and _CUDA not in providers:
+        raise MissingError(
+            f"device cuda is wanted, but ONNX Runtime fell back to {', '.join(providers)}: install the CUDA and cuDNN "
+            "libraries that its version of onnxruntime-gpu is built for (its log names what it could not load)"
+        )
 
 
 def _dtype_name(buffer: Any) -> str:

@@ -52,6 +52,8 @@ class TorchBackend(TorchMemory):
         blocks: what the program was lowered from.
         program: whose graphs are run.
         device: ``cpu`` or ``cuda``.
+        compiler: backend of torch.compile, such as ``inductor``; None runs eagerly. Calls that compute everything and
+            keep nothing are compiled whole, the blocks of others one by one.
         dtype: of every floating slot, instead of the program's: ``float64`` beside a float64 model, to compare exactly.
 
     Raises:
@@ -70,6 +72,7 @@ class TorchBackend(TorchMemory):
         *,
         device: str = "cpu",
         dtype: str | None = None,
+        compiler: str | None = None,
     ) -> None:
         super().__init__(device, dtype)
         if program.layout != "subnets":
@@ -83,6 +86,8 @@ class TorchBackend(TorchMemory):
         if missing := [name for name in self.names if name not in modules]:
             raise InputError(f"{type(model.module).__name__} has no block {missing[0]}: take the model that was traced")
         model.module.to(device)
+        self._compiler = compiler
+        self._compiled: dict[str, Callable[..., Any]] = {}
         self._dry_runs: dict[int, _DryRun] = {}
 
     def bind_run(self, run: Run, buffers: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Act:
@@ -98,6 +103,14 @@ class TorchBackend(TorchMemory):
         given[TIMESTEP] = torch.full((rows,), run.timestep, dtype=torch.float32, device=self.device)
         targets = {name: buffers[slot] for name, slot in run.outputs}
         return _GatedCall(self, frozenset(computes), self._dry_runs[rows], given, targets)
+
+    def compiled(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """``forward`` of the block ``name`` ("" for the whole network), compiled once where that was asked for."""
+        if self._compiler is None:
+            return forward
+        if name not in self._compiled:
+            self._compiled[name] = torch.compile(forward, backend=self._compiler, dynamic=False)
+        return self._compiled[name]
 
     def _check_names(self, run: Run, computes: set[str]) -> None:
         stored = {b.name: {*b.features, residual_name(b.name)} for b in self.blocks.blocks}
@@ -141,18 +154,24 @@ class _GatedCall:
     ) -> None:
         self._backend, self._computes, self._dry, self._given, self._targets = backend, computes, dry, given, targets
         self._dtype = next(backend.model.module.parameters()).dtype
+        network = {spec.name for spec in backend.blocks.inputs}
+        only_prediction = targets.keys() <= {backend.blocks.prediction}
+        self._is_plain = only_prediction and given.keys() <= network and computes >= set(backend.names)
 
     @torch.no_grad()
     def __call__(self) -> None:
         inputs = {name: self._value(name, dead) for name, dead in self._dry.inputs.items()}
-        with gated(self._backend.model.module, self._backend.names, self._gate):
-            output = self._backend.model.forward(**inputs)
+        if self._is_plain:
+            output = self._backend.compiled("", self._backend.model.forward)(**inputs)
+        else:
+            with gated(self._backend.model.module, self._backend.names, self._gate):
+                output = self._backend.model.forward(**inputs)
         self._write(self._backend.blocks.prediction, output)
 
     def _gate(self, block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entry = block_input(args, kwargs)
         if block in self._computes:
-            feature = forward(*args, **kwargs)
+            feature = self._backend.compiled(block, forward)(*args, **kwargs)
             self._keep(block, feature, entry)
             return feature
         residual = residual_name(block)

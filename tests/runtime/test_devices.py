@@ -45,4 +45,3 @@ def test_cpu_wheel_on_a_gpu_machine_is_told_to_swap_wheels():
 def test_providers_are_empty_without_onnxruntime(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert execution_providers() == ()
-

@@ -165,10 +165,18 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(weights, monkeypatch):
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "InferenceSession", fall_back)
-    with pytest.raises(MissingError, match=r"fell back to \['CPUExecutionProvider'\]"):
+    monkeypatch.setattr("dipgo_deploy.runtime.streams.WorkStream.handle", 0)
+    with pytest.raises(MissingError, match="fell back to CPUExecutionProvider: install the CUDA and cuDNN"):
         backend.session("g")
 
 
 def test_the_number_of_threads_reaches_onnx_runtime(weights):
     backend = OnnxRuntimeBackend({"g": graph_bytes()}, weights, threads=1)
     assert backend.session("g").get_session_options().intra_op_num_threads == 1
+
+
+def test_a_cuda_graph_on_the_cpu_is_refused(weights):
+    with pytest.raises(UsageError, match="a CUDA graph needs device cuda"):
+        OnnxRuntimeBackend({}, weights, cuda_graph=True)
+    with pytest.raises(UsageError, match="CUDA graphs of single calls"):
+        OnnxRuntimeBackend({}, weights).captured([])

@@ -274,3 +274,25 @@ def test_a_run_that_does_not_fit_is_refused(call, message):
     model, program, _ = unet_case()
     with pytest.raises(InputError, match=message):
         Session(replace(program, calls=(call,)), TorchBackend(model, model.blocks(), program), 1, SCALE)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.6])
+def test_compiled_calls_give_what_eager_ones_give(digits_unet, traced, keep):
+    from dipgo_deploy.core.noise import noise_for
+    from dipgo_deploy.lowering import lower
+    from dipgo_deploy.models import make_contract
+    from dipgo_deploy.models.sampler_reading import read_sampler
+    from dipgo_deploy.runtime.interpreter import Session
+    from dipgo_deploy.search.random_schedule import random_schedule
+
+    blocks, contract = traced("digits-unet", "stage").blocks, make_contract(digits_unet, steps=3)
+    schedule = random_schedule(blocks, contract, "output", np.random.default_rng(0), keep)
+    program = lower(schedule, blocks, read_sampler(contract.sampler))
+    given = noise_for(range(2), contract.latent_shape), digits_unet.conditioning([1, 2], "none")
+    eager, compiled = (
+        Session(program, TorchBackend(digits_unet, blocks, program, compiler=compiler), 2)
+        for compiler in (None, "eager")
+    )
+    np.testing.assert_allclose(compiled.run(*given), eager.run(*given), atol=1e-5)
+    found = set(compiled.backend._compiled)
+    assert found == {""} if keep == 1 else found and found <= set(blocks.block_names)

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
+from dipgo_deploy.runtime.dropin.drawing import Drawn, PromptOptions, draw_prompts
 from dipgo_deploy.runtime.dropin.pipeline import call_arguments, load_pipeline
 from dipgo_deploy.runtime.dropin.refusal import RefusedCall
 
-__all__ = ["DeployedDenoiser", "RefusedCall", "call_arguments", "load_pipeline"]
+__all__ = [
+    "DeployedDenoiser",
+    "Drawn",
+    "PromptOptions",
+    "RefusedCall",
+    "call_arguments",
+    "draw_prompts",
+    "load_pipeline",
+]

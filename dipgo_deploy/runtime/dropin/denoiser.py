@@ -68,8 +68,9 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
             self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=width))
         inputs = bundle.blocks.inputs
         self._reader = CallReader(contract.model_class, contract.latent_shape, [spec.name for spec in inputs])
+        self._programs = StepPrograms(bundle, options)
         self._new_trajectory = partial(
-            DeployedTrajectory, StepPrograms(bundle, options), CallCheck(contract, inputs), contract.sampler
+            DeployedTrajectory, self._programs, CallCheck(contract, inputs), contract.sampler
         )
         self._trajectories: dict[str, DeployedTrajectory] = {}
         self._context = ""
@@ -112,6 +113,10 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
     def dtype(self) -> torch.dtype:
         """The dtype of the bundle's network, whatever the pipeline was cast to: inputs are converted."""
         return DTYPES[self.bundle.manifest.contract.dtype]
+
+    def prepare(self, start: int = 0) -> None:
+        """Load the graphs of runs that begin at step ``start`` now, not in the first of them."""
+        self._programs.session(start, batch=self.bundle.manifest.contract.batch.min)
 
     def reset(self) -> None:
         """Forget all runs. Needed only where a run was broken off and the next one begins at its very next step."""

@@ -55,6 +55,10 @@ def _sdxl(folder: Path, unet: Any) -> Any:
     )  # fmt: skip
 
 
+def _ddpm(folder: Path, unet: Any) -> Any:
+    return diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler(clip_sample=False))
+
+
 def _dit(folder: Path, transformer: Any) -> Any:
     return diffusers.DiTPipeline(transformer, tiny_vae(4), diffusers.DDIMScheduler(clip_sample=False))
 
@@ -128,6 +132,7 @@ _SIZE = {"height": SIDE, "width": SIDE}
 FAMILIES: Mapping[str, Family] = {
     "sd": Family(_sd, "sd", "pndm", "concat", lambda: {"prompt": "a cat", "guidance_scale": 4.0, **_SIZE}),
     "sdxl": Family(_sdxl, "sdxl", "euler", "concat", lambda: {"prompt": "a cat", "guidance_scale": 4.0, **_SIZE}),
+    "ddpm": Family(_ddpm, "ddpm", "ddim", "none", lambda: {"batch_size": 2}),
     "dit": Family(_dit, "dit", "ddim", "concat", lambda: {"class_labels": [3, 7]}),
     "pixart": Family(
         _pixart, "pixart-sigma", "dpmpp-2m", "concat",

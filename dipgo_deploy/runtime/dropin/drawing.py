@@ -1,0 +1,92 @@
+"""Images of prompts, drawn by the pipeline of a bundle. Image i takes its own generator, seeded ``seed + i``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
+from dipgo_deploy.runtime.dropin.latency import PartTimes, timed_parts
+from dipgo_deploy.runtime.dropin.pipeline import call_arguments, load_pipeline
+from dipgo_deploy.runtime.loaded import BackendName
+
+__all__ = ["Drawn", "PromptOptions", "draw_prompts"]
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What to draw: ``count`` images of every prompt, ``batch`` at a time; None leaves a value to the pipeline."""
+
+    prompts: tuple[str, ...]
+    negative_prompt: str | None = None
+    seed: int = 0
+    count: int = 1
+    guidance_scale: float | None = None
+    backend: BackendName = "onnxruntime"
+    batch: int = 8
+    threads: int | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images (N, C, H, W) in [-1, 1], float32, prompt by prompt, and the seconds that they took, graphs loaded."""
+
+    images: np.ndarray
+    times: PartTimes
+
+
+def draw_prompts(folder: Path, options: PromptOptions) -> Drawn:
+    """Draw with the pipeline of a bundle folder.
+
+    Raises UsageError for options that the pipeline or its contract has no place for, and what ``load_pipeline`` raises.
+    """
+    if not options.prompts or options.count < 1 or options.batch < 1:
+        raise UsageError(f"{options.count} images of {len(options.prompts)} prompts make no sense: ask for 1 or more")
+    pipeline = load_pipeline(folder, backend=options.backend, device=options.device, threads=options.threads)
+    pipeline.set_progress_bar_config(disable=True)
+    denoiser = next(part for part in pipeline.components.values() if isinstance(part, DeployedDenoiser))
+    arguments = _arguments(pipeline, denoiser, options)
+    prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
+    batch = min(options.batch, len(prompts), denoiser.bundle.manifest.contract.batch.max)
+    denoiser.prepare()
+    with timed_parts(pipeline) as times:
+        parts = [
+            _draw(pipeline, prompts[start : start + batch], options.seed + start, arguments)
+            for start in range(0, len(prompts), batch)
+        ]
+    return Drawn(np.concatenate(parts), times)
+
+
+def _arguments(pipeline: Any, denoiser: DeployedDenoiser, options: PromptOptions) -> dict[str, Any]:
+    """The arguments of every call, as far as the pipeline takes them."""
+    taken = inspect.signature(type(pipeline).__call__).parameters
+    arguments = call_arguments(pipeline, denoiser.bundle.manifest.contract)
+    wanted = {"prompt": options.prompts, "negative_prompt": options.negative_prompt}
+    for name in (name for name, value in wanted.items() if value is not None and name not in taken):
+        raise UsageError(f"{type(pipeline).__name__} takes no {name.replace('_', ' ')}: give classes, or leave it out")
+    if options.guidance_scale is not None:
+        if arguments.get("guidance_scale", options.guidance_scale) != options.guidance_scale:
+            raise UsageError(
+                f"a guidance scale of {options.guidance_scale:g} needs a bundle with guidance: leave it out"
+            )
+        arguments["guidance_scale"] = options.guidance_scale
+    return arguments | ({} if options.negative_prompt is None else {"negative_prompt": options.negative_prompt})
+
+
+def _draw(pipeline: Any, prompts: Sequence[str], seed: int, arguments: dict[str, Any]) -> np.ndarray:
+    given = dict(arguments)
+    if isinstance(given.get("negative_prompt"), str):
+        given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(len(prompts))]
+    made = pipeline(prompt=list(prompts), generator=generators, output_type="np", **given)
+    if not hasattr(made, "images"):
+        raise UsageError(f"{type(pipeline).__name__} makes no images: call the pipeline from Python, see load_pipeline")
+    return np.asarray(made.images, np.float32).transpose(0, 3, 1, 2) * 2 - 1

@@ -1,0 +1,53 @@
+"""A bundle's engines opened on this machine's GPU: the target first, then preflight, then the backend."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import load_engine_record
+from dipgo_deploy.core.precision import HalfType
+from dipgo_deploy.core.program import Program
+from dipgo_deploy.runtime.engines import engine_source
+from dipgo_deploy.runtime.loaded import LoadedBundle
+from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
+from dipgo_deploy.trt.preflight import preflight
+from dipgo_deploy.trt.target import load_target
+
+__all__ = ["built_precision", "engine_backend", "engine_records"]
+
+
+def engine_backend(
+    bundle: LoadedBundle, target: str, batch: int, *, gpu_memory: int | None = None, trust: bool = False
+) -> tuple[Program, TensorRTBackend]:
+    """The program that the engines of ``target`` run, and the backend that holds them.
+
+    Raises MissingError where the target cannot run here, InputError where engines are missing or do not fit this
+    machine, UsageError for a batch that they do not take.
+    """
+    found = load_target(target, "run")
+    source = engine_source(bundle, built_precision(bundle, target))
+    engines = preflight(bundle.folder, bundle.manifest, source.program, source.graphs, found, batch, trust=trust)
+    files = {name: one.path for name, one in engines.items()}
+    return source.program, TensorRTBackend(found.module, files, gpu_memory=gpu_memory, name=target)
+
+
+def engine_records(bundle: LoadedBundle, target: str) -> list[EngineRecord]:
+    """Records of all engines of ``target`` in the bundle."""
+    folder = bundle.denoiser / ENGINES_FOLDER
+    return [load_engine_record(path) for path in sorted(folder.glob(f"{target}-*/*.json"))]
+
+
+def built_precision(bundle: LoadedBundle, target: str) -> HalfType | None:
+    """The half precision that engines were converted to; None for the bundle's own type.
+
+    Raises InputError where there is no engine of ``target``, or of more than one precision.
+    """
+    found = {record.precision for record in engine_records(bundle, target)}
+    if len(found) != 1:
+        have = f"engines in {' and '.join(sorted(found))}" if found else "no engines"
+        raise InputError(f"{bundle.folder} has {have} of {target}: run dipgo-deploy build-engine --target {target}")
+    (precision,) = found
+    own = bundle.manifest.contract.dtype
+    return next((half for half in get_args(HalfType) if half == precision != own), None)

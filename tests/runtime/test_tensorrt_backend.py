@@ -1,0 +1,189 @@
+"""The TensorRT backend on a library that computes on the CPU: same images, addresses, memory, engines that make way."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dipgo_deploy.core.errors import InputError, MissingError, UsageError
+from dipgo_deploy.core.program import Run
+from dipgo_deploy.runtime import load_bundle
+from dipgo_deploy.runtime.generate import noise_for
+from dipgo_deploy.runtime.interpreter import Session
+from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
+from dipgo_deploy.runtime.tensorrt_engine import changed
+from tests.runtime import fake_tensorrt as fake
+
+LISTS = Path(__file__).parents[1] / "trt" / "tensorrt_api.json"
+
+
+@pytest.fixture(scope="module")
+def bundle(bundle_folder):
+    return load_bundle(bundle_folder)
+
+
+@pytest.fixture(scope="module", params=["subnets", "segments"])
+def compiled(request, bundle):
+    return bundle.compiled if request.param == "subnets" else bundle.compile(bundle.schedule, "segments")
+
+
+@pytest.fixture(scope="module")
+def given(bundle):
+    contract = bundle.manifest.contract
+    return noise_for(range(2), contract.latent_shape), bundle.model.conditioning([3, 7], contract.guidance)
+
+
+@pytest.fixture
+def engines(compiled, tmp_path):
+    files = {name: tmp_path / f"{name}.engine" for name in compiled.graphs}
+    for name, content in compiled.graphs.items():
+        files[name].write_bytes(content)
+    return files
+
+
+def session_of(bundle, compiled, engines, library=None, **options):
+    library = library or fake.Library(bundle.denoiser)
+    backend = TensorRTBackend(library, engines, device="cpu", **options)
+    return library, Session(compiled.program, backend, 2, 4.0)
+
+
+def total_of(engines):
+    return sum(file.stat().st_size for file in engines.values())
+
+
+def test_images_are_those_of_onnx_runtime(bundle, compiled, engines, given):
+    _, session = session_of(bundle, compiled, engines)
+    wanted = bundle.session(2, compiled=compiled, guidance_scale=4.0, threads=1).run(*given)
+    for _ in range(2):  # nothing stale is left in the second run
+        np.testing.assert_allclose(session.run(*given), wanted, atol=1e-4)
+
+
+def test_engines_are_loaded_at_their_first_call_and_once(bundle, compiled, engines, given):
+    library, session = session_of(bundle, compiled, engines)
+    assert library.log == []
+    session.run(*given)
+    session.run(*given)
+    loads = [name for what, name in library.log if what == "load"]
+    assert sorted(loads) == sorted(compiled.graphs)
+    runs = [name for what, name in library.log if what == "run"]
+    assert runs == 2 * [run.graph for run in compiled.program.runs]
+
+
+def test_only_addresses_that_change_are_set(bundle, compiled, engines, given):
+    library, session = session_of(bundle, compiled, engines)
+    session.run(*given)
+    library.log.clear()
+    session.run(*given)
+    again = sum(what == "address" for what, _ in library.log)
+    bound = sum(len(run.inputs) + len(run.outputs) + 1 for run in compiled.program.runs)
+    assert again < bound
+
+
+def test_a_call_of_the_same_addresses_sets_none():
+    assert changed({"a": 1, "b": 2}, {"a": 1, "b": 3}) == {"b": 3}
+    assert changed({"a": 1}, {"a": 1}) == {}
+
+
+def test_engines_make_way_under_a_budget_and_images_stay_the_same(bundle, compiled, engines, given):
+    _, free = session_of(bundle, compiled, engines)
+    wanted = free.run(*given)
+    library, session = session_of(bundle, compiled, engines)
+    slots = session.backend.device_bytes
+    library, session = session_of(bundle, compiled, engines, gpu_memory=slots + total_of(engines) - 1)
+    np.testing.assert_array_equal(session.run(*given), wanted)
+    assert 0 < len(session.backend.loaded) < len(engines)
+    np.testing.assert_array_equal(session.run(*given), wanted)
+    assert sum(what == "load" for what, _ in library.log) > len(engines)
+
+
+def test_a_budget_too_small_for_one_engine_is_refused(bundle, compiled, engines, given):
+    _, session = session_of(bundle, compiled, engines, gpu_memory=1000)
+    with pytest.raises(MissingError, match="MiB of GPU memory are given: give more, or export with layout segments"):
+        session.run(*given)
+
+
+def test_all_engines_share_the_activations_of_the_largest(bundle, compiled, engines, given):
+    sizes = {name: 100 * (index + 1) for index, name in enumerate(compiled.graphs)}
+    library = fake.Library(bundle.denoiser, activations=sizes.__getitem__)
+    _, session = session_of(bundle, compiled, engines, library)
+    before = session.backend.device_bytes
+    session.run(*given)
+    files = sum(file.stat().st_size for file in engines.values())
+    scratch = session.backend.device_bytes - before - files - max(sizes.values())
+    assert 0 <= scratch < max(slot.nbytes({"batch": 2, "rows": 4}) for slot in compiled.program.slots) * 8
+
+
+def test_a_cuda_graph_needs_all_engines(bundle, compiled, engines, given):
+    _, session = session_of(bundle, compiled, engines)
+    with pytest.raises(UsageError, match="a CUDA graph needs all .* engines in memory"):
+        session.backend.captured(session.calls)
+
+
+def test_a_damaged_engine_is_refused(bundle, compiled, engines, given):
+    next(iter(engines.values())).write_bytes(b"damaged")
+    _, session = session_of(bundle, compiled, engines)
+    with pytest.raises(InputError, match="cannot be loaded .see the log above.: build the engine anew"):
+        session.run(*given)
+
+
+def test_a_missing_engine_is_refused(bundle, compiled, engines):
+    engines.pop(compiled.program.runs[0].graph)
+    with pytest.raises(InputError, match="for which there is no engine"):
+        session_of(bundle, compiled, engines)
+
+
+def test_an_engine_for_another_shape_is_refused(bundle, compiled, engines, given, monkeypatch):
+    monkeypatch.setattr(fake.IExecutionContext, "set_input_shape", lambda *_: False)
+    _, session = session_of(bundle, compiled, engines)
+    with pytest.raises(InputError, match="is wanted: build it for this batch"):
+        session.run(*given)
+
+
+def test_an_engine_that_refuses_to_run_is_an_error(bundle, compiled, engines, given, monkeypatch):
+    monkeypatch.setattr(fake.IExecutionContext, "execute_async_v3", lambda *_: False)
+    _, session = session_of(bundle, compiled, engines)
+    with pytest.raises(InputError, match="refused to run"):
+        session.run(*given)
+
+
+def test_no_room_for_a_context_is_an_error(bundle, compiled, engines, given, monkeypatch):
+    monkeypatch.setattr(fake.ICudaEngine, "create_execution_context", lambda *_: None)
+    _, session = session_of(bundle, compiled, engines)
+    with pytest.raises(MissingError, match="finds no room beside"):
+        session.run(*given)
+
+
+def test_the_fake_has_no_member_that_the_real_ones_lack():
+    lists = json.loads(LISTS.read_text())
+    for kind in (fake.Runtime, fake.ICudaEngine, fake.IExecutionContext):
+        members = {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
+        for version, classes in lists.items():
+            assert members <= set(classes[kind.__name__]), version
+
+
+def test_every_run_is_bound(compiled):
+    assert all(isinstance(run, Run) for run in compiled.program.runs) and len(compiled.program.runs) >= 4
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+def test_engines_on_a_gpu_make_the_images_of_onnx_runtime(bundle_copy, given):
+    from dipgo_deploy.runtime.engines import EngineOptions, build
+    from dipgo_deploy.trt.target import load_target
+
+    try:
+        target = load_target(None, "run")
+    except MissingError as error:
+        pytest.skip(str(error))
+    bundle = load_bundle(bundle_copy)
+    *_, _ = build(bundle, EngineOptions(target=target.name))
+    bundle = load_bundle(bundle_copy)
+    wanted = bundle.session(2, guidance_scale=4.0).run(*given)
+    for cuda_graph in (False, True):
+        session = bundle.session(2, backend=target.name, guidance_scale=4.0, device="cuda", cuda_graph=cuda_graph)
+        for _ in range(3):
+            np.testing.assert_allclose(session.run(*given), wanted, atol=1e-3)
