@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Json, Model
+from dipgo_deploy.cli.options import Json, Meta, Model, RandomWeights
 from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError
 
 __all__ = ["FormatName", "import_schedule"]
@@ -17,8 +18,10 @@ FormatName = Literal["deepcache", "fora", "smoothcache", "cache-dit", "dipgo"]
 
 
 def import_schedule(
-    model: Model,
-    source: Annotated[FormatName, typer.Option("--from", help="Whose schedule it is.")],
+    origin: Annotated[FormatName, typer.Option("--from", help="Whose schedule it is.")],
+    model: Model = None,
+    random_weights: RandomWeights = None,
+    meta: Meta = False,
     file: Annotated[Path | None, typer.Option(help="Its settings as JSON; the options below stand above it.")] = None,
     interval: Annotated[int | None, typer.Option(help="Full step every so many steps (deepcache, fora).")] = None,
     branch: Annotated[int | None, typer.Option(help="cache_branch_id: 3 x level + layer (deepcache).")] = None,
@@ -38,22 +41,23 @@ def import_schedule(
     from dipgo_deploy.search.interchange import import_schedule as imported
 
     given = {"interval": interval, "branch": branch, "skip-mode": skip_mode, "first": first, "last": last}
-    document = _document(source, file, given)
+    document = _document(origin, file, given)
     check_target(out)
     from dipgo_deploy.graphs import trace
-    from dipgo_deploy.models import load_model, make_contract
+    from dipgo_deploy.models import make_contract
 
-    with working(f"tracing {model}"):
-        loaded = load_model(model)
+    source = ModelSource(model, random_weights, meta=meta)
+    with working(f"tracing {source.label}"):
+        loaded = source.load()
         contract = make_contract(loaded, sampler=sampler, steps=steps, guidance=guidance)
-        graph = trace(loaded, granularity=FORMATS[source].granularity).blocks
-    schedule = imported(source, document, graph, contract)
+        graph = trace(loaded, granularity=FORMATS[origin].granularity).blocks
+    schedule = imported(origin, document, graph, contract)
     save_schedule(out, schedule)
     ratio = pruned_ratio(schedule, graph)
     if as_json:
-        emit({"out": str(out), "from": source, "ratio": ratio, "steps": schedule.steps})
+        emit({"out": str(out), "from": origin, "ratio": ratio, "steps": schedule.steps})
         return
-    result(f"{source}: ratio {ratio:.4f} of {schedule.steps} steps\nin {out}")
+    result(f"{origin}: ratio {ratio:.4f} of {schedule.steps} steps\nin {out}")
 
 
 def _document(source: FormatName, file: Path | None, given: dict[str, Any]) -> dict[str, Any]:

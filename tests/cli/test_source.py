@@ -34,6 +34,11 @@ def test_random_weights_become_a_bundle_that_verifies(config, tmp_path, capsys):
     assert run(["export", *model, "--schedule", schedule, "--out", bundle]) == 0
     assert run(["verify", bundle, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["passed"] is True
+    assert run(["verify", bundle, "--once"]) == 0
+    assert "first calls, ONNX Runtime against PyTorch" in capsys.readouterr().out
+    assert run(["verify", bundle, "--once", "--tolerance", "1e-12"]) == 4
+    assert "1e-12 is allowed: the fast path is not the slow one" in capsys.readouterr().err
+    assert run(["verify", bundle, "--once", "--min-psnr", "30"]) == 2
 
 
 def test_trace_takes_random_weights_in_half_precision(config, tmp_path, capsys):
