@@ -28,8 +28,8 @@ def changed(held: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int
 class OpenEngine:
     """An engine and its one execution context.
 
-    ``inputs`` names what it reads, ``outputs`` gives the bytes of every output at the batch that was set; ``activation_bytes`` the memory that a run
-    needs besides; ``held`` the addresses that the context has now.
+    ``inputs`` names what it reads, ``outputs`` gives the bytes of every output at the batch that was set,
+    ``activation_bytes`` the memory that a run needs besides; ``held`` are the addresses that the context has now.
     """
 
     name: str
