@@ -86,6 +86,9 @@ SIZES = {
 }
 """What is measured, by name."""
 
+MAX_GRAPHS = 3
+"""Compute sets of a schedule: each graph is called on a CPU."""
+
 HALF = ("sd15", "dit-xl-2-256")
 """Sizes that are traced and cut in half precision too. Their graphs are not called: a CPU has no half arithmetic."""
 
@@ -142,7 +145,7 @@ def run_trace(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
         else:
             schedule = search_schedule(blocks, contract, SearchOptions("random", 0.8))
     with clock.part("export"):
-        export(model, schedule, folder / "bundle", ExportOptions())
+        export(model, schedule, folder / "bundle", ExportOptions(max_graphs=MAX_GRAPHS))
     program = load_bundle(folder / "bundle").program
     on_disk = sum(path.stat().st_size for path in (folder / "bundle").rglob("*") if path.is_file())
     return {
