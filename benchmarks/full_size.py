@@ -204,20 +204,11 @@ def run_meta(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
         model = _model(size, dtype, "meta")
         blocks = trace(model).blocks
     guidance = read_random_config(size.config).guidance or "none"
-    contract = make_contract(_steady(model), steps=50, guidance=guidance, sampler=_linear_sampler(model))
+    contract = make_contract(model, steps=50, guidance=guidance)
     program = lower(
         search_schedule(blocks, contract, SearchOptions("uniform", 0.8)), blocks, read_sampler(contract.sampler)
     )
     return {**_counts(size, model, blocks), "parts": clock.parts, "slot_bytes": memory_bytes(program, 1)["slots"]}
-
-
-def _linear_sampler(model: LoadedModel) -> str:
-    return "flow-euler" if "FlowMatch" in model.scheduler_config["_class_name"] else "ddim"
-
-
-def _steady(model: LoadedModel) -> LoadedModel:
-    """The model with timesteps that do not depend on the image size."""
-    return replace(model, scheduler_config={**model.scheduler_config, "use_dynamic_shifting": False})
 
 
 STAGES: dict[str, Callable[[Size, str, Path], dict[str, Any]]] = {
