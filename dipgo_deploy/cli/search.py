@@ -44,7 +44,9 @@ def search(
     cost: Annotated[
         Path | None, typer.Option(help="Latency table that profile wrote: the ratio is then a share of time.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="Sampler by name, such as ddim, dpmpp-2m, unipc, euler.")] = "ddim",
+    sampler: Annotated[
+        str | None, typer.Option(help="Sampler by name, such as ddim; the model's own if left out.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler's full run.")] = 50,
     guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
     granularity: Granularity = "stage",

@@ -77,11 +77,9 @@ class ModelSource:
 
 def _fits(label: str, shapes: LoadedModel) -> bool:
     """Whether a trace of the model fits the free memory; says so where it does not."""
-    import torch
+    from dipgo_deploy.supernet.free_memory import free_host_bytes
 
-    from dipgo_deploy.supernet.free_memory import free_bytes
-
-    needed, free = int(_MEMORY_OF_A_TRACE * shapes.weight_bytes), free_bytes(torch.device("cpu"))
+    needed, free = int(_MEMORY_OF_A_TRACE * shapes.weight_bytes), free_host_bytes()
     if needed > free:
         say(f"{label} needs {mib_text(needed)}, {mib_text(free)} are free: shapes alone are traced, nothing can be run")
     return needed <= free

@@ -73,8 +73,8 @@ def test_shapes_alone_are_traced_searched_and_shown(config, tmp_path, capsys):
 def test_random_weights_that_do_not_fit_leave_shapes(config, monkeypatch, capsys):
     from dipgo_deploy.supernet import free_memory
 
-    monkeypatch.setattr(free_memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1000)
     assert not ModelSource(random_weights=config).load().has_weights
     assert "KiB are free: shapes alone are traced, nothing can be run" in capsys.readouterr().err
-    monkeypatch.setattr(free_memory, "free_bytes", lambda device: 1 << 40)
+    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1 << 40)
     assert ModelSource(random_weights=config).load().has_weights
