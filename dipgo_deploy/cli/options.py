@@ -19,6 +19,7 @@ __all__ = [
     "GuidanceScale",
     "Json",
     "Layout",
+    "Meta",
     "Model",
     "RandomWeights",
     "patterns_of",
@@ -33,6 +34,7 @@ RandomWeights = Annotated[
     typer.Option(metavar="CONFIG", help="In place of MODEL: an architecture, as sd15, or a config.json."),
 ]
 Dtype = Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="Number format of the network.")]
+Meta = Annotated[bool, typer.Option("--meta", help="Shapes alone: no weights are loaded, no memory is taken.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]

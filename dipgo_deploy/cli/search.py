@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Blocks, Dtype, Granularity, Json, Model, RandomWeights, patterns_of
+from dipgo_deploy.cli.options import Blocks, Dtype, Granularity, Json, Meta, Model, RandomWeights, patterns_of
 from dipgo_deploy.cli.output import emit, result
 from dipgo_deploy.cli.source import ModelSource
 
@@ -51,6 +51,7 @@ def search(
     from_pruner: Annotated[Path | None, typer.Option(help="Use this trained pruner, for any ratio.")] = None,
     limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
     dtype: Dtype = "float32",
+    meta: Meta = False,
     picture: Annotated[Path | None, typer.Option(help="Draw learnt scores and schedule (.png or .svg).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +66,7 @@ def search(
         candidates=candidates, population=population, trajectories=trajectories,
     )  # fmt: skip
     gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
-    source = ModelSource(model, random_weights, dtype)
+    source = ModelSource(model, random_weights, dtype, meta)
     asked = Asked(
         source, options, sampler, steps, guidance, granularity, patterns_of(blocks), seed, images, conditions,
         guidance_scale, gradient, out, picture, limit_graphs,
@@ -83,9 +84,13 @@ def search(
 
 
 def _summary(schedule: Schedule, graph: BlockGraph, asked: float) -> dict[str, Any]:
-    """Asked and reached ratio and MACs per image in both conventions, guidance rows included."""
+    """Asked and reached ratio, MACs per image in both conventions (guidance rows included), and what it lowers to."""
     from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, schedule_macs
+    from dipgo_deploy.core.program import memory_bytes
+    from dipgo_deploy.lowering import lower
+    from dipgo_deploy.models.sampler_reading import read_sampler
 
+    program = lower(schedule, graph, read_sampler(schedule.contract.sampler))
     rows = schedule.contract.rows_per_image
     kept, full = schedule_macs(schedule, graph), graph.macs
     return {
@@ -93,16 +98,19 @@ def _summary(schedule: Schedule, graph: BlockGraph, asked: float) -> dict[str, A
         "ratio": pruned_ratio(schedule, graph),
         "calls": sum(bool(plan.reach.pieces) for plan in plan_steps(schedule, graph)),
         "steps": schedule.steps,
+        "graphs": len(program.graphs),
+        "slot_bytes": memory_bytes(program, batch=1)["slots"],
         "macs": {"papers": kept.papers * rows, "full": kept.full * rows},
         "full_macs": {"papers": full.papers * rows * schedule.steps, "full": full.full * rows * schedule.steps},
     }
 
 
 def _text(summary: dict[str, Any], method: str) -> str:
-    from dipgo_deploy.cli.units import macs_text
+    from dipgo_deploy.cli.units import count_text, macs_text, mib_text
 
     lines = [f"{method}: ratio {summary['ratio']:.4f} (asked {summary['asked_ratio']:g})"]
     lines += [f"network calls: {summary['calls']} of {summary['steps']}"]
+    lines += [f"lowers to {count_text(summary['graphs'], 'graph')}, slots {mib_text(summary['slot_bytes'])} an image"]
     for convention in ("papers", "full"):
         kept, full = summary["macs"][convention], summary["full_macs"][convention]
         lines += [f"MACs per image ({convention}): {macs_text(kept)} of {macs_text(full)}"]

@@ -28,11 +28,15 @@ def search_asked(asked: Asked) -> tuple[Schedule, BlockGraph]:
     """Search, with progress on stderr."""
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.models import make_contract
-    from dipgo_deploy.search.options import JUDGED
+    from dipgo_deploy.search.options import JUDGED, RULES
 
     conditions = _conditions(asked)
     with working(f"tracing {asked.source.label}"):
         model = conditions.given_to(asked.source.load())
+        if not model.has_weights and asked.options.method not in RULES:
+            raise UsageError(
+                f"{asked.options.method} runs the model, which has shapes alone: choose {', '.join(RULES)}"
+            )
         contract = make_contract(model, sampler=asked.sampler, steps=asked.steps, guidance=asked.guidance)
         graph = trace(model, granularity=asked.granularity, patterns=asked.patterns).blocks
     if asked.options.method == "dipgo":

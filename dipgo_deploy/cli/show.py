@@ -14,6 +14,7 @@ from dipgo_deploy.core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from dipgo_deploy.core.blocks import BlockGraph
+    from dipgo_deploy.core.schedule import Schedule
 
 _FILES = ("bundle.json", "blocks.json", "schedule.json", "program.json")
 """What stands for a folder: the first of these that it holds."""
@@ -100,8 +101,24 @@ def _view(loaded: Any, kind: str, file: Path) -> Any:
     if kind == "bundle":
         return views.bundle_view(loaded, file.parent, load_program(file.parent / "program.json"))
     if kind == "schedule":
-        return views.schedule_view(loaded, _blocks_beside(file))
+        return _schedule_view(loaded, _blocks_beside(file))
     return views.blocks_view(loaded) if kind == "blocks" else views.program_view(loaded)
+
+
+def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:
+    """Blocks × steps, and with the block graph at hand the memory of the program that it lowers to."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from dipgo_deploy.cli import views
+    from dipgo_deploy.lowering import lower
+    from dipgo_deploy.models.sampler_reading import read_sampler
+
+    view = views.schedule_view(schedule, blocks)
+    if blocks is None:
+        return view
+    program = lower(schedule, blocks, read_sampler(schedule.contract.sampler))
+    return Group(view, *(Text(views.memory_line(program, batch)) for batch in (1, 8)))
 
 
 def _blocks_beside(file: Path) -> BlockGraph | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dipgo_deploy.cli.output import say
+from dipgo_deploy.cli.units import mib_text
 from dipgo_deploy.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -12,17 +14,21 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelSource"]
 
+_MEMORY_OF_A_TRACE = 2.2
+"""Peak memory of a trace and a cut, in weights of the model."""
+
 
 @dataclass(frozen=True)
 class ModelSource:
     """Either ``model`` (see ``load_model``) or ``random_weights`` (see ``load_random``), and a dtype.
 
-    Raises UsageError unless one of them is given.
+    ``meta`` asks for shapes alone. Raises UsageError unless one of them is given.
     """
 
     model: str | None = None
     random_weights: str | None = None
     dtype: str = "float32"
+    meta: bool = False
 
     def __post_init__(self) -> None:
         if self.model is not None and self.random_weights is not None:
@@ -36,9 +42,24 @@ class ModelSource:
         return self.model or f"{self.random_weights} with random weights"
 
     def load(self) -> LoadedModel:
-        """The model, with whatever its loader raises."""
+        """The model, with whatever its loader raises; without weights where random ones would not fit the memory."""
         from dipgo_deploy.models import load_model, load_random
 
-        if self.random_weights is not None:
-            return load_random(self.random_weights, dtype=self.dtype)
-        return load_model(str(self.model), dtype=self.dtype)
+        if self.random_weights is None:
+            return load_model(str(self.model), dtype=self.dtype)
+        shapes = load_random(self.random_weights, dtype=self.dtype, device="meta")
+        if self.meta or not _fits(self.label, shapes):
+            return shapes
+        return load_random(self.random_weights, dtype=self.dtype)
+
+
+def _fits(label: str, shapes: LoadedModel) -> bool:
+    """Whether a trace of the model fits the free memory; says so where it does not."""
+    import torch
+
+    from dipgo_deploy.supernet.free_memory import free_bytes
+
+    needed, free = int(_MEMORY_OF_A_TRACE * shapes.weight_bytes), free_bytes(torch.device("cpu"))
+    if needed > free:
+        say(f"{label} needs {mib_text(needed)}, {mib_text(free)} are free: shapes alone are traced, nothing can be run")
+    return needed <= free

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Blocks, Dtype, Granularity, Json, Model, RandomWeights, patterns_of
+from dipgo_deploy.cli.options import Blocks, Dtype, Granularity, Json, Meta, Model, RandomWeights, patterns_of
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
 
@@ -19,10 +19,11 @@ def trace(
     blocks: Blocks = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; a cache folder if left out.")] = None,
     dtype: Dtype = "float32",
+    meta: Meta = False,
     as_json: Json = False,
 ) -> None:
     """Trace MODEL: which blocks can be skipped, what each needs, gives and costs."""
-    patterns, source = patterns_of(blocks), ModelSource(model, random_weights, dtype)
+    patterns, source = patterns_of(blocks), ModelSource(model, random_weights, dtype, meta)
     from dipgo_deploy.cli.views import blocks_view
     from dipgo_deploy.graphs import trace as trace_model
 

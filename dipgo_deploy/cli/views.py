@@ -5,6 +5,7 @@ Block graphs and bundles are here, schedules and programs in files of their own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -14,12 +15,12 @@ from rich.text import Text
 from dipgo_deploy.cli.program_view import memory_line, program_view
 from dipgo_deploy.cli.schedule_view import schedule_view
 from dipgo_deploy.cli.units import count_text, macs_text, mib_text
-from dipgo_deploy.core.blocks import BlockGraph, Macs
+from dipgo_deploy.core.blocks import Block, BlockGraph, Macs
 from dipgo_deploy.core.bundle import BundleManifest
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.program import Program
 
-__all__ = ["blocks_view", "bundle_view", "program_view", "schedule_view"]
+__all__ = ["blocks_view", "bundle_view", "memory_line", "program_view", "schedule_view"]
 
 _OUTSIDE_LIMIT = 0.05
 """Share of MACs outside every block above which a warning is due: it bounds what a schedule can prune."""
@@ -32,20 +33,28 @@ def blocks_view(graph: BlockGraph) -> RenderableType:
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("block", no_wrap=True)
-    for heading in ("papers", "full", "%", "weights"):
+    for heading in ("papers", "full", "%", "weights", "stored"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("features")
     for block in graph.blocks:
         shapes = ", ".join(_shape(graph, name) for name in block.features)
-        table.add_row(block.name, *_costs(block.macs, graph), mib_text(block.weight_bytes), shapes)
+        size, stored = mib_text(block.weight_bytes), _stored(graph, [block])
+        table.add_row(block.name, *_costs(block.macs, graph), size, stored, shapes)
     outside = max(0, graph.weight_bytes - sum(block.weight_bytes for block in graph.blocks))
-    table.add_row("outside every block", *_costs(graph.outside_macs, graph), mib_text(outside), "", style="dim")
-    table.add_row("whole network", *_costs(graph.macs, graph), mib_text(graph.weight_bytes), "", style="bold")
+    table.add_row("outside every block", *_costs(graph.outside_macs, graph), mib_text(outside), "", "", style="dim")
+    stored = _stored(graph, graph.blocks)
+    table.add_row("whole network", *_costs(graph.macs, graph), mib_text(graph.weight_bytes), stored, "", style="bold")
     heading = (
         f"{graph.model_class} {graph.model_digest[:12]}, {graph.dtype}: {len(graph.blocks)} blocks at granularity "
-        f"{graph.granularity}; MACs of one row, conventions papers and full"
+        f"{graph.granularity}; MACs and stored features of one row, conventions papers and full"
     )
     return Group(Text(heading), table, *_outside_warning(graph))
+
+
+def _stored(graph: BlockGraph, blocks: Iterable[Block]) -> str:
+    """Bytes of one row of the features of ``blocks``, if all are kept."""
+    specs = [graph.values[name] for block in blocks for name in block.features if name in graph.values]
+    return mib_text(sum(spec.nbytes({"rows": 1, "batch": 1}) for spec in specs))
 
 
 def _outside_warning(graph: BlockGraph) -> list[Text]:

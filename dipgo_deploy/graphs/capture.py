@@ -20,6 +20,7 @@ from torch import nn
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.graphs.mend import mend
+from dipgo_deploy.graphs.stand_ins import put_stand_ins
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.models.exportable import exportable
 from dipgo_deploy.supernet import flatten_feature, gated
@@ -147,5 +148,6 @@ def capture(model: LoadedModel, blocks: Sequence[str]) -> Capture:
         log.setLevel(before)
     assert program is not None
     mend(program.model)
+    put_stand_ins(program.model.graph)
     notes = recorder.notes
     return Capture(program.model, notes.outputs, notes.features, notes.entries)

@@ -58,6 +58,8 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
     """
     out = out.absolute()
     _check_target(out)
+    if not model.has_weights:
+        raise InputError(f"this {model.class_name} has shapes alone, a bundle needs its weights: load it with them")
     _check_model(model, schedule)
     if options.dtype is not None and options.dtype != model.dtype:
         model = model.as_dtype(options.dtype)
@@ -138,7 +140,7 @@ def _write(
         files=records_of(folder),
         graphs={name: f"{model.component}/{name}.onnx" for name in graphs},
         weights={MAIN_EXPERT: f"{model.component}/{WEIGHTS_FILE}"},
-        model_weight_bytes=sum(t.numel() * t.element_size() for t in model.module.state_dict().values()),
+        model_weight_bytes=model.weight_bytes,
         versions=library_versions(),
     )
     save_manifest(folder / BUNDLE_FILE, manifest)

@@ -1,6 +1,7 @@
 """Trace: a denoiser becomes a master graph with all block features as outputs, one weights file and a BlockGraph.
 
 A trace is a folder: ``master.onnx``, the weights, the denoiser's ``config.json`` and ``blocks.json``, written last.
+That of a model on the device ``meta`` has config and blocks alone: they tell all that lowering asks.
 Traces are kept in a cache by the digest of model, patterns, library versions and of the code here, so that search and
 export never trace twice. A lock lets one process trace what several want; a damaged trace is made anew.
 """
@@ -12,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
 from filelock import FileLock
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
 from dipgo_deploy.core.errors import InputError
@@ -40,7 +42,7 @@ __all__ = ["BLOCKS_FILE", "MASTER_FILE", "Trace", "cache_folder", "load_trace", 
 MASTER_FILE = "master.onnx"
 BLOCKS_FILE = "blocks.json"
 PARTS = (BLOCKS_FILE, MASTER_FILE, WEIGHTS_FILE)
-"""What a trace must hold, besides the config."""
+"""What the trace of a model with weights must hold, besides the config."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,14 @@ def trace(
         if found is None:
             with _prepared(folder) as temporary:
                 _write_trace(model, label, chosen, strict, temporary)
-            found = load_trace(folder)
+            found = load_trace(folder, (BLOCKS_FILE,))
     return found
 
 
 def _found(folder: Path, model: LoadedModel, patterns: Sequence[str]) -> Trace | None:
     """The trace in ``folder``, if it is whole and one of this model, its inputs' shapes and these patterns."""
     try:
-        found = load_trace(folder)
+        found = load_trace(folder, PARTS if model.has_weights else (BLOCKS_FILE,))
     except InputError:
         return None
     shapes = [tuple(tensor.shape[1:]) for tensor in model.example_inputs(1).values()]
@@ -129,9 +131,9 @@ def _prepared(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_trace(folder: Path) -> Trace:
-    """Open a trace folder; InputError if a part is missing or damaged."""
-    for name in PARTS:
+def load_trace(folder: Path, parts: Sequence[str] = PARTS) -> Trace:
+    """Open a trace folder; InputError if one of ``parts`` is missing or the blocks are damaged."""
+    for name in parts:
         if not (folder / name).is_file():
             raise InputError(f"{folder} has no {name}: trace the model again")
     return Trace(folder, load_block_graph(folder / BLOCKS_FILE))
@@ -164,9 +166,7 @@ def _code_digest() -> str:
 
 def _write_trace(model: LoadedModel, label: str, patterns: Sequence[str], strict: bool, folder: Path) -> None:
     names = match_blocks(model.module, patterns, strict=strict)
-    example = model.example_inputs(2)
-    order = execution_order(model.module, names, lambda: model.forward(**example))
-    captured = capture(model, order)
+    captured = capture(model, _order(model, names))
     graph = captured.model.graph
     state = model.module.state_dict()
     simplify(captured.model, captured.outputs, [PARAMETER_PREFIX + name for name in state])
@@ -176,11 +176,23 @@ def _write_trace(model: LoadedModel, label: str, patterns: Sequence[str], strict
     specs = infer_specs(captured.model)
     write_atomic(folder / "config.json", json.dumps(json.loads(_config(model)), indent=2) + "\n")
     blocks = _block_graph(model, label, patterns, captured, specs, external)
-    passes.ClearMetadataAndDocStringPass()(captured.model)
-    for value in (v for node in graph for v in node.outputs):
-        value.shape = ir.Shape(specs[str(value.name)].shape)
-    write_atomic(folder / MASTER_FILE, ir.to_proto(captured.model).SerializeToString())
+    if model.has_weights:
+        _write_master(captured.model, specs, folder)
     save_block_graph(folder / BLOCKS_FILE, blocks)
+
+
+def _order(model: LoadedModel, names: Sequence[str]) -> list[str]:
+    """The blocks in execution order, found on shapes alone."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        example = model.example_inputs(2)
+        return execution_order(model.module, names, lambda: model.forward(**example))
+
+
+def _write_master(master: ir.Model, specs: Mapping[str, TensorSpec], folder: Path) -> None:
+    passes.ClearMetadataAndDocStringPass()(master)
+    for value in (v for node in master.graph for v in node.outputs):
+        value.shape = ir.Shape(specs[str(value.name)].shape)
+    write_atomic(folder / MASTER_FILE, ir.to_proto(master).SerializeToString())
 
 
 def _config(model: LoadedModel) -> str:
@@ -200,10 +212,13 @@ def _write_weights(model: LoadedModel, graph: ir.Graph, folder: Path) -> dict[st
             names[initializer] = short
         elif tensor.nbytes >= INLINE_BYTES:
             names[initializer] = short
-            extras[short] = tensor.numpy()
+            extras[short] = tensor
     sizes = {initializer: graph.initializers[initializer].const_value.nbytes for initializer in names}  # type: ignore[union-attr]
-    save_weights(folder / WEIGHTS_FILE, state, extras)
-    externalize(graph, folder / WEIGHTS_FILE, names)
+    if model.has_weights:
+        save_weights(folder / WEIGHTS_FILE, state, {name: tensor.numpy() for name, tensor in extras.items()})
+        externalize(graph, folder / WEIGHTS_FILE, names)
+    else:
+        externalize(graph, folder / WEIGHTS_FILE, names, {names[name]: (0, size) for name, size in sizes.items()})
     return sizes
 
 

@@ -76,9 +76,14 @@ def _span(first: object, last: object) -> tuple[int, int]:
     return first, last
 
 
-def externalize(graph: ir.Graph, path: Path, names: Mapping[str, str]) -> None:
-    """Point initializers at the weights file: ``names`` maps an initializer to its tensor there."""
-    layout = read_layout(path)
+def externalize(
+    graph: ir.Graph, path: Path, names: Mapping[str, str], layout: Mapping[str, tuple[int, int]] | None = None
+) -> None:
+    """Point initializers at the weights file: ``names`` maps an initializer to its tensor there.
+
+    ``layout`` gives offset and length of each tensor, by default as they stand in the file.
+    """
+    layout = read_layout(path) if layout is None else layout
     for initializer, tensor in names.items():
         value = graph.initializers[initializer]
         offset, length = layout[tensor]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,12 +59,24 @@ class LoadedModel:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over class, config and every tensor of the state dict in this dtype."""
+        """sha256 over class, config and every tensor of the state dict in this dtype (on ``meta``, its shape alone)."""
         digest = hashlib.sha256(f"{self.class_name} {canonical_config(self.config)} {self.dtype}".encode())
         for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}{' meta' * tensor.is_meta}".encode())
+            if tensor.is_meta:
+                continue
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    @property
+    def has_weights(self) -> bool:
+        """False on the device ``meta``, where a model has shapes and takes no memory."""
+        return not any(parameter.is_meta for parameter in self.module.parameters())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the state dict."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.module.state_dict().values())
 
     @property
     def num_classes(self) -> int | None:
@@ -83,7 +96,8 @@ class LoadedModel:
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
         """Inputs of a forward by name, in call order, the latent first; floats in the model's dtype."""
-        inputs = self.preset.example(self.module, self.latent_shape, rows, self.tokens)
+        with self._device():
+            inputs = self.preset.example(self.module, self.latent_shape, rows, self.tokens)
         return {name: self._cast(name, tensor) for name, tensor in inputs.items()}
 
     def as_dtype(self, dtype: str) -> LoadedModel:
@@ -98,7 +112,12 @@ class LoadedModel:
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """The network's output ``(rows, C, H, W)``."""
-        return self.preset.forward(self.module, **inputs)
+        with self._device():
+            return self.preset.forward(self.module, **inputs)
+
+    def _device(self) -> AbstractContextManager[object]:
+        """Where tensors are made that are asked for without a device."""
+        return nullcontext() if self.has_weights else torch.device("meta")
 
     @torch.no_grad()
     def conditioning(self, classes: Sequence[int], guidance: Guidance) -> dict[str, np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,30 @@ def test_trace_takes_random_weights_in_half_precision(config, tmp_path, capsys):
 def test_no_model_or_two_are_a_usage_error(command, capsys):
     assert run(command) == 2
     assert "--random-weights" in capsys.readouterr().err
+
+
+def test_shapes_alone_are_traced_searched_and_shown(config, tmp_path, capsys):
+    meta = ["--random-weights", config, "--meta"]
+    assert run(["trace", *meta, "--json"]) == 0
+    folder = Path(json.loads(capsys.readouterr().out.splitlines()[-1])["folder"])
+    shutil.copy(folder / "blocks.json", tmp_path)
+    assert run(["show", str(tmp_path)]) == 0
+    assert "stored" in capsys.readouterr().out
+    schedule = str(tmp_path / "schedule.json")
+    assert run(["search", *meta, "--steps", "6", "--ratio", "0.5", "--out", schedule, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["slot_bytes"] > 0 and summary["graphs"] >= 1
+    assert run(["show", schedule]) == 0
+    assert "batch 8: slots" in capsys.readouterr().out
+    assert run(["search", *meta, "--method", "dipgo"]) == 2
+    assert "dipgo runs the model, which has shapes alone" in capsys.readouterr().err
+
+
+def test_random_weights_that_do_not_fit_leave_shapes(config, monkeypatch, capsys):
+    from dipgo_deploy.supernet import free_memory
+
+    monkeypatch.setattr(free_memory, "free_bytes", lambda device: 1000)
+    assert not ModelSource(random_weights=config).load().has_weights
+    assert "KiB are free: shapes alone are traced, nothing can be run" in capsys.readouterr().err
+    monkeypatch.setattr(free_memory, "free_bytes", lambda device: 1 << 40)
+    assert ModelSource(random_weights=config).load().has_weights

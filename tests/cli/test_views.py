@@ -95,7 +95,7 @@ def test_program_view_of_segments_lists_the_graphs_of_a_step() -> None:
 def test_blocks_view_shows_costs_shapes_and_what_lies_outside() -> None:
     text = render(blocks_view(GRAPH), width=120)
     line = next(line for line in text.splitlines() if line.startswith("up_blocks.3"))
-    assert line.split()[1:] == ["1.60", "k", "1.76", "k", "34.7", "6.2", "KiB", f"rows{X}4{X}8{X}8"]
+    assert line.split()[1:] == ["1.60", "k", "1.76", "k", "34.7", "6.2", "KiB", "1.0", "KiB", f"rows{X}4{X}8{X}8"]
     outside = next(line for line in text.splitlines() if line.startswith("outside every block"))
     assert outside.split()[3:6] == ["67", "73", "1.5"]
     assert "10 blocks at granularity stage" in text and "warning" not in text
