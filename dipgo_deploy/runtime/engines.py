@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from dipgo_deploy.core.amend import amend_manifest
+from dipgo_deploy.core.amend import amend_manifest, drop_records
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord, engine_folder
@@ -97,6 +97,7 @@ def build(
         jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
         folder = Path(jobs[0].folder)
         steps: list[BuildStep] = []
+        drop_records(bundle.folder, [folder])
         try:
             for step in build_engines(jobs, options.workers):
                 steps.append(step)
@@ -181,10 +182,7 @@ def _prepared(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[st
         return
     assert wanted is not None
     digest = _source_digest(bundle, options)
-    try:
-        standing = load_variant(bundle.folder, bundle.denoiser, wanted).record
-    except InputError:
-        standing = None
+    standing = _standing(bundle, wanted)
     if standing is not None and standing.source == digest:
         yield "the half-precision graphs stand", standing
         return
@@ -197,6 +195,17 @@ def _prepared(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[st
     yield "writing half-precision graphs and weights", None
     write_variant(bundle.folder, bundle.denoiser, bundle.blocks, bundle.schedule, bundle.program, record, islands)
     yield "half-precision graphs written", record
+
+
+def _standing(bundle: LoadedBundle, dtype: HalfType) -> PrecisionRecord | None:
+    """The record of a variant that is whole: all of it recorded in the manifest."""
+    try:
+        variant = load_variant(bundle.folder, bundle.denoiser, dtype)
+    except InputError:
+        return None
+    recorded = _digests(load_manifest(bundle.folder / BUNDLE_FILE))
+    files = (variant.weights, *variant.graphs.values())
+    return variant.record if all(f.relative_to(bundle.folder).as_posix() in recorded for f in files) else None
 
 
 def _source_digest(bundle: LoadedBundle, options: EngineOptions) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.contract import check_same_contract
+from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.files import (
     check_digest,
@@ -230,6 +231,8 @@ def load_bundle(path: str | Path, *, whole: bool = False) -> LoadedBundle:
         raise InputError(f"{folder} has no {BUNDLE_FILE}: it is no bundle, or its export was interrupted; export again")
     manifest = load_manifest(folder / BUNDLE_FILE)
     for record in manifest.files:
+        if f"/{ENGINES_FOLDER}/" in record.path and not (folder / record.path).exists():
+            continue  # nothing but preflight needs it, which says so
         small = record.bytes < 1_000_000 or record.path.endswith(".onnx")
         check_digest(path_inside(folder, record.path), record, whole=whole or small)
     _check_recorded(manifest, folder)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dipgo_deploy.core.amend import amend_manifest
+from dipgo_deploy.core.amend import amend_manifest, drop_records
 from dipgo_deploy.core.files import load_manifest, sha256_of
 
 
@@ -25,3 +25,10 @@ def test_nothing_new_leaves_the_manifest_as_it_is(bundle_copy: Path) -> None:
     stamp = path.stat().st_mtime_ns
     amend_manifest(bundle_copy, [bundle_copy / "schedule.json"])
     assert path.stat().st_mtime_ns == stamp
+
+
+def test_records_are_dropped_by_file_and_by_folder(bundle_copy: Path) -> None:
+    drop_records(bundle_copy, [bundle_copy / "scheduler", bundle_copy / "README.md", bundle_copy / "sched"])
+    found = {record.path for record in load_manifest(bundle_copy / "bundle.json").files}
+    assert "README.md" not in found and not [path for path in found if path.startswith("scheduler/")]
+    assert "schedule.json" in found
