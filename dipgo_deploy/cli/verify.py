@@ -42,9 +42,7 @@ def verify(
     how = run_options(target, device, False, False, gpu_memory, trust_engines)
     if once:
         if guidance is not None or min_psnr is not None or target != "onnxruntime":
-            raise UsageError(
-                "--once compares single calls: --guidance, --min-psnr and --target need trajectories"
-            )
+            raise UsageError("--once compares single calls: --guidance, --min-psnr and --target need trajectories")
         _verify_once(bundle, images or 1, seed, tolerance, as_json)
         return
     from dataclasses import asdict
