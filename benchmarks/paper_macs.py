@@ -1,0 +1,138 @@
+"""Our multiply-accumulates beside the published ones, with convention and guidance factor of each.
+
+Every architecture is built from its shipped config on the meta device (MACs do not depend on weights) and traced, so
+that the figures are those of the graphs that run. Writes ``benchmarks/results/paper_macs.json``, also as a table with
+``--table``; the last line printed is that document. Traces are cached: an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from published_macs import FIGURES, SETTINGS, Figure
+
+from dipgo_deploy.core.blocks import ZERO_MACS, BlockGraph, Macs
+from dipgo_deploy.core.files import read_json, write_atomic
+from dipgo_deploy.core.liveness import plan_steps
+from dipgo_deploy.graphs import trace
+from dipgo_deploy.models import LoadedModel, load_random, make_contract
+from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.search.interchange import FORMATS, import_schedule
+
+RESULTS = Path(__file__).parent / "results" / "paper_macs.json"
+PUBLISHED = Path(__file__).parents[1] / "tests" / "data" / "dipgo_sd15_ratio080.json"
+TOLERANCE = 0.005
+"""A larger difference from the published figure needs a reason in its note."""
+
+
+@cache
+def model_of(architecture: str) -> LoadedModel:
+    """The architecture without weights."""
+    return load_random(architecture, device="meta")
+
+
+@cache
+def graph_of(architecture: str, granularity: str) -> BlockGraph:
+    """Its blocks."""
+    started = time.perf_counter()
+    graph = trace(model_of(architecture), granularity=granularity).blocks
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    seconds = time.perf_counter() - started
+    print(f"{architecture} at {granularity}: {seconds:.0f} s, peak so far {peak:.1f} GiB", file=sys.stderr, flush=True)
+    return graph
+
+
+def counted(figure: Figure) -> tuple[Macs, int]:
+    """MACs of one row over all network calls of a figure, and how many calls there are."""
+    if figure.schedule is not None:
+        return scheduled(figure.architecture, *SETTINGS[figure.schedule], figure.step)
+    graph = graph_of(figure.architecture, "stage")
+    macs = graph.macs if figure.block is None else graph.block_of_name[figure.block].macs
+    return Macs(macs.papers * figure.calls, macs.full * figure.calls), figure.calls
+
+
+def scheduled(
+    architecture: str, form: str, sampler: str, settings: dict[str, Any], step: int | None
+) -> tuple[Macs, int]:
+    """The same of a schedule in another tool's words, whole or at one step."""
+    graph = graph_of(architecture, FORMATS[form].granularity)
+    contract = make_contract(model_of(architecture), sampler=sampler, steps=50)
+    schedule = import_schedule(form, settings or read_json(PUBLISHED), graph, contract)
+    plans = [plan for plan in plan_steps(schedule, graph) if plan.is_call and step in (None, plan.step)]
+    costs = [graph.cost(graph.pieces[index] for index in plan.reach.pieces) for plan in plans]
+    return sum(costs, ZERO_MACS), len(plans)
+
+
+def row(figure: Figure) -> dict[str, Any]:
+    """A figure as the document holds it; MACs in G."""
+    macs, calls = counted(figure)
+    ours = getattr(macs, figure.convention) * figure.rows
+    difference = None if figure.published is None else ours / figure.published - 1
+    if difference is not None and abs(difference) > TOLERANCE and not figure.note:
+        raise AssertionError(
+            f"{figure.architecture}, {figure.what}: {difference:+.2%} from published, without a reason"
+        )
+    return {
+        "architecture": figure.architecture,
+        "figure": figure.what,
+        "published_giga_macs": None if figure.published is None else figure.published / 1e9,
+        "our_giga_macs": ours / 1e9,
+        "difference": difference,
+        "agrees": None if difference is None else abs(difference) <= TOLERANCE,
+        "convention": figure.convention,
+        "guidance_factor": figure.rows,
+        "network_calls": calls,
+        "source": figure.source,
+        "note": figure.note,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The rows as Markdown, without notes."""
+    yield "| architecture | figure | published | ours | difference | convention | guidance factor | calls |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for one in rows:
+        known = one["difference"] is not None
+        published = giga_text(one["published_giga_macs"]) if known else ""
+        difference = f"{one['difference']:+.2%}" if known else ""
+        cells = [one["architecture"], one["figure"], published, giga_text(one["our_giga_macs"]), difference]
+        yield (
+            "| "
+            + " | ".join([*cells, one["convention"], str(one["guidance_factor"]), str(one["network_calls"])])
+            + " |"
+        )
+
+
+def giga_text(giga: float) -> str:
+    """G or T with two digits behind the point."""
+    return f"{giga / 1e3:.2f} T" if giga >= 3000 else f"{giga:.2f} G"
+
+
+def main() -> None:
+    """Count every figure, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", help="one architecture; nothing is written to the results")
+    parser.add_argument("--table", action="store_true", help="print the tracked results as Markdown, count nothing")
+    given = parser.parse_args()
+    if given.table:
+        print("\n".join(table(read_json(RESULTS)["rows"])))
+        return
+    rows = [row(figure) for figure in FIGURES if given.only in (None, figure.architecture)]
+    command = shlex.join(["python", "benchmarks/paper_macs.py", *sys.argv[1:]])
+    document = {"tolerance": TOLERANCE, "rows": rows, "environment": {**environment(), "command": command}}
+    if given.only is None:
+        write_atomic(RESULTS, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    print(json.dumps(document, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()
