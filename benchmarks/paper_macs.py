@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from published_macs import FIGURES, SETTINGS, Figure
+from published_macs import FIGURES, SETTINGS, Figure, Setting
 
 from dipgo_deploy.core.blocks import ZERO_MACS, BlockGraph, Macs
 from dipgo_deploy.core.files import read_json, write_atomic
@@ -26,6 +26,7 @@ from dipgo_deploy.core.liveness import plan_steps
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
 from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.search import SearchOptions, search_schedule
 from dipgo_deploy.search.interchange import FORMATS, import_schedule
 
 RESULTS = Path(__file__).parent / "results" / "paper_macs.json"
@@ -54,19 +55,21 @@ def graph_of(architecture: str, granularity: str) -> BlockGraph:
 def counted(figure: Figure) -> tuple[Macs, int]:
     """MACs of one row over all network calls of a figure, and how many calls there are."""
     if figure.schedule is not None:
-        return scheduled(figure.architecture, *SETTINGS[figure.schedule], figure.step)
+        return scheduled(figure.architecture, SETTINGS[figure.schedule], figure.step)
     graph = graph_of(figure.architecture, "stage")
     macs = graph.macs if figure.block is None else graph.block_of_name[figure.block].macs
     return Macs(macs.papers * figure.calls, macs.full * figure.calls), figure.calls
 
 
-def scheduled(
-    architecture: str, form: str, sampler: str, settings: dict[str, Any], step: int | None
-) -> tuple[Macs, int]:
-    """The same of a schedule in another tool's words, whole or at one step."""
-    graph = graph_of(architecture, FORMATS[form].granularity)
-    contract = make_contract(model_of(architecture), sampler=sampler, steps=50)
-    schedule = import_schedule(form, settings or read_json(PUBLISHED), graph, contract)
+def scheduled(architecture: str, setting: Setting, step: int | None) -> tuple[Macs, int]:
+    """The same of a schedule, whole or at one step."""
+    rule = setting.form == "rule"
+    graph = graph_of(architecture, "stage" if rule else FORMATS[setting.form].granularity)
+    contract = make_contract(model_of(architecture), sampler=setting.sampler, steps=setting.steps)
+    if rule:
+        schedule = search_schedule(graph, contract, SearchOptions(**setting.settings))
+    else:
+        schedule = import_schedule(setting.form, setting.settings or read_json(PUBLISHED), graph, contract)
     plans = [plan for plan in plan_steps(schedule, graph) if plan.is_call and step in (None, plan.step)]
     costs = [graph.cost(graph.pieces[index] for index in plan.reach.pieces) for plan in plans]
     return sum(costs, ZERO_MACS), len(plans)
