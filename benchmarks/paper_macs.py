@@ -1,31 +1,28 @@
 """Our multiply-accumulates beside the published ones, with convention and guidance factor of each.
 
 Every architecture is built from its shipped config on the meta device (MACs do not depend on weights) and traced, so
-that the figures are those of the graphs that run. Writes ``benchmarks/results/paper_macs.json``, also as a table with
-``--table``; the last line printed is that document. Traces are cached: an interrupted run goes on where it was.
+that the figures are those of the graphs that run. Writes ``benchmarks/results/paper_macs.json`` after each one; those
+that stand in it are not counted again. ``--table`` prints it as Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import shlex
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from published_macs import FIGURES, SETTINGS, Figure, Setting
+from resumable import completed
 
 from dipgo_deploy.core.blocks import ZERO_MACS, BlockGraph, Macs
-from dipgo_deploy.core.files import read_json, write_atomic
+from dipgo_deploy.core.files import read_json
 from dipgo_deploy.core.liveness import plan_steps
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
-from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.search import SearchOptions, search_schedule
 from dipgo_deploy.search.interchange import FORMATS, import_schedule
 
@@ -33,6 +30,13 @@ RESULTS = Path(__file__).parent / "results" / "paper_macs.json"
 PUBLISHED = Path(__file__).parents[1] / "tests" / "data" / "dipgo_sd15_ratio080.json"
 TOLERANCE = 0.005
 """A larger difference from the published figure needs a reason in its note."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is counted, and written, at a time."""
+
+    architecture: str
 
 
 @cache
@@ -44,12 +48,7 @@ def model_of(architecture: str) -> LoadedModel:
 @cache
 def graph_of(architecture: str, granularity: str) -> BlockGraph:
     """Its blocks."""
-    started = time.perf_counter()
-    graph = trace(model_of(architecture), granularity=granularity).blocks
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    seconds = time.perf_counter() - started
-    print(f"{architecture} at {granularity}: {seconds:.0f} s, peak so far {peak:.1f} GiB", file=sys.stderr, flush=True)
-    return graph
+    return trace(model_of(architecture), granularity=granularity).blocks
 
 
 def counted(figure: Figure) -> tuple[Macs, int]:
@@ -75,6 +74,11 @@ def scheduled(architecture: str, setting: Setting, step: int | None) -> tuple[Ma
     return sum(costs, ZERO_MACS), len(plans)
 
 
+def measured(cell: Cell) -> dict[str, Any]:
+    """Every figure of an architecture."""
+    return {"figures": [row(figure) for figure in FIGURES if figure.architecture == cell.architecture]}
+
+
 def row(figure: Figure) -> dict[str, Any]:
     """A figure as the document holds it; MACs in G."""
     macs, calls = counted(figure)
@@ -85,7 +89,6 @@ def row(figure: Figure) -> dict[str, Any]:
             f"{figure.architecture}, {figure.what}: {difference:+.2%} from published, without a reason"
         )
     return {
-        "architecture": figure.architecture,
         "figure": figure.what,
         "published_giga_macs": None if figure.published is None else figure.published / 1e9,
         "our_giga_macs": ours / 1e9,
@@ -99,20 +102,17 @@ def row(figure: Figure) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The rows as Markdown, without notes."""
+def table(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The figures as Markdown, without notes."""
     yield "| architecture | figure | published | ours | difference | convention | guidance factor | calls |"
     yield "|---|---|---|---|---|---|---|---|"
-    for one in rows:
+    for architecture, one in ((cell["architecture"], figure) for cell in cells for figure in cell["figures"]):
         known = one["difference"] is not None
         published = giga_text(one["published_giga_macs"]) if known else ""
         difference = f"{one['difference']:+.2%}" if known else ""
-        cells = [one["architecture"], one["figure"], published, giga_text(one["our_giga_macs"]), difference]
-        yield (
-            "| "
-            + " | ".join([*cells, one["convention"], str(one["guidance_factor"]), str(one["network_calls"])])
-            + " |"
-        )
+        counted = [one["convention"], str(one["guidance_factor"]), str(one["network_calls"])]
+        found = [architecture, one["figure"], published, giga_text(one["our_giga_macs"]), difference, *counted]
+        yield f"| {' | '.join(found)} |"
 
 
 def giga_text(giga: float) -> str:
@@ -121,20 +121,16 @@ def giga_text(giga: float) -> str:
 
 
 def main() -> None:
-    """Count every figure, write and print."""
+    """Count every figure that is missing, or print the table."""
+    known = list(dict.fromkeys(figure.architecture for figure in FIGURES))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="one architecture; nothing is written to the results")
+    parser.add_argument("--only", nargs="+", choices=known, default=known, help="architectures; all if left out")
     parser.add_argument("--table", action="store_true", help="print the tracked results as Markdown, count nothing")
     given = parser.parse_args()
-    if given.table:
-        print("\n".join(table(read_json(RESULTS)["rows"])))
-        return
-    rows = [row(figure) for figure in FIGURES if given.only in (None, figure.architecture)]
-    command = shlex.join(["python", "benchmarks/paper_macs.py", *sys.argv[1:]])
-    document = {"tolerance": TOLERANCE, "rows": rows, "environment": {**environment(), "command": command}}
-    if given.only is None:
-        write_atomic(RESULTS, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    print(json.dumps(document, allow_nan=False))
+    if not given.table:
+        for found in completed(RESULTS, map(Cell, given.only), measured):
+            print(f"{found['architecture']}: {len(found['figures'])} figures", file=sys.stderr, flush=True)
+    print("\n".join(table(read_json(RESULTS)["cells"])))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,6 @@ def test_documents_come_back_as_they_were():
 
 OUTER = ["up_blocks.1.resnets.2", "up_blocks.1.attentions.2", "prediction"]
 FIRST = ["down_blocks.0.resnets.0", "down_blocks.0.attentions.0"]
-SECOND = ["down_blocks.0.resnets.1", "down_blocks.0.attentions.1"]
 LEVEL_0 = [name for name in UNET if name.startswith(("down_blocks.0", "up_blocks.1"))]
 
 
