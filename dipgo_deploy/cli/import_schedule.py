@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Dtype, Json, Meta, Model, RandomWeights
+from dipgo_deploy.cli.options import Dtype, Json, Lora, Meta, Model, RandomWeights
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError
@@ -30,6 +30,7 @@ def import_schedule(
     sampler: Annotated[str, typer.Option(help="Sampler by name, as search takes it.")] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler's full run.")] = 50,
     guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
+    lora: Lora = None,
     dtype: Dtype = "float32",
     meta: Meta = False,
     out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
@@ -41,7 +42,7 @@ def import_schedule(
     from dipgo_deploy.search.interchange import FORMATS
     from dipgo_deploy.search.interchange import import_schedule as imported
 
-    source = ModelSource(model, random_weights, dtype, meta)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()))
     given = {"interval": interval, "branch": branch, "skip-mode": skip_mode, "first": first, "last": last}
     document = _document(form, file, given)
     check_target(out)
