@@ -9,7 +9,6 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Program
-from dipgo_deploy.runtime.engines import engine_source
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.preflight import preflight
@@ -27,6 +26,8 @@ def engine_backend(
     machine, UsageError for a batch that they do not take.
     """
     found = load_target(target, "run")
+    from dipgo_deploy.runtime.engines import engine_source  # brings ONNX Runtime, which engines run without
+
     source = engine_source(bundle, built_precision(bundle, target))
     engines = preflight(bundle.folder, bundle.manifest, source.program, source.graphs, found, batch, trust=trust)
     files = {name: one.path for name, one in engines.items()}
