@@ -86,6 +86,9 @@ SIZES = {
 }
 """What is measured, by name."""
 
+MAX_GRAPHS = 3
+"""Compute sets of a schedule: each graph is called on a CPU."""
+
 HALF = ("sd15", "dit-xl-2-256")
 """Sizes that are traced and cut in half precision too. Their graphs are not called: a CPU has no half arithmetic."""
 
@@ -142,7 +145,7 @@ def run_trace(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
         else:
             schedule = search_schedule(blocks, contract, SearchOptions("random", 0.8))
     with clock.part("export"):
-        export(model, schedule, folder / "bundle", ExportOptions())
+        export(model, schedule, folder / "bundle", ExportOptions(max_graphs=MAX_GRAPHS))
     program = load_bundle(folder / "bundle").program
     on_disk = sum(path.stat().st_size for path in (folder / "bundle").rglob("*") if path.is_file())
     return {
@@ -201,20 +204,11 @@ def run_meta(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
         model = _model(size, dtype, "meta")
         blocks = trace(model).blocks
     guidance = read_random_config(size.config).guidance or "none"
-    contract = make_contract(_steady(model), steps=50, guidance=guidance, sampler=_linear_sampler(model))
+    contract = make_contract(model, steps=50, guidance=guidance)
     program = lower(
         search_schedule(blocks, contract, SearchOptions("uniform", 0.8)), blocks, read_sampler(contract.sampler)
     )
     return {**_counts(size, model, blocks), "parts": clock.parts, "slot_bytes": memory_bytes(program, 1)["slots"]}
-
-
-def _linear_sampler(model: LoadedModel) -> str:
-    return "flow-euler" if "FlowMatch" in model.scheduler_config["_class_name"] else "ddim"
-
-
-def _steady(model: LoadedModel) -> LoadedModel:
-    """The model with timesteps that do not depend on the image size."""
-    return replace(model, scheduler_config={**model.scheduler_config, "use_dynamic_shifting": False})
 
 
 STAGES: dict[str, Callable[[Size, str, Path], dict[str, Any]]] = {

@@ -44,6 +44,7 @@ HOMES = {
     "onnx_ir": ("graphs/",),
     "onnxscript": ("graphs/",),
     "onnxruntime": ("runtime/onnxruntime_backend.py", "runtime/devices.py"),
+    "polygraphy": ("trt/",),
     "tensorrt": ("trt/",),
     "tensorrt_rtx": ("trt/",),
 }
@@ -137,7 +138,7 @@ for name in modules:
 print("\\n".join(failed))
 """
 
-OPTIONAL = ("onnxruntime", "tensorrt", "tensorrt_rtx", "accelerate", "fastapi")
+OPTIONAL = ("onnxruntime", "tensorrt", "tensorrt_rtx", "peft", "fastapi")
 ONNX = ("onnx", "onnx_ir", "onnxscript")
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "sklearn")
 BLOCKED = {
@@ -212,6 +213,6 @@ def test_pinned_versions_satisfy_the_declared_floors():
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [Requirement(r) for r in (*project["dependencies"], *extras["cpu"], *extras["dev"])]
+    wanted = [Requirement(r) for r in (*project["dependencies"], *extras["cpu"], *extras["rtx"], *extras["dev"])]
     assert [r.name for r in wanted if r.name not in pins] == []
     assert [str(r) for r in wanted if pins[r.name] not in r.specifier] == []

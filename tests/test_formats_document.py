@@ -12,8 +12,10 @@ from dipgo_deploy.bench.report import BenchReport, Row
 from dipgo_deploy.core.blocks import Block, BlockGraph, Piece
 from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.contract import Contract, SamplerSpec
+from dipgo_deploy.core.engine import EngineRecord, EngineTensor
 from dipgo_deploy.core.files import load_schedule
 from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.core.precision import Island, PrecisionRecord
 from dipgo_deploy.core.program import Combine, Graph, Program, Run, Sample, Term
 
 TEXT = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -36,7 +38,11 @@ def test_the_hand_written_schedule_loads(tmp_path):
         BundleManifest,
         FileRecord,
         Contract,
+        EngineRecord,
+        EngineTensor,
+        Island,
         LatencyTable,
+        PrecisionRecord,
         SamplerSpec,
         Program,
         Graph,

@@ -36,7 +36,7 @@ class Asked:
 
     source: ModelSource
     options: SearchOptions
-    sampler: str
+    sampler: str | None
     steps: int
     guidance: Guidance
     granularity: str

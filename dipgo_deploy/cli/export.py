@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Json, Layout, Lora, Model, RandomWeights
+from dipgo_deploy.cli.options import (
+    Config,
+    Json,
+    Layout,
+    Lora,
+    Model,
+    RandomWeights,
+    Revision,
+    Variant,
+)
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
 
@@ -18,6 +27,9 @@ def export(
     model: Model = None,
     random_weights: RandomWeights = None,
     lora: Lora = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    config: Config = None,
     layout: Layout = "subnets",
     limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Typed half precision.")] = False,
@@ -28,7 +40,15 @@ def export(
     from dipgo_deploy.core.program import memory_bytes
 
     wanted = load_schedule(schedule)
-    source = ModelSource(model, random_weights, wanted.contract.dtype, loras=tuple(lora or ()))
+    source = ModelSource(
+        model,
+        random_weights,
+        wanted.contract.dtype,
+        variant=variant,
+        revision=revision,
+        config=config,
+        loras=tuple(lora or ()),
+    )
     from dipgo_deploy.graphs import ExportOptions
     from dipgo_deploy.graphs import export as export_bundle
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Json, Model
+from dipgo_deploy.cli.options import Dtype, Json, Meta, Model, RandomWeights
 from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError
 
 __all__ = ["FormatName", "import_schedule"]
@@ -17,8 +18,9 @@ FormatName = Literal["deepcache", "fora", "smoothcache", "cache-dit", "dipgo"]
 
 
 def import_schedule(
-    model: Model,
-    source: Annotated[FormatName, typer.Option("--from", help="Whose schedule it is.")],
+    form: Annotated[FormatName, typer.Option("--from", help="Whose schedule it is.")],
+    model: Model = None,
+    random_weights: RandomWeights = None,
     file: Annotated[Path | None, typer.Option(help="Its settings as JSON; the options below stand above it.")] = None,
     interval: Annotated[int | None, typer.Option(help="Full step every so many steps (deepcache, fora).")] = None,
     branch: Annotated[int | None, typer.Option(help="cache_branch_id: 3 x level + layer (deepcache).")] = None,
@@ -28,6 +30,8 @@ def import_schedule(
     sampler: Annotated[str, typer.Option(help="Sampler by name, as search takes it.")] = "ddim",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler's full run.")] = 50,
     guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
+    dtype: Dtype = "float32",
+    meta: Meta = False,
     out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
     as_json: Json = False,
 ) -> None:
@@ -37,39 +41,40 @@ def import_schedule(
     from dipgo_deploy.search.interchange import FORMATS
     from dipgo_deploy.search.interchange import import_schedule as imported
 
+    source = ModelSource(model, random_weights, dtype, meta)
     given = {"interval": interval, "branch": branch, "skip-mode": skip_mode, "first": first, "last": last}
-    document = _document(source, file, given)
+    document = _document(form, file, given)
     check_target(out)
     from dipgo_deploy.graphs import trace
-    from dipgo_deploy.models import load_model, make_contract
+    from dipgo_deploy.models import make_contract
 
-    with working(f"tracing {model}"):
-        loaded = load_model(model)
+    with working(f"tracing {source.label}"):
+        loaded = source.load()
         contract = make_contract(loaded, sampler=sampler, steps=steps, guidance=guidance)
-        graph = trace(loaded, granularity=FORMATS[source].granularity).blocks
-    schedule = imported(source, document, graph, contract)
+        graph = trace(loaded, granularity=FORMATS[form].granularity).blocks
+    schedule = imported(form, document, graph, contract)
     save_schedule(out, schedule)
     ratio = pruned_ratio(schedule, graph)
     if as_json:
-        emit({"out": str(out), "from": source, "ratio": ratio, "steps": schedule.steps})
+        emit({"out": str(out), "from": form, "ratio": ratio, "steps": schedule.steps})
         return
-    result(f"{source}: ratio {ratio:.4f} of {schedule.steps} steps\nin {out}")
+    result(f"{form}: ratio {ratio:.4f} of {schedule.steps} steps\nin {out}")
 
 
-def _document(source: FormatName, file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+def _document(form: FormatName, file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     """The foreign document: the file's fields, then those of the options. UsageError for options of another format."""
     from dipgo_deploy.core.files import read_json
     from dipgo_deploy.search.interchange import FORMATS
 
-    fields = FORMATS[source].options
+    fields = FORMATS[form].options
     document = {} if file is None else read_json(file)
-    own = document.get("cache_config", document) if source == "cache-dit" else document
+    own = document.get("cache_config", document) if form == "cache-dit" else document
     for name, value in given.items():
         if value is not None and name not in fields:
-            raise UsageError(f"--{name} does not belong to {source}: leave it out")
+            raise UsageError(f"--{name} does not belong to {form}: leave it out")
         if value is not None and isinstance(own, dict):
             own[fields[name]] = value
     if not document:
-        ways = "--file" if source in ("smoothcache", "cache-dit", "dipgo") else f"--file or --{next(iter(fields))}"
-        raise UsageError(f"no settings of {source} were given: give {ways}")
+        ways = "--file" if form in ("smoothcache", "cache-dit", "dipgo") else f"--file or --{next(iter(fields))}"
+        raise UsageError(f"no settings of {form} were given: give {ways}")
     return document

@@ -18,6 +18,7 @@ __all__ = [
     "Compiled",
     "CudaGraph",
     "Device",
+    "Config",
     "Dtype",
     "GpuMemory",
     "Granularity",
@@ -29,19 +30,30 @@ __all__ = [
     "Model",
     "RandomWeights",
     "TrustEngines",
+    "Revision",
+    "Variant",
     "patterns_of",
     "run_options",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
 Model = Annotated[
-    str | None, typer.Argument(metavar="MODEL", help="A shipped model, a diffusers folder, or module:attribute.")
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A shipped model, a diffusers folder, a .safetensors checkpoint, a hub name, or module:attribute.",
+    ),
 ]
 RandomWeights = Annotated[
     str | None,
     typer.Option(metavar="CONFIG", help="In place of MODEL: an architecture, as sd15, or a config.json."),
 ]
 Dtype = Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="Number format of the network.")]
+Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Weight files of that variant, such as fp16.")]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub name.")]
+Config = Annotated[
+    str | None, typer.Option(metavar="CONFIG", help="Architecture of a checkpoint whose keys do not tell it.")
+]
 Meta = Annotated[bool, typer.Option("--meta", help="Shapes alone: no weights are loaded, no memory is taken.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]

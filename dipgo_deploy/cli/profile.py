@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Batch, Blocks, Dtype, Granularity, Json, Model, RandomWeights, patterns_of
+from dipgo_deploy.cli.options import (
+    Batch,
+    Blocks,
+    Config,
+    Dtype,
+    Granularity,
+    Json,
+    Model,
+    RandomWeights,
+    Revision,
+    Variant,
+    patterns_of,
+)
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.progress import watched
 from dipgo_deploy.cli.source import ModelSource
@@ -21,6 +33,9 @@ if TYPE_CHECKING:
 def profile(
     model: Model = None,
     random_weights: RandomWeights = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    config: Config = None,
     out: Annotated[Path, typer.Option(help="Where the latency table is written.")] = Path("latency.json"),
     target: Annotated[
         Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"],
@@ -43,6 +58,7 @@ def profile(
     from dipgo_deploy.runtime.profiling import profile as measure
 
     check_target(out)
+    source = ModelSource(model, random_weights, dtype, variant=variant, revision=revision, config=config)
     command = shlex.join(["dipgo-deploy", *sys.argv[1:]])
     options = ProfileOptions(
         target=target, batch=batch, guidance=guidance, rounds=rounds, threads=threads, command=command
@@ -53,7 +69,6 @@ def profile(
             return step.done / step.total, f"round {step.done} of {step.total}"
         return None
 
-    source = ModelSource(model, random_weights, dtype)
     with working(f"tracing {source.label}"):
         loaded = source.load()
         traced = trace(loaded, granularity=granularity, patterns=patterns_of(blocks))

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Blocks, Dtype, Granularity, Json, Lora, Meta, Model, RandomWeights, patterns_of
+from dipgo_deploy.cli.options import (
+    Blocks,
+    Config,
+    Dtype,
+    Granularity,
+    Json,
+    Lora,
+    Meta,
+    Model,
+    RandomWeights,
+    Revision,
+    Variant,
+    patterns_of,
+)
 from dipgo_deploy.cli.output import emit, result
 from dipgo_deploy.cli.source import ModelSource
 
@@ -22,13 +35,18 @@ _METHODS = "dipgo, uniform, deepcache, fora, random, best-random, evolutionary o
 def search(
     model: Model = None,
     random_weights: RandomWeights = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    config: Config = None,
     out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
     method: Annotated[str, typer.Option(help=_METHODS)] = "uniform",
     ratio: Annotated[float, typer.Option(help="Share of the full run's MACs to prune, in [0, 1).")] = 0.8,
     cost: Annotated[
         Path | None, typer.Option(help="Latency table that profile wrote: the ratio is then a share of time.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="Sampler by name, such as ddim, dpmpp-2m, unipc, euler.")] = "ddim",
+    sampler: Annotated[
+        str | None, typer.Option(help="Sampler by name, such as ddim; the model's own if left out.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler's full run.")] = 50,
     guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
     granularity: Granularity = "stage",
@@ -72,7 +90,7 @@ def search(
         cost=None if cost is None else load_latency_table(cost),
     )  # fmt: skip
     gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()))
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config)
     asked = Asked(
         source, options, sampler, steps, guidance, granularity, patterns_of(blocks), seed, images, conditions,
         guidance_scale, gradient, out, picture, limit_graphs,

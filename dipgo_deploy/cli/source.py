@@ -30,12 +30,18 @@ class ModelSource:
     dtype: str = "float32"
     meta: bool = False
     loras: tuple[str, ...] = ()
+    variant: str | None = None
+    revision: str | None = None
+    config: str | None = None
 
     def __post_init__(self) -> None:
         if self.model is not None and self.random_weights is not None:
             raise UsageError(f"MODEL is {self.model} and --random-weights {self.random_weights}: give one of them")
         if self.model is None and self.random_weights is None:
             raise UsageError("no model is named: give MODEL, or --random-weights CONFIG")
+        for option in ("variant", "revision", "config"):
+            if self.random_weights is not None and getattr(self, option) is not None:
+                raise UsageError(f"--{option} belongs to weights that are loaded, not to random ones: leave it out")
 
     @property
     def label(self) -> str:
@@ -55,7 +61,14 @@ class ModelSource:
         from dipgo_deploy.models import load_model, load_random
 
         if self.random_weights is None:
-            return load_model(str(self.model), dtype=self.dtype)
+            return load_model(
+                str(self.model),
+                dtype=self.dtype,
+                variant=self.variant,
+                revision=self.revision,
+                config=self.config,
+                meta=self.meta,
+            )
         shapes = load_random(self.random_weights, dtype=self.dtype, device="meta")
         if self.meta or not _fits(self.label, shapes):
             return shapes
@@ -64,11 +77,9 @@ class ModelSource:
 
 def _fits(label: str, shapes: LoadedModel) -> bool:
     """Whether a trace of the model fits the free memory; says so where it does not."""
-    import torch
+    from dipgo_deploy.supernet.free_memory import free_host_bytes
 
-    from dipgo_deploy.supernet.free_memory import free_bytes
-
-    needed, free = int(_MEMORY_OF_A_TRACE * shapes.weight_bytes), free_bytes(torch.device("cpu"))
+    needed, free = int(_MEMORY_OF_A_TRACE * shapes.weight_bytes), free_host_bytes()
     if needed > free:
         say(f"{label} needs {mib_text(needed)}, {mib_text(free)} are free: shapes alone are traced, nothing can be run")
     return needed <= free

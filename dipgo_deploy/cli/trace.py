@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.options import Blocks, Dtype, Granularity, Json, Lora, Meta, Model, RandomWeights, patterns_of
+from dipgo_deploy.cli.options import (
+    Blocks,
+    Config,
+    Dtype,
+    Granularity,
+    Json,
+    Lora,
+    Meta,
+    Model,
+    RandomWeights,
+    Revision,
+    Variant,
+    patterns_of,
+)
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
 
@@ -15,6 +28,9 @@ from dipgo_deploy.cli.source import ModelSource
 def trace(
     model: Model = None,
     random_weights: RandomWeights = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    config: Config = None,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     lora: Lora = None,
@@ -24,7 +40,8 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Trace MODEL: which blocks can be skipped, what each needs, gives and costs."""
-    patterns, source = patterns_of(blocks), ModelSource(model, random_weights, dtype, meta, tuple(lora or ()))
+    patterns = patterns_of(blocks)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config)
     from dipgo_deploy.cli.views import blocks_view
     from dipgo_deploy.graphs import trace as trace_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -16,12 +17,12 @@ from dipgo_deploy.cli.options import (
     run_options,
 )
 from dipgo_deploy.cli.output import emit, result, working
-from dipgo_deploy.core.errors import GateError
+from dipgo_deploy.core.errors import GateError, UsageError
 
 
 def verify(
     bundle: BundleFolder,
-    images: Annotated[int, typer.Option(min=1, help="Images whose trajectories are compared.")] = 4,
+    images: Annotated[int | None, typer.Option(min=1, help="Images whose trajectories are compared (4).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their noise.")] = 1000,
     guidance: GuidanceScale = None,
     tolerance: Annotated[float | None, typer.Option(help="Local deviation allowed, relative.")] = None,
@@ -32,10 +33,20 @@ def verify(
     device: Device = None,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="One call of every distinct graph instead of trajectories (1 image).")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Verify BUNDLE: backends against each other call by call, and the schedule against the full run."""
     how = run_options(target, device, False, False, gpu_memory, trust_engines)
+    if once:
+        if guidance is not None or min_psnr is not None or target != "onnxruntime":
+            raise UsageError(
+                "--once compares single calls: --guidance, --min-psnr and --target need trajectories"
+            )
+        _verify_once(bundle, images or 1, seed, tolerance, as_json)
+        return
     from dataclasses import asdict
 
     from dipgo_deploy.cli.verify_view import verify_view
@@ -43,7 +54,7 @@ def verify(
     from dipgo_deploy.runtime import verify as verify_bundle
 
     options = VerifyOptions(
-        images=images, seed=seed, guidance_scale=guidance, local_tolerance=tolerance, min_psnr_db=min_psnr,
+        images=images or 4, seed=seed, guidance_scale=guidance, local_tolerance=tolerance, min_psnr_db=min_psnr,
         target=target, device=device or "cpu", gpu_memory=how["gpu_memory"], trust_engines=trust_engines,
     )  # fmt: skip
     with working(f"verifying {bundle}"):
@@ -54,3 +65,27 @@ def verify(
         result(verify_view(report))
     if not report.passed:
         raise GateError(report.failure)
+
+
+def _verify_once(bundle: Path, images: int, seed: int, tolerance: float | None, as_json: bool) -> None:
+    from dipgo_deploy.cli.verify_view import once_view
+    from dipgo_deploy.runtime import load_bundle
+    from dipgo_deploy.runtime.graph_check import check_graphs
+    from dipgo_deploy.runtime.verify import VerifyOptions, local_tolerance
+
+    options = VerifyOptions(images=images, seed=seed, local_tolerance=tolerance)
+    with working(f"verifying {bundle}"):
+        loaded = load_bundle(bundle, whole=True)
+        found = list(check_graphs(loaded, images, seed=seed))
+    allowed = local_tolerance(options, loaded.manifest.contract.dtype)
+    worst = max(found, key=lambda check: check.relative)
+    passed = worst.relative <= allowed
+    if as_json:
+        emit({"passed": passed, "tolerance": allowed, "checks": [vars(check) for check in found]})
+    else:
+        result(once_view(found, allowed))
+    if not passed:
+        raise GateError(
+            f"{worst.graph} differs from PyTorch by {worst.relative:.1e} at {worst.output}, {allowed:g} is allowed: "
+            "the fast path is not the slow one"
+        )

@@ -9,9 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dipgo_deploy.runtime.graph_check import GraphCheck
     from dipgo_deploy.runtime.verify import Rung, VerifyReport
 
-__all__ = ["verify_view"]
+__all__ = ["once_view", "verify_view"]
 
 
 def verify_view(report: VerifyReport) -> RenderableType:
@@ -27,6 +30,18 @@ def verify_view(report: VerifyReport) -> RenderableType:
         f"worst {psnr['worst']:.1f} dB"
     )
     return Group(table, Text(quality), Text("verified" if report.passed else "NOT verified"))
+
+
+def once_view(checks: Sequence[GraphCheck], tolerance: float) -> RenderableType:
+    """The first call of every graph: its relative deviation from PyTorch, and both times in seconds."""
+    table = Table(box=None, title="first calls, ONNX Runtime against PyTorch", title_justify="left")
+    for name in ("graph", "step", "worst at", "deviation", "seconds", "PyTorch", ""):
+        table.add_column(name, justify="left" if name in ("graph", "worst at", "") else "right")
+    for check in checks:
+        times = f"{check.seconds:.2f}", f"{check.torch_seconds:.2f}"
+        verdict = "ok" if check.relative <= tolerance else "FAILED"
+        table.add_row(check.graph, str(check.step), check.output, f"{check.relative:.1e}", *times, verdict)
+    return table
 
 
 def _cells(rung: Rung) -> tuple[str, str, str, str, str]:

@@ -1,4 +1,8 @@
-"""A manifest that follows its folder: files that later commands add to a bundle get their records too."""
+"""A manifest that follows its folder: files that later commands add to a bundle get their records too.
+
+Whoever is about to rewrite recorded files drops their records first and adds them last: a process that dies in between
+leaves a bundle that loads, with files that nobody knows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from pathlib import Path
 from dipgo_deploy.core.bundle import BUNDLE_FILE, FileRecord
 from dipgo_deploy.core.files import load_manifest, save_manifest, sha256_of
 
-__all__ = ["amend_manifest"]
+__all__ = ["amend_manifest", "drop_records"]
 
 
 def amend_manifest(folder: Path, written: Iterable[Path]) -> None:
@@ -19,6 +23,17 @@ def amend_manifest(folder: Path, written: Iterable[Path]) -> None:
     for path in written:
         name = path.relative_to(folder).as_posix()
         records[name] = FileRecord(name, path.stat().st_size, sha256_of(path))
-    files = tuple(records[name] for name in sorted(records))
+    _save(folder, tuple(records[name] for name in sorted(records)))
+
+
+def drop_records(folder: Path, paths: Iterable[Path]) -> None:
+    """Forget the files ``paths``, or everything below those that are folders."""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    files = load_manifest(folder / BUNDLE_FILE).files
+    _save(folder, tuple(r for r in files if not any(r.path == n or r.path.startswith(f"{n}/") for n in names)))
+
+
+def _save(folder: Path, files: tuple[FileRecord, ...]) -> None:
+    manifest = load_manifest(folder / BUNDLE_FILE)
     if files != manifest.files:
         save_manifest(folder / BUNDLE_FILE, replace(manifest, files=files))

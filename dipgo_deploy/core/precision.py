@@ -26,10 +26,10 @@ class Island:
 class PrecisionRecord:
     """The half-precision variant of a bundle.
 
-    ``source`` is the sha256 of the float32 master graph and weights file; ``fixed`` names the nodes that are in float32
-    whatever the weights are (angles of sines); ``islands`` what the search found on trajectories; ``wide`` the features
-    that half precision cannot hold and whose slots stay float32. ``local`` and ``free`` are relative deviations from the
-    float32 bundle over ``images`` images: the worst graph fed with its slots, and the image of the whole trajectory.
+    ``source`` is the sha256 over all that the search depended on; ``fixed`` names nodes that are float32 whatever the
+    weights are (angles of sines); ``islands`` what the search found on trajectories; ``wide`` the features that half
+    precision cannot hold, whose slots stay float32. ``local`` and ``free`` are relative deviations from the float32
+    bundle over ``images`` images: the worst graph fed with its slots, and the image of the whole trajectory.
     """
 
     dtype: HalfType

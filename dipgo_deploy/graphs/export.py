@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
+from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import (
     check_target,
@@ -112,7 +113,16 @@ def _put_in_place(temporary: Path, out: Path) -> None:
         aside.rename(out)
         aside.parent.rmdir()
         raise
+    _keep_engines(aside, out)
     shutil.rmtree(aside.parent)
+
+
+def _keep_engines(old: Path, new: Path) -> None:
+    """Move the engines of the older bundle to the new one, unrecorded: build-engine knows those that still fit."""
+    for engines in old.glob(f"*/{ENGINES_FOLDER}"):
+        home = new / engines.parent.name
+        if engines.is_dir() and not engines.is_symlink() and home.is_dir():
+            engines.rename(home / ENGINES_FOLDER)
 
 
 def _write(

@@ -79,7 +79,7 @@ class HalfProbe:
         return {piece: tuple(sorted(names, key=order.__getitem__)) for piece, names in sorted(found.items())}
 
     def weights_beyond(self, largest: float) -> Mapping[str, float]:
-        """Weights whose magnitude exceeds ``largest``, with it; infinite ones are masks, which half precision has too."""
+        """Weights whose magnitude exceeds ``largest``, with it; infinite ones are masks, which half has too."""
         sizes = {}
         for name, value in self._model.graph.initializers.items():
             if value.dtype == ir.DataType.FLOAT and value.const_value is not None and value.const_value.size:

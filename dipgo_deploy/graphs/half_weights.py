@@ -1,4 +1,4 @@
-"""The weights of a half-precision variant: one more safetensors file beside the float32 one, named as diffusers names it.
+"""The weights of a half-precision variant: one more safetensors file beside the float32 one, named as in diffusers.
 
 It holds the model's state dict in the half precision, which diffusers loads by ``variant="fp16"``, the graphs' own
 constants, and the float32 twins that islands read.
@@ -17,7 +17,7 @@ from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.graphs.precision import WIDE_SUFFIX
 from dipgo_deploy.graphs.weights import externalize, read_layout, save_weights
 
-__all__ = ["save_half_weights", "weight_bytes"]
+__all__ = ["halved", "save_half_weights", "weight_bytes"]
 
 
 def save_half_weights(graph: ir.Graph, source: Path, target: Path, dtype: HalfType) -> None:
@@ -33,7 +33,7 @@ def save_half_weights(graph: ir.Graph, source: Path, target: Path, dtype: HalfTy
     tensors = {}
     with safe_open(source, "pt") as file:
         for name in file.keys():
-            tensors[name] = _halved(file.get_tensor(name), name, dtype, name in halves)
+            tensors[name] = halved(file.get_tensor(name), name, dtype, name in halves)
         for twin, name in twins.items():
             tensors[twin] = file.get_tensor(name)
     save_weights(target, tensors, {})
@@ -66,7 +66,8 @@ def _span(value: ir.Value) -> tuple[int, int]:
     return tensor.offset, tensor.length
 
 
-def _halved(tensor: torch.Tensor, name: str, dtype: HalfType, is_read: bool) -> torch.Tensor:
+def halved(tensor: torch.Tensor, name: str, dtype: HalfType, is_read: bool) -> torch.Tensor:
+    """A float32 tensor in ``dtype``, any other as it is; GateError where one that ``is_read`` becomes infinite."""
     if tensor.dtype != torch.float32:
         return tensor
     half = tensor.to(getattr(torch, dtype))

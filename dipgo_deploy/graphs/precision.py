@@ -163,9 +163,7 @@ def _cast_node(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
     return node
 
 
-def half_blocks(
-    blocks: BlockGraph, dtype: HalfType, wide: Collection[str], weights: Mapping[str, int]
-) -> BlockGraph:
+def half_blocks(blocks: BlockGraph, dtype: HalfType, wide: Collection[str], weights: Mapping[str, int]) -> BlockGraph:
     """The BlockGraph of a converted master: types of all values, and bytes of the weights it has now.
 
     ``weights`` gives bytes by initializer; a float32 twin counts with its weight.

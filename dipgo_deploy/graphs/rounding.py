@@ -26,7 +26,7 @@ _TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 def round_graph(
     graph: ir.Graph, cuts: Collection[str], dtype: HalfType, islands: Collection[str], wide: Collection[str] = ()
 ) -> None:
-    """Round in place whatever `half_graph` with the same arguments would store in ``dtype``; weights of its nodes too."""
+    """Round in place whatever `half_graph` with the same arguments would store in ``dtype``, weights included."""
     keep = {*wide, TIMESTEP}
     crossing = {*cuts, *(str(value.name) for value in graph.outputs)}
     weights: dict[ir.Value, ir.Value] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
-from dipgo_deploy.core.amend import amend_manifest
+from dipgo_deploy.core.amend import amend_manifest, drop_records
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_precision, load_program, save_precision, save_program, write_atomic
@@ -57,23 +57,25 @@ def write_variant(
     ``program`` is the bundle's own, whose layout and sharing of graphs are kept.
     """
     dtype = record.dtype
+    weights, master = (denoiser / variant_name(name, dtype) for name in (WEIGHTS_FILE, MASTER_FILE))
+    graphs = {name: denoiser / variant_name(f"{name}.onnx", dtype) for name in program.graph_of_name}
+    documents = [folder / variant_name(name, dtype) for name in ("program.json", PRECISION_FILE)]
+    files = [weights, master, *graphs.values(), *documents]
+    documents[1].unlink(missing_ok=True)
+    drop_records(folder, files)
     model = load_master(denoiser / MASTER_FILE)
     half_graph(model.graph, blocks.values, dtype, islands, record.wide)
-    weights = denoiser / variant_name(WEIGHTS_FILE, dtype)
     save_half_weights(model.graph, denoiser / WEIGHTS_FILE, weights, dtype)
-    master = denoiser / variant_name(MASTER_FILE, dtype)
     write_atomic(master, ir.to_proto(model).SerializeToString())
     halved = half_blocks(blocks, dtype, record.wide, weight_bytes(model.graph))
     typed = replace(schedule, contract=replace(schedule.contract, dtype=dtype))
     options = LowerOptions(program.layout, share_graphs="max_graphs" in schedule.origin)
     lowered = lower(typed, halved, read_sampler(schedule.contract.sampler), options)
-    graphs = {name: denoiser / f"{variant_name(f'{name}.onnx', dtype)}" for name in program.graph_of_name}
     for name, content in cut_program(master, lowered, halved).items():
         write_atomic(graphs[name], content)
-    documents = [folder / variant_name(name, dtype) for name in ("program.json", PRECISION_FILE)]
     save_program(documents[0], lowered)
     save_precision(documents[1], record)
-    amend_manifest(folder, [weights, master, *graphs.values(), *documents])
+    amend_manifest(folder, files)
     return Variant(lowered, graphs, weights, record)
 
 

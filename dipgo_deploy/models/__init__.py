@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dipgo_deploy.models.contracts import make_contract
-from dipgo_deploy.models.loading import REFERENCE_MODELS, LoadedModel, load_model, model_from_module
+from dipgo_deploy.models.loading import LoadedModel, model_from_module
 from dipgo_deploy.models.presets import PRESETS, Preset, patterns_for
 from dipgo_deploy.models.prompts import with_prompts
 from dipgo_deploy.models.random_weights import load_random, read_random_config, shipped_configs
 from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec, scheduler_from_spec
+from dipgo_deploy.models.sources import REFERENCE_MODELS, load_model
 
 __all__ = [
     "PRESETS",

@@ -6,7 +6,7 @@ from dipgo_deploy.core.contract import BatchRange, Contract, Guidance
 from dipgo_deploy.core.versions import installed_versions
 from dipgo_deploy.models.loading import LoadedModel
 from dipgo_deploy.models.pipeline_times import timestep_arguments
-from dipgo_deploy.models.samplers import sampler_spec, scheduler_class
+from dipgo_deploy.models.samplers import sampler_spec, scheduler_class, usual_sampler
 
 __all__ = ["library_versions", "make_contract"]
 
@@ -21,17 +21,18 @@ def library_versions() -> dict[str, str]:
 def make_contract(
     model: LoadedModel,
     *,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     steps: int = 50,
     guidance: Guidance = "none",
     batch: BatchRange = BatchRange(),
 ) -> Contract:
-    """Contract of ``model`` under a sampler named in SAMPLERS, with the model's own noise schedule.
+    """Contract of ``model`` under a sampler named in SAMPLERS (None: its own scheduler's), with its own noise schedule.
 
     Its timesteps are those that the model's own pipeline would use. Raises UsageError for an unknown sampler or an
     absurd number of steps.
     """
     config = model.scheduler_config
+    sampler = sampler or usual_sampler(config)
     given = timestep_arguments(model.class_name, model.latent_shape, scheduler_class(sampler), config, steps)
     return Contract(
         model_class=model.class_name,

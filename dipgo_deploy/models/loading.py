@@ -1,7 +1,6 @@
-"""Load a denoiser with what a run needs beside it: scheduler config, class embedder, input conventions.
+"""A denoiser with what a run needs beside it: scheduler config, class embedder, input conventions.
 
-Accepted: the name of a shipped reference model, a local diffusers pipeline folder, a bare denoiser folder, or (from
-Python) any ``nn.Module`` with example inputs.
+``sources`` says where one comes from; from Python, any ``nn.Module`` with example inputs will do.
 """
 
 from __future__ import annotations
@@ -24,12 +23,7 @@ from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models.presets import PRESETS, Preset
 
-__all__ = ["DTYPES", "REFERENCE_MODELS", "LoadedModel", "load_model", "model_from_module"]
-
-REFERENCE_MODELS = ("digits-unet", "digits-dit")
-"""Names of the models that ship with the package."""
-
-_REFERENCE = Path(__file__).parent / "reference"
+__all__ = ["DTYPES", "LoadedModel", "canonical_config", "model_from_module", "usual_component"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """Dtypes that a model may be loaded in, by name."""
@@ -105,7 +99,7 @@ class LoadedModel:
         """A copy of the model in another dtype; the model itself if it has that one."""
         if dtype == self.dtype:
             return self
-        return replace(self, module=nn.Module.to(deepcopy(self.module), DTYPES[dtype]), dtype=dtype)
+        return replace(self, module=_converted(self.module, DTYPES[dtype]), dtype=dtype)
 
     def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         keep = name == "timestep" or not tensor.is_floating_point()
@@ -161,41 +155,6 @@ def canonical_config(config: Mapping[str, Any]) -> str:
     return json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
 
 
-def load_model(source: str | Path, *, dtype: str = "float32") -> LoadedModel:
-    """Load a reference model by name, a diffusers pipeline or denoiser folder, or ``package.module:attribute``.
-
-    Raises InputError if there is no such folder, it holds no supported denoiser, or a file in it is damaged.
-    """
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
-    folder = _REFERENCE / str(source) if str(source) in REFERENCE_MODELS else Path(source)
-    if not folder.is_dir():
-        from dipgo_deploy.models.from_python import is_python_name, model_from_python
-
-        if is_python_name(str(source)):
-            return model_from_python(str(source), dtype)
-        raise InputError(f"no model {str(source)!r}: give a diffusers folder or one of {', '.join(REFERENCE_MODELS)}")
-    index = _read_config(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
-    component = _component(folder, index)
-    home = folder / component if index is not None else folder
-    config = _read_config(home / "config.json")
-    class_name = str(config.get("_class_name"))
-    module = _from_pretrained("diffusers", class_name, home, DTYPES[dtype])
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    embedder = None
-    if index is not None and "class_embedder" in index:
-        _read_config(folder / "class_embedder" / "config.json")
-        embedder = _from_pretrained("dipgo_deploy.models.class_embedder", "ClassEmbedder", folder / "class_embedder")
-    return model_from_module(
-        module,
-        dtype=dtype,
-        folder=folder,
-        component=component,
-        scheduler_config=_read_config(scheduler) if scheduler.is_file() else {},
-        class_embedder=embedder,
-    )
-
-
 def model_from_module(
     module: nn.Module,
     *,
@@ -225,13 +184,23 @@ def model_from_module(
         config=config,
         dtype=dtype,
         folder=folder,
-        component=component or _usual_component(class_name),
+        component=component or usual_component(class_name),
         scheduler_config=dict(scheduler_config or {}),
         latent_shape=latent_shape or _latent_shape(known, config, class_name),
         preset=known,
         class_embedder=class_embedder,
         text_tokens=text_tokens,
     )
+
+
+def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in ``dtype``, made without a copy in the module's own: both together are all the memory it takes."""
+    known: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            other = tensor.detach().to(dtype)
+            known[id(tensor)] = nn.Parameter(other, False) if isinstance(tensor, nn.Parameter) else other
+    return deepcopy(module, known)
 
 
 def _latent_shape(preset: Preset, config: Mapping[str, Any], class_name: str) -> tuple[int, ...]:
@@ -241,49 +210,8 @@ def _latent_shape(preset: Preset, config: Mapping[str, Any], class_name: str) ->
         raise InputError(f"the config of this {class_name} gives no latent shape: set sample_size in it") from None
 
 
-def _usual_component(class_name: str) -> str:
+def usual_component(class_name: str) -> str:
+    """What diffusers calls a denoiser of this class in a pipeline: ``unet`` or ``transformer``."""
     if class_name not in PRESETS:
         return "denoiser"
     return "unet" if class_name.startswith("UNet") else "transformer"
-
-
-def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
-    if index is None:
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{folder} has neither model_index.json nor config.json: give a diffusers folder")
-        return _usual_component(str(_read_config(folder / "config.json").get("_class_name", "")))
-    for name in ("unet", "transformer"):
-        if name in index:
-            return name
-    raise InputError(f"{folder / 'model_index.json'} names neither unet nor transformer: give a diffusion pipeline")
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore the diffusers folder") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds no JSON object: restore the diffusers folder")
-    return config
-
-
-def _from_pretrained(package: str, class_name: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    from importlib import import_module
-
-    if package == "diffusers" and class_name not in PRESETS:
-        raise InputError(f"{folder} holds a {class_name}, supported are {', '.join(PRESETS)}: use another model")
-    from diffusers.utils import logging  # noqa: TID251 - the home of diffusers
-
-    # A bundle's weights file also holds the graphs' own constants, which diffusers would warn about.
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        kind = getattr(import_module(package), class_name)
-        model: nn.Module = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype)
-    except Exception as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{folder} cannot be loaded as {class_name} ({line}): restore its files") from None
-    finally:
-        logging.set_verbosity(before)
-    return model.eval().requires_grad_(False)

@@ -21,7 +21,7 @@ from dipgo_deploy.core.files import read_json
 from dipgo_deploy.models.loading import DTYPES, LoadedModel, model_from_module
 from dipgo_deploy.models.presets import PRESETS
 
-__all__ = ["RandomConfig", "load_random", "read_random_config", "shipped_configs"]
+__all__ = ["RandomConfig", "instantiate", "load_random", "read_random_config", "shipped_configs"]
 
 _FOLDER = Path(__file__).parent / "configs"
 
@@ -81,7 +81,7 @@ def load_random(
         raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
     known = config if isinstance(config, RandomConfig) else read_random_config(config)
     return model_from_module(
-        _built(known.denoiser, DTYPES[dtype], seed, device),
+        instantiate(known.denoiser, DTYPES[dtype], seed, device),
         dtype=dtype,
         scheduler_config=known.scheduler,
         latent_shape=known.latent_shape,
@@ -89,7 +89,8 @@ def load_random(
     )
 
 
-def _built(config: Mapping[str, Any], dtype: torch.dtype, seed: int, device: str) -> nn.Module:
+def instantiate(config: Mapping[str, Any], dtype: torch.dtype, seed: int = 0, device: str = "cpu") -> nn.Module:
+    """The module of a diffusers ``config.json`` in ``dtype``, its weights drawn from ``seed``; InputError as above."""
     import diffusers  # noqa: TID251 - the home of diffusers
 
     kind = getattr(diffusers, config["_class_name"])

@@ -28,6 +28,7 @@ __all__ = [
     "sampler_spec",
     "scheduler_class",
     "scheduler_from_spec",
+    "usual_sampler",
 ]
 
 
@@ -58,6 +59,19 @@ SAMPLERS: Mapping[str, SamplerPreset] = {
     "unipc": SamplerPreset("UniPCMultistepScheduler", {"solver_order": 2, "solver_type": "bh2"}),
 }
 """Samplers by their command-line name. ``pndm`` is its PLMS half, as Stable Diffusion runs it."""
+
+_USUAL = "ddim"
+
+
+def usual_sampler(config: Mapping[str, Any]) -> str:
+    """The name in SAMPLERS of a model's own scheduler config, the variant most alike; ``ddim`` where none fits."""
+    own = [name for name, preset in SAMPLERS.items() if preset.class_name == config.get("_class_name")]
+
+    def alike(name: str) -> int:
+        return sum(1 if config.get(key) == value else -1 for key, value in SAMPLERS[name].config.items())
+
+    return max(own, key=alike, default=_USUAL)
+
 
 _TIMESTEP_ARGUMENTS = ("mu", "sigmas")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from dipgo_deploy.core.amend import amend_manifest
+from dipgo_deploy.core.amend import amend_manifest, drop_records
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord, engine_folder
@@ -21,6 +21,7 @@ from dipgo_deploy.core.precision import HalfType, PrecisionRecord
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.graphs.trace import MASTER_FILE, cache_folder
+from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.variant import load_variant, write_variant
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.islands import IslandOptions, find_islands
@@ -36,16 +37,16 @@ __all__ = ["EngineOptions", "EngineReport", "EngineSource", "build", "engine_sou
 class EngineOptions:
     """What to build: ``precision`` None takes the bundle's own; ``batch`` None its contract's range.
 
-    ``checked`` off leaves out the run that looks for numbers that are not finite in a bundle exported in half precision.
+    ``checked`` off leaves out the run that looks for infinite numbers in a bundle exported in half precision.
     """
 
     precision: HalfType | None = None
     target: str | None = None
     gpus: tuple[str, ...] = ()
     batch: BatchRange | None = None
-    flags: BuildFlags = BuildFlags()
+    flags: BuildFlags = field(default_factory=BuildFlags)
     workers: int = 1
-    islands: IslandOptions = IslandOptions()
+    islands: IslandOptions = field(default_factory=IslandOptions)
     checked: bool = True
 
 
@@ -89,12 +90,14 @@ def build(
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / hashlib.sha256(str(bundle.folder.absolute()).encode()).hexdigest()[:16]):
         record = None
-        for line, record in _prepared(bundle, options):
+        for line, prepared in _prepared(bundle, options):
+            record = prepared
             yield 0.0, line, None
         source = engine_source(bundle, options.precision)
         jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
         folder = Path(jobs[0].folder)
         steps: list[BuildStep] = []
+        drop_records(bundle.folder, [folder])
         try:
             for step in build_engines(jobs, options.workers):
                 steps.append(step)
@@ -120,6 +123,7 @@ def engine_source(bundle: LoadedBundle, precision: HalfType | None) -> EngineSou
         raise UsageError(f"the bundle is in {own}, {precision} is wanted: export it in float32, or build as it is")
     assert precision is not None
     variant = load_variant(bundle.folder, bundle.denoiser, precision)
+    load_graphs(variant.graphs.items(), variant.weights)
     return EngineSource(variant.program, variant.graphs, variant.weights, precision)
 
 
@@ -178,21 +182,30 @@ def _prepared(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[st
         return
     assert wanted is not None
     digest = _source_digest(bundle, options)
-    try:
-        standing = load_variant(bundle.folder, bundle.denoiser, wanted).record
-    except InputError:
-        standing = None
+    standing = _standing(bundle, wanted)
     if standing is not None and standing.source == digest:
         yield "the half-precision graphs stand", standing
         return
     record = None
-    for line, record in find_islands(bundle, wanted, digest, options.islands):
+    for line, found in find_islands(bundle, wanted, digest, options.islands):
+        record = found
         yield line, None
     assert record is not None
     islands = {*record.fixed, *(node for island in record.islands for node in island.nodes)}
     yield "writing half-precision graphs and weights", None
     write_variant(bundle.folder, bundle.denoiser, bundle.blocks, bundle.schedule, bundle.program, record, islands)
     yield "half-precision graphs written", record
+
+
+def _standing(bundle: LoadedBundle, dtype: HalfType) -> PrecisionRecord | None:
+    """The record of a variant that is whole: all of it recorded in the manifest."""
+    try:
+        variant = load_variant(bundle.folder, bundle.denoiser, dtype)
+    except InputError:
+        return None
+    recorded = _digests(load_manifest(bundle.folder / BUNDLE_FILE))
+    files = (variant.weights, *variant.graphs.values())
+    return variant.record if all(f.relative_to(bundle.folder).as_posix() in recorded for f in files) else None
 
 
 def _source_digest(bundle: LoadedBundle, options: EngineOptions) -> str:

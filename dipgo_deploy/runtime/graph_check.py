@@ -17,7 +17,6 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.program import Run
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.loaded import LoadedBundle
-from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.verify import relative_difference
 
 __all__ = ["FirstCall", "GraphCheck", "check_graphs", "record_first_calls"]
@@ -82,6 +81,8 @@ def check_graphs(
 
 
 def _checked(bundle: LoadedBundle, call: FirstCall, images: int, threads: int | None) -> GraphCheck:
+    from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend  # an extra
+
     run, sizes = call.run, bundle.manifest.contract.sizes(images)
     runner = OnnxRuntimeBackend(bundle.compiled.graphs, bundle.denoiser, threads=threads)
     specs = {spec.name: spec for spec in bundle.program.slots}

@@ -24,7 +24,6 @@ from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import Compiled, LoadedBundle
-from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.verify import Inputs, local_deviations, recorded, relative_difference
 
 __all__ = ["LARGEST", "TOLERANCE", "IslandOptions", "find_islands"]
@@ -119,7 +118,9 @@ class _Search:
         limit = LARGEST[self._dtype] / _MARGIN
         beyond = {name: size for name, size in ranges.items() if size > limit or not np.isfinite(size)}
         if odd := [name for name, size in beyond.items() if not np.isfinite(size)]:
-            raise GateError(f"{odd[0]} is not finite in float32 either: verify the bundle before building engines of it")
+            raise GateError(
+                f"{odd[0]} is not finite in float32 either: verify the bundle before building engines of it"
+            )
         self._wide = tuple(name for name in self._bundle.blocks.values if name in beyond)
         for piece, nodes in self._probe.around(beyond).items():
             worst = max((size, name) for name, size in beyond.items() if piece in self._probe.around([name]))
@@ -160,9 +161,9 @@ class _Search:
         worst = max(deviations, key=lambda deviation: deviation.relative)
         if not (worst.relative <= self._tolerance and free <= _FREE * self._tolerance):
             raise GateError(
-                f"{self._dtype} deviates by {worst.relative:.1e} at {worst.value}, step {worst.step}, and by {free:.1e} "
-                f"in the image; {self._tolerance:g} and {_FREE * self._tolerance:g} are allowed: raise --tolerance, or "
-                "build in the other half precision"
+                f"{self._dtype} deviates by {worst.relative:.1e} at {worst.value}, step {worst.step}, and by "
+                f"{free:.1e} in the image; {self._tolerance:g} and {_FREE * self._tolerance:g} are allowed: raise "
+                "--tolerance, or build in the other half precision"
             )
         return PrecisionRecord(
             dtype=self._dtype,
@@ -181,6 +182,8 @@ class _Search:
 
     def _run(self, graph: bytes) -> Iterator[Mapping[str, np.ndarray]]:
         """The outputs of a form of the master graph at every probed step."""
+        from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
         session = OnnxRuntimeBackend({MASTER_FILE: graph}, self._bundle.denoiser).session(MASTER_FILE)
         names = [output.name for output in session.get_outputs()]
         for feeds in self._feeds:

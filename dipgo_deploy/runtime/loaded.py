@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.contract import check_same_contract
+from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.files import (
     check_digest,
@@ -103,16 +104,20 @@ class LoadedBundle:
         program = lower(schedule, self.blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout, fold=fold))
         return Compiled(program, cut_program(self._master, program, self.blocks))
 
-    def lower_steps(self, first: int = 0, layout: Layout | None = None) -> StepProgram:
+    def lower_steps(
+        self, first: int = 0, layout: Layout | None = None, blocks: BlockGraph | None = None
+    ) -> StepProgram:
         """The bundle's schedule from step ``first`` on, for a caller that samples itself, in its own layout or another.
 
-        See ``lowering.lower_steps``; a run that begins late computes everything in its first step.
+        See ``lowering.lower_steps``; a run that begins late computes everything in its first step. ``blocks`` are those
+        of a half-precision variant.
         """
+        graph = blocks or self.blocks
         schedule, options = begin_at(self.schedule, first), LowerOptions(layout or self.program.layout)
-        found = lower_steps(schedule, self.blocks, options)
-        if first == 0 and found.program.graphs != self.program.graphs:  # exported under a limit of graphs
-            shared = lower_steps(schedule, self.blocks, replace(options, share_graphs=True))
-            return shared if shared.program.graphs == self.program.graphs else found
+        found = lower_steps(schedule, graph, options)
+        if first == 0 and not _have_same_graphs(found.program, self.program):  # exported under a limit of graphs
+            shared = lower_steps(schedule, graph, replace(options, share_graphs=True))
+            return shared if _have_same_graphs(shared.program, self.program) else found
         return found
 
     def graphs_for(self, program: Program) -> dict[str, bytes]:
@@ -190,6 +195,12 @@ class LoadedBundle:
         return self.program if self.program.layout == "subnets" else self.compile(self.schedule).program
 
 
+def _have_same_graphs(one: Program, other: Program) -> bool:
+    """Whether two programs run the same graphs; the bytes of their weights depend on the precision and do not count."""
+    plain = [[replace(graph, weight_bytes=0) for graph in program.graphs] for program in (one, other)]
+    return plain[0] == plain[1]
+
+
 def _check_options(backend: str, compiler: str | None, gpu_memory: int | None) -> None:
     if backend not in get_args(BackendName):
         raise UsageError(f"backend {backend!r} is unknown: choose {', '.join(get_args(BackendName))}")
@@ -220,6 +231,8 @@ def load_bundle(path: str | Path, *, whole: bool = False) -> LoadedBundle:
         raise InputError(f"{folder} has no {BUNDLE_FILE}: it is no bundle, or its export was interrupted; export again")
     manifest = load_manifest(folder / BUNDLE_FILE)
     for record in manifest.files:
+        if f"/{ENGINES_FOLDER}/" in record.path and not (folder / record.path).exists():
+            continue  # nothing but preflight needs it, which says so
         small = record.bytes < 1_000_000 or record.path.endswith(".onnx")
         check_digest(path_inside(folder, record.path), record, whole=whole or small)
     _check_recorded(manifest, folder)

@@ -9,12 +9,15 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Program
+from dipgo_deploy.graphs.precision import half_blocks
+from dipgo_deploy.graphs.variant import load_variant
+from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.preflight import preflight
 from dipgo_deploy.trt.target import load_target
 
-__all__ = ["built_precision", "engine_backend", "engine_records"]
+__all__ = ["built_precision", "engine_backend", "engine_records", "engine_steps"]
 
 
 def engine_backend(
@@ -32,6 +35,18 @@ def engine_backend(
     engines = preflight(bundle.folder, bundle.manifest, source.program, source.graphs, found, batch, trust=trust)
     files = {name: one.path for name, one in engines.items()}
     return source.program, TensorRTBackend(found.module, files, gpu_memory=gpu_memory, name=target)
+
+
+def engine_steps(
+    bundle: LoadedBundle, target: str, batch: int, *, gpu_memory: int | None = None, trust: bool = False
+) -> tuple[StepProgram, TensorRTBackend]:
+    """As ``engine_backend``, with the program of a caller that samples itself."""
+    _, backend = engine_backend(bundle, target, batch, gpu_memory=gpu_memory, trust=trust)
+    precision = built_precision(bundle, target)
+    if precision is None:
+        return bundle.lower_steps(), backend
+    record = load_variant(bundle.folder, bundle.denoiser, precision).record
+    return bundle.lower_steps(blocks=half_blocks(bundle.blocks, precision, record.wide, {})), backend
 
 
 def engine_records(bundle: LoadedBundle, target: str) -> list[EngineRecord]:

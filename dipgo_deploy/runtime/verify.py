@@ -168,8 +168,8 @@ class _Ladder:
             )
         self.half = contract.dtype in ("float16", "bfloat16")
         self.bundle, self.options = bundle, options
-        local, free = _HALF if self.half else _SINGLE
-        self.local, self.free = options.local_tolerance or local, options.free_tolerance or free
+        self.local = local_tolerance(options, contract.dtype)
+        self.free = options.free_tolerance or (_HALF if self.half else _SINGLE)[1]
         self.scale = contract.guidance_scale(options.guidance_scale)
         noise = noise_for(range(options.seed, options.seed + options.images), contract.latent_shape)
         classes = bundle.model.num_classes or 1
@@ -276,6 +276,11 @@ class _Ladder:
         whole = self._session("onnxruntime", full).run(*self.inputs, seed=self.options.seed)
         psnr = psnr_db(self.image, whole)
         return {"worst": float(psnr.min()), "p10": float(np.percentile(psnr, 10)), "p50": float(np.median(psnr))}
+
+
+def local_tolerance(options: VerifyOptions, dtype: str) -> float:
+    """Deviation of one call that is allowed in ``dtype``, relative to the slot's largest value."""
+    return options.local_tolerance or (_HALF if dtype in ("float16", "bfloat16") else _SINGLE)[0]
 
 
 def relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:

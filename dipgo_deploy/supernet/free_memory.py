@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["free_bytes"]
+__all__ = ["free_bytes", "free_host_bytes"]
 
 _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
@@ -17,6 +17,11 @@ def free_bytes(device: torch.device) -> int:
     """Free memory of a GPU, or of the host within the limit of the container that this process runs in."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    return free_host_bytes()
+
+
+def free_host_bytes() -> int:
+    """Free memory of the host within the limit of the container that this process runs in."""
     return min(_host_bytes(), _group_bytes(_GROUP))
 
 

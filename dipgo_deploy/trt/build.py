@@ -10,15 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, UsageError
-from dipgo_deploy.core.files import load_engine_record, save_engine_record
+from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.trt.job import EngineJob, job_to_json
-from dipgo_deploy.trt.store import find_built, is_whole, note_built, take_over
+from dipgo_deploy.trt.store import copies, find_built, is_whole, note_built
 
 __all__ = ["BuildStep", "Outcome", "build_engines", "drop_stale"]
 
@@ -44,22 +44,23 @@ def build_engines(jobs: Sequence[EngineJob], workers: int = 1) -> Iterator[Build
     """
     if workers < 1:
         raise UsageError(f"{workers} workers build nothing: ask for 1 or more")
-    sizes = [max(1, Path(job.onnx).stat().st_size) for job in jobs]
-    total, done = sum(sizes), 0
-    left = []
-    for job, size in zip(jobs, sizes, strict=True):
-        if (step := _standing(job)) is None:
-            left.append((job, size))
-            continue
-        done += size
-        yield replace(step, share=done / total)
+    size = {job.graph: max(1, Path(job.onnx).stat().st_size) for job in jobs}
+    done, total = 0, sum(size.values())
+    standing = {job.graph: _outcome(job) for job in jobs}
+    copies({_engine(job): found for job in jobs if isinstance(found := standing[job.graph], Path)})
+    left = [job for job in jobs if standing[job.graph] is None]
+    for job in jobs:
+        if job not in left:
+            done += size[job.graph]
+            outcome: Outcome = "kept" if standing[job.graph] == "kept" else "copied"
+            yield BuildStep(load_engine_record(_engine(job).with_suffix(".json")), outcome, done / total)
     running: set[subprocess.Popen[str]] = set()
     pool = ThreadPoolExecutor(workers)
     try:
-        futures: dict[Future[EngineRecord], int] = {pool.submit(_built, job, running): size for job, size in left}
+        futures: dict[Future[EngineRecord], EngineJob] = {pool.submit(_built, job, running): job for job in left}
         for future in as_completed(futures):
             record = future.result()
-            done += futures[future]
+            done += size[futures[future].graph]
             yield BuildStep(record, "built", done / total)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -68,19 +69,16 @@ def build_engines(jobs: Sequence[EngineJob], workers: int = 1) -> Iterator[Build
         pool.shutdown(wait=True)
 
 
-def _standing(job: EngineJob) -> BuildStep | None:
-    """The engine of a job if it stands here, or a copy of one that was built on this machine."""
-    engine = Path(job.folder) / f"{job.graph}.engine"
-    record = _record_beside(engine)
-    if record is not None and record.digest == job.digest and is_whole(engine, record):
-        return BuildStep(record, "kept", 0.0)
-    found = find_built(job.digest)
-    if found is None:
-        return None
-    record = replace(load_engine_record(found.with_suffix(".json")), graph=job.graph)
-    take_over(found, engine, record)
-    save_engine_record(engine.with_suffix(".json"), record)
-    return BuildStep(record, "copied", 0.0)
+def _engine(job: EngineJob) -> Path:
+    return Path(job.folder) / f"{job.graph}.engine"
+
+
+def _outcome(job: EngineJob) -> Literal["kept"] | Path | None:
+    """``kept`` where the engine of a job stands, the place of one of its digest built here, or None."""
+    record = _record_beside(_engine(job))
+    if record is not None and record.digest == job.digest and is_whole(_engine(job), record):
+        return "kept"
+    return find_built(job.digest)
 
 
 def _record_beside(engine: Path) -> EngineRecord | None:
@@ -109,20 +107,21 @@ def _built(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
     if process.returncode:
         raise _failure(job, process.returncode, errors, log)
     found = load_engine_record(record)
-    note_built(folder / f"{job.graph}.engine", found)
+    note_built(_engine(job), found)
     return found
 
 
 def _failure(job: EngineJob, code: int, errors: str, log: Path) -> DipgoError:
     lines = [line.removeprefix("error: ") for line in errors.splitlines() if line.startswith("error: ")]
     if lines and code in _ERRORS:
-        return _ERRORS[code](lines[-1])
+        words = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("[E] ")]
+        return _ERRORS[code](f"{lines[-1]}{': ' if words else ''}{' '.join(words[-1:])}: see {log}")
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return InputError(f"the build of {job.graph} ended with {how}: see {log}")
 
 
 def drop_stale(folder: Path, graphs: Sequence[str]) -> None:
-    """Remove what belongs to graphs that the program no longer has."""
+    """Remove what belongs to graphs that the program no longer has, and what a killed build has left."""
     for path in folder.iterdir():
-        if path.suffix in (".engine", ".json", ".log") and path.stem not in graphs:
+        if path.name.startswith(".") or path.stem not in graphs:
             path.unlink()

@@ -47,7 +47,7 @@ class BuildFlags:
     @property
     def names(self) -> tuple[str, ...]:
         """What differs from the default, as ``name`` or ``name=value``."""
-        given = {name: value for name, value in asdict(self).items() if value not in (None, False)}
+        given = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
         return tuple(name if value is True else f"{name}={value}" for name, value in given.items())
 
 

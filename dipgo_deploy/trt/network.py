@@ -26,9 +26,13 @@ def parse_network(trt: Any, builder: Any, onnx: str, logger: Any) -> tuple[Any, 
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(onnx):
-        errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        errors = "; ".join(_words(parser.get_error(index)) for index in range(parser.num_errors))
         raise InputError(f"{onnx} is refused by the ONNX parser ({errors}): report it, or export another granularity")
     return network, parser
+
+
+def _words(parser_error: Any) -> str:
+    return f"{parser_error.node_operator()} {parser_error.node_name()}: {parser_error.desc()}"
 
 
 def fix_shapes(network: Any, profile: Mapping[str, ProfileRange]) -> None:

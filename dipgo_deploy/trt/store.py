@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import load_engine_record, read_json, sha256_of, write_atomic
+from dipgo_deploy.core.files import load_engine_record, read_json, save_engine_record, sha256_of, write_atomic
 from dipgo_deploy.graphs.trace import cache_folder
 
-__all__ = ["check_trusted", "find_built", "is_whole", "note_built", "take_over"]
+__all__ = ["check_trusted", "copies", "find_built", "is_whole", "note_built"]
 
 
 def note_built(engine: Path, record: EngineRecord) -> None:
@@ -41,15 +43,20 @@ def is_whole(engine: Path, record: EngineRecord) -> bool:
     return engine.is_file() and engine.stat().st_size == record.bytes and sha256_of(engine) == record.sha256
 
 
-def take_over(found: Path, target: Path, record: EngineRecord) -> None:
-    """Copy an engine to ``target``, under a temporary name first; its record is the caller's to write."""
-    if found == target:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.copy")
-    shutil.copyfile(found, temporary)
-    temporary.replace(target)
-    note_built(target, record)
+def copies(wanted: Mapping[Path, Path]) -> None:
+    """Copy engines, given as target → found, all under temporary names before any takes its place: names may swap."""
+    staged = {}
+    for target, found in wanted.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        record = replace(load_engine_record(found.with_suffix(".json")), graph=target.stem)
+        temporary = target.with_name(f".{target.name}.copy")
+        shutil.copyfile(found, temporary)
+        staged[target] = (temporary, record)
+    for target, (temporary, record) in staged.items():
+        target.with_suffix(".json").unlink(missing_ok=True)
+        temporary.replace(target)
+        save_engine_record(target.with_suffix(".json"), record)
+        note_built(target, record)
 
 
 def check_trusted(engine: Path, record: EngineRecord, trust: bool = False) -> None:

@@ -7,7 +7,6 @@ build log. The engine is written first and its record last: an engine without a 
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -34,7 +33,10 @@ def build_engine(job: EngineJob) -> EngineRecord:
     started = time.perf_counter()
     target = load_target(job.target)
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if target.name == "rtx" else "0"  # read when polygraphy is imported
-    from polygraphy.backend.trt import engine_bytes_from_network, get_trt_logger
+    from polygraphy.backend.trt import (  # noqa: TID251 - the home of polygraphy
+        engine_bytes_from_network,
+        get_trt_logger,
+    )
 
     logger = get_trt_logger()
     builder = target.module.Builder(logger)
@@ -47,7 +49,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
     try:
         content = bytes(engine_bytes_from_network((builder, network, parser), config, job.timing_cache))
     except Exception as error:  # polygraphy's own class, raised for every failed build
-        raise InputError(f"{job.graph} cannot be built for {'+'.join(job.gpus)} ({_reason(error)}): see its log") from None
+        raise InputError(f"{job.graph} cannot be built for {'+'.join(job.gpus)} ({_reason(error)})") from None
     path = Path(job.folder) / f"{job.graph}.engine"
     write_atomic(path, content)
     record = EngineRecord(
@@ -69,7 +71,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
         activation_bytes=_activation_bytes(target, logger, content),
         layers=network.num_layers,
         seconds=time.perf_counter() - started,
-        build_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        build_memory_bytes=_peak_memory(),
         tools=installed_versions(_TOOLS),
     )
     save_engine_record(path.with_suffix(".json"), record)
@@ -77,7 +79,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
 
 
 def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
-    from polygraphy.backend.trt import CreateConfig, Profile
+    from polygraphy.backend.trt import CreateConfig, Profile  # noqa: TID251 - the home of polygraphy
 
     trt, flags = target.module, job.flags
     profile = Profile()
@@ -92,6 +94,7 @@ def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
         builder_optimization_level=flags.level,
         hardware_compatibility_level=hardware,
         version_compatible=flags.version_compatible,
+        exclude_lean_runtime=flags.version_compatible,  # its library does not ship in the wheels
         weight_streaming=flags.weight_streaming,
         strip_plan=flags.strip,
     )
@@ -109,6 +112,18 @@ def _activation_bytes(target: Target, logger: Any, content: bytes) -> int | None
     runtime = target.module.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(content)
     return None if engine is None else int(engine.device_memory_size_v2)
+
+
+def _peak_memory() -> int:
+    """Peak resident bytes of this process; 0 where the system does not say.
+
+    Not ``ru_maxrss``, which a process inherits from the one that started it.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def _reason(error: Exception) -> str:

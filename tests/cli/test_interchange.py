@@ -64,3 +64,6 @@ def test_an_export_is_refused_in_one_line(tmp_path, capsys):
     refused(["export-schedule", tmp_path, "--to", "dipgo", *target], "is a folder", capsys)
     assert run(["export-schedule", str(made), "--to", "dipgo", "--out", str(tmp_path / "t.json")]) == 0
     assert set(json.loads((tmp_path / "t.json").read_text())["compute"].values()) == {"101010"}
+    back = ["--from", "dipgo", "--file", str(tmp_path / "t.json"), "--out", str(tmp_path / "again.json")]
+    assert run([*SHORT, *back]) == 0
+    assert load_schedule(tmp_path / "again.json") == load_schedule(made)

@@ -34,6 +34,11 @@ def test_random_weights_become_a_bundle_that_verifies(config, tmp_path, capsys):
     assert run(["export", *model, "--schedule", schedule, "--out", bundle]) == 0
     assert run(["verify", bundle, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["passed"] is True
+    assert run(["verify", bundle, "--once"]) == 0
+    assert "first calls, ONNX Runtime against PyTorch" in capsys.readouterr().out
+    assert run(["verify", bundle, "--once", "--tolerance", "1e-12"]) == 4
+    assert "1e-12 is allowed: the fast path is not the slow one" in capsys.readouterr().err
+    assert run(["verify", bundle, "--once", "--min-psnr", "30"]) == 2
 
 
 def test_trace_takes_random_weights_in_half_precision(config, tmp_path, capsys):
@@ -68,8 +73,8 @@ def test_shapes_alone_are_traced_searched_and_shown(config, tmp_path, capsys):
 def test_random_weights_that_do_not_fit_leave_shapes(config, monkeypatch, capsys):
     from dipgo_deploy.supernet import free_memory
 
-    monkeypatch.setattr(free_memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1000)
     assert not ModelSource(random_weights=config).load().has_weights
     assert "KiB are free: shapes alone are traced, nothing can be run" in capsys.readouterr().err
-    monkeypatch.setattr(free_memory, "free_bytes", lambda device: 1 << 40)
+    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1 << 40)
     assert ModelSource(random_weights=config).load().has_weights

@@ -10,7 +10,7 @@ from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models import PRESETS, load_model, make_contract, model_from_module, patterns_for
-from dipgo_deploy.models.loading import REFERENCE_MODELS
+from dipgo_deploy.models.sources import REFERENCE_MODELS
 
 
 @pytest.mark.parametrize("name", REFERENCE_MODELS)
@@ -43,6 +43,9 @@ def test_dtype_changes_a_copy_and_the_digest(digits_dit) -> None:
     half = digits_dit.as_dtype("float16")
     assert next(half.module.parameters()).dtype == torch.float16
     assert next(digits_dit.module.parameters()).dtype == torch.float32
+    pairs = zip(digits_dit.module.parameters(), half.module.parameters(), strict=True)
+    assert all(torch.equal(one.half(), other) and other.data_ptr() != one.data_ptr() for one, other in pairs)
+    assert not {buffer.dtype for buffer in half.module.buffers()} & {torch.float32, torch.float64}
     assert half.digest != digits_dit.digest
     assert half.example_inputs(2)["timestep"].dtype == torch.float32
     with pytest.raises(UsageError, match="dtype 'int4' is unknown"):

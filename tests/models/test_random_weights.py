@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.models import PRESETS, load_random, read_random_config, sampler_spec, shipped_configs
+from dipgo_deploy.models import PRESETS, load_random, make_contract, read_random_config, sampler_spec, shipped_configs
 from tests.models.families import FAMILIES, tiny
 
 # Parameters in millions: counted on the modules that diffusers makes of the published configs.
@@ -93,3 +93,22 @@ def test_configs_that_are_none(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match=match):
             load_random(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("sd15", "pndm"),
+        ("sd21", "ddim"),
+        ("sdxl", "euler"),
+        ("pixart-sigma-1024", "dpmpp-2m"),
+        ("flux-dev", "flow-euler"),
+        ("wan2.1-1.3b", "unipc"),
+        ("ddpm-cifar10-32", "ddpm"),
+    ],
+)
+def test_a_contract_takes_the_models_own_sampler(name: str, sampler: str) -> None:
+    model = load_random(name, device="meta")
+    contract = make_contract(model, steps=4)
+    assert contract == make_contract(model, steps=4, sampler=sampler)
+    assert contract.sampler.class_name == model.scheduler_config["_class_name"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from dipgo_deploy.runtime.dropin.refusal import RefusedCall
 from dipgo_deploy.runtime.dropin.saving import save_denoiser
 from dipgo_deploy.runtime.dropin.stepping import StepOptions, StepPrograms
 from dipgo_deploy.runtime.dropin.trajectory import DeployedTrajectory
-from dipgo_deploy.runtime.loaded import BackendName, LoadedBundle, load_bundle
+from dipgo_deploy.runtime.loaded import LoadedBundle, load_bundle
 
 __all__ = ["DeployedDenoiser"]
 
@@ -79,27 +80,21 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
 
     @classmethod
     def from_bundle(
-        cls,
-        bundle: LoadedBundle | str | Path,
-        *,
-        backend: BackendName = "onnxruntime",
-        device: str = "cpu",
-        threads: int | None = None,
-        fallback: bool = False,
+        cls, bundle: LoadedBundle | str | Path, *, fallback: bool = False, **options: Any
     ) -> DeployedDenoiser:
-        """The denoiser of a bundle folder or of an opened one.
+        """The denoiser of a bundle folder or of an opened one; ``options`` are the fields of StepOptions.
 
         Raises InputError where it is no bundle or its model no class of diffusers; what the backend lacks shows at the
         first call.
         """
         opened = bundle if isinstance(bundle, LoadedBundle) else load_bundle(bundle)
         kind = _class_for(opened.manifest.contract.model_class)
-        return kind(opened, StepOptions(backend, device, threads), fallback=fallback)
+        return kind(opened, StepOptions(**options), fallback=fallback)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> DeployedDenoiser:
         """What ``save_pretrained`` wrote; ``options`` are those of ``from_bundle``, others of diffusers are ignored."""
-        known = ("backend", "device", "threads", "fallback")
+        known = ("fallback", *(field.name for field in fields(StepOptions)))
         return cls.from_bundle(folder, **{name: options[name] for name in known if name in options})
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from dipgo_deploy.core.files import path_inside, read_json
 from dipgo_deploy.models.pipeline_folder import quiet_transformers
 from dipgo_deploy.models.samplers import scheduler_from_spec
 from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
-from dipgo_deploy.runtime.loaded import BackendName, load_bundle
+from dipgo_deploy.runtime.dropin.stepping import StepOptions
+from dipgo_deploy.runtime.loaded import load_bundle
 
 __all__ = ["call_arguments", "load_pipeline"]
 
@@ -35,19 +37,12 @@ _DOUBLING = ("UNet2DConditionModel", "DiTTransformer2DModel", "PixArtTransformer
 _SETTINGS = (bool, int, float, str, type(None))
 
 
-def load_pipeline(
-    folder: str | Path,
-    *,
-    backend: BackendName = "onnxruntime",
-    device: str = "cpu",
-    threads: int | None = None,
-    fallback: bool = False,
-    **components: Any,
-) -> Any:
+def load_pipeline(folder: str | Path, *, fallback: bool = False, **given: Any) -> Any:
     """The pipeline of a bundle folder, or of one that ``pipe.save_pretrained`` wrote with a deployed denoiser in it.
 
-    Call it as ever, with ``call_arguments`` or what the contract says: its steps, size and guidance. ``components`` go
-    to ``DiffusionPipeline.from_pretrained``: ``torch_dtype``, or components that the folder lacks.
+    Call it as ever, with ``call_arguments`` or what the contract says: its steps, size and guidance. The fields of
+    StepOptions (``backend``, ``device``, …) say where the graphs run; what else is given goes to
+    ``DiffusionPipeline.from_pretrained``: ``torch_dtype``, or components that the folder lacks.
 
     Raises InputError where the folder holds no whole pipeline, or one with parts that are not of diffusers or
     transformers; MissingError where transformers is wanted and absent.
@@ -57,17 +52,16 @@ def load_pipeline(
     home = Path(folder)
     index = _checked_index(home)
     name, place = _denoiser(home, index)
-    denoiser = DeployedDenoiser.from_bundle(
-        load_bundle(place), backend=backend, device=device, threads=threads, fallback=fallback
-    )
+    options = {field.name: given.pop(field.name) for field in fields(StepOptions) if field.name in given}
+    denoiser = DeployedDenoiser.from_bundle(load_bundle(place), fallback=fallback, **options)
     sampler = denoiser.bundle.manifest.contract.sampler
     # diffusers misses parts that are absent, unless it is told so.
     absent = {part: None for part, entry in index.items() if entry == [None, None]}
-    given = {**absent, name: denoiser, "scheduler": scheduler_from_spec(sampler), **components}
-    _check_whole(home, index, given)
+    parts = {**absent, name: denoiser, "scheduler": scheduler_from_spec(sampler), **given}
+    _check_whole(home, index, parts)
     try:
         with _quiet():
-            pipeline = DiffusionPipeline.from_pretrained(home, local_files_only=True, use_safetensors=True, **given)
+            pipeline = DiffusionPipeline.from_pretrained(home, local_files_only=True, use_safetensors=True, **parts)
     except DipgoError:
         raise
     except Exception as error:

@@ -14,7 +14,7 @@ from dipgo_deploy.runtime.loaded import LoadedBundle
 
 __all__ = ["save_denoiser"]
 
-_DOCUMENTS = ("schedule.json", "program.json", "blocks.json", "README.md")
+_INDEX = "model_index.json"
 
 
 def save_denoiser(bundle: LoadedBundle, folder: Path) -> None:
@@ -29,7 +29,8 @@ def save_denoiser(bundle: LoadedBundle, folder: Path) -> None:
     if folder.exists() and folder.samefile(bundle.folder):
         return
     manifest = bundle.manifest
-    wanted = [r.path for r in manifest.files if r.path in _DOCUMENTS or r.path.startswith(f"{manifest.denoiser}/")]
+    paths = [record.path for record in manifest.files if record.path != _INDEX]
+    wanted = [path for path in paths if "/" not in path or path.startswith(f"{manifest.denoiser}/")]
     try:
         if folder.exists():
             shutil.rmtree(folder)
@@ -40,5 +41,5 @@ def save_denoiser(bundle: LoadedBundle, folder: Path) -> None:
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror or error}): choose another place") from None
     index = {"_class_name": "DiffusionPipeline", manifest.denoiser: ["diffusers", manifest.contract.model_class]}
-    write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+    write_atomic(folder / _INDEX, json.dumps(index, indent=2) + "\n")
     save_manifest(folder / BUNDLE_FILE, replace(manifest, files=records_of(folder)))

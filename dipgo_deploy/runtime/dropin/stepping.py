@@ -11,6 +11,7 @@ import torch
 
 from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.backend import Act, Backend
+from dipgo_deploy.runtime.dropin.refusal import RefusedCall
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import BackendName, Compiled, LoadedBundle
 
@@ -19,11 +20,17 @@ __all__ = ["StepOptions", "StepPrograms", "StepSession"]
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Where the graphs run: backend, ``cpu`` or ``cuda``, threads within an operator (None: the backend's choice)."""
+    """Where the graphs run: backend, ``cpu`` or ``cuda``, threads within an operator (None: the backend's choice).
+
+    ``gpu_memory`` bytes limit what engines of ``tensorrt`` and ``rtx`` take; ``trust_engines`` loads those that were
+    not built here.
+    """
 
     backend: BackendName = "onnxruntime"
     device: str = "cpu"
     threads: int | None = None
+    gpu_memory: int | None = None
+    trust_engines: bool = False
 
 
 class StepSession:
@@ -31,7 +38,7 @@ class StepSession:
 
     def __init__(self, steps: StepProgram, runner: Backend, batch: int) -> None:
         program = steps.program
-        self._session = Session(program, runner, batch)
+        self._session, self._runner = Session(program, runner, batch), runner
         self._latent = self._session.buffer(program.noise)
         self._conditioning = {name: self._session.buffer(slot) for name, slot in program.conditioning}
         self._predictions = [self._session.buffer(slot) for slot in steps.predictions]
@@ -51,27 +58,34 @@ class StepSession:
         """
         if self._acts[step]:
             _fill(self._latent, latent)
-        for act in self._acts[step]:
-            act()
+            # A backend's own stream waits for what came before, and what comes after waits for it.
+            with self._runner.running():
+                for act in self._acts[step]:
+                    act()
         found = self._predictions[step]
         return torch.from_numpy(found.copy()) if isinstance(found, np.ndarray) else found.clone()
 
 
 class StepPrograms:
-    """Compiles a bundle's schedule for runs that begin at any step, once each.
+    """Compiles a bundle's schedule for runs that begin at any step, once each; engines, which are built, once a batch.
 
-    Raises what ``LoadedBundle.runner`` raises, on first use.
+    Raises what ``LoadedBundle.session`` raises, on first use.
     """
 
     def __init__(self, bundle: LoadedBundle, options: StepOptions) -> None:
         self._bundle, self._options = bundle, options
-        self._compiled: dict[int, tuple[StepProgram, Backend]] = {}
+        self._compiled: dict[tuple[int, int | None], tuple[StepProgram, Backend]] = {}
 
     def session(self, start: int, batch: int) -> StepSession:
-        """New buffers for runs of ``batch`` images that begin at step ``start``; the graphs are shared."""
-        if start not in self._compiled:
-            self._compiled[start] = self._compile(start)
-        return StepSession(*self._compiled[start], batch)
+        """New buffers for runs of ``batch`` images that begin at step ``start``; the graphs are shared.
+
+        Raises RefusedCall for a late start on engines: they are built for whole runs.
+        """
+        built = self._options.backend in ("tensorrt", "rtx")
+        key = (start, batch if built else None)
+        if key not in self._compiled:
+            self._compiled[key] = self._open(start, batch) if built else self._compile(start)
+        return StepSession(*self._compiled[key], batch)
 
     def _compile(self, start: int) -> tuple[StepProgram, Backend]:
         bundle, options = self._bundle, self._options
@@ -80,6 +94,19 @@ class StepPrograms:
         graphs = {} if is_live else bundle.graphs_for(steps.program)
         compiled = Compiled(steps.program, graphs)
         return steps, bundle.runner(compiled, options.backend, threads=options.threads, device=options.device)
+
+    def _open(self, start: int, batch: int) -> tuple[StepProgram, Backend]:
+        from dipgo_deploy.runtime.opened import engine_steps
+
+        options = self._options
+        if start:
+            raise RefusedCall(
+                f"the engines of {options.backend} are built for whole runs, this one begins at step {start}: use "
+                "backend onnxruntime, or fallback=True"
+            )
+        return engine_steps(
+            self._bundle, options.backend, batch, gpu_memory=options.gpu_memory, trust=options.trust_engines
+        )
 
 
 def _fill(buffer: Any, tensor: torch.Tensor) -> None:

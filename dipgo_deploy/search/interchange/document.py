@@ -21,6 +21,6 @@ def checked(document: Mapping[str, Any], schema: type[T], tool: str) -> T:
         return TypeAdapter(schema).validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        where = ".".join(str(part) for part in first["loc"])[:80] or "the document"
         found = json.dumps(first["input"])[:40]
         raise InputError(f"{tool}: {where}: {first['msg']}, found {found}: mend it") from None

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 
+from dipgo_deploy.core.blocks import Kind
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.graphs import ExportOptions, export, trace
@@ -179,15 +180,17 @@ def make_bundle(
     sampler: str | None = None,
     steps: int = 6,
     guidance: Guidance | None = None,
+    granularity: str = "stage",
+    kind: Kind = "output",
 ) -> Path:
     """The bundle of a saved pipeline under a random schedule."""
     family = FAMILIES[name]
     model = replace(load_model(pipeline), latent_shape=tiny(family.denoiser).latent_shape, text_tokens=TOKENS)
-    graph = trace(model, granularity="stage").blocks
+    graph = trace(model, granularity=granularity).blocks
     contract = make_contract(
         model, sampler=sampler or family.sampler, steps=steps, guidance=guidance or family.guidance
     )
-    schedule = random_schedule(graph, contract, "output", np.random.default_rng(2), 0.55)
+    schedule = random_schedule(graph, contract, kind, np.random.default_rng(2), 0.55)
     return export(model, schedule, out, ExportOptions(layout))
 
 

@@ -242,3 +242,13 @@ def test_it_looks_like_the_model_it_stands_for(bundle, plain):
 def test_a_lora_is_refused(bundle):
     with pytest.raises(UsageError, match="fuse it before tracing, with --lora"):
         DeployedDenoiser.from_bundle(bundle).load_lora_adapter({})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU: the same runs on the CPU above")
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_on_a_gpu_it_draws_the_same(pipeline, bundle, expected, backend: str):
+    pipeline.unet = DeployedDenoiser.from_bundle(bundle, backend=backend, device="cuda")
+    found = drawn(pipeline, CALL)
+    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+    assert np.array_equal(drawn(pipeline, CALL), found)

@@ -7,19 +7,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dipgo_deploy.core.blocks import Kind
+from dipgo_deploy.core.program import Layout
 from dipgo_deploy.models import scheduler_from_spec
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.dropin import DeployedDenoiser, call_arguments, load_pipeline
 from tests.runtime.dropin.pipelines import FAMILIES, build, drawn, make_bundle
 from tests.runtime.dropin.scheduled import scheduled
 
+CELLS = [(name, "segments" if name in ("dit", "flux") else "subnets", "stage", "output") for name in FAMILIES]
+CELLS += [("dit", "subnets", "branch", "residual"), ("pixart", "segments", "branch", "residual")]
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_same_images_as_pytorch_under_the_schedule(name: str, trace_cache: Path, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(("name", "layout", "granularity", "kind"), CELLS)
+def test_same_images_as_pytorch_under_the_schedule(
+    name: str, layout: Layout, granularity: str, kind: Kind, tmp_path: Path
+) -> None:
     family = FAMILIES[name]
     pipeline = build(name, tmp_path / "pipeline")
-    layout = "segments" if name in ("dit", "flux") else "subnets"
-    folder = make_bundle(name, tmp_path / "pipeline", tmp_path / "bundle", layout=layout)
+    folder = make_bundle(
+        name, tmp_path / "pipeline", tmp_path / "bundle", layout=layout, granularity=granularity, kind=kind
+    )
     bundle = load_bundle(folder)
     contract = bundle.manifest.contract
     pipeline.scheduler = scheduler_from_spec(contract.sampler)

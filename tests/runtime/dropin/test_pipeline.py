@@ -67,6 +67,19 @@ def test_a_saved_denoiser_is_a_bundle(pipeline, tmp_path: Path):
         pipeline.unet.save_pretrained(tmp_path)
 
 
+def test_a_saved_denoiser_has_all_documents_of_its_bundle_and_no_other_components(sd_bundle: Path, tmp_path: Path):
+    folder = shutil.copytree(sd_bundle, tmp_path / "bundle")
+    (folder / "precision.fp16.json").write_text("{}")
+    changed(folder, tmp_path / "again")
+    DeployedDenoiser.from_bundle(tmp_path / "again").save_pretrained(tmp_path / "unet")
+    saved = {
+        path.relative_to(tmp_path / "unet").as_posix() for path in (tmp_path / "unet").rglob("*") if path.is_file()
+    }
+    own = {r.path for r in load_bundle(tmp_path / "again").manifest.files}
+    kept = {path for path in own if "/" not in path or path.startswith("unet/")}
+    assert saved == kept | {"bundle.json", "config.json"} and "precision.fp16.json" in saved
+
+
 def test_a_pipeline_made_from_it_shares_the_denoiser(pipeline):
     other = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(pipeline)
     assert other.unet is pipeline.unet

@@ -64,6 +64,36 @@ def test_documents_come_back_as_they_were():
         assert export_schedule(name, import_schedule(name, document, GRAPHS[name], SIX)) == document
 
 
+OUTER = ["up_blocks.1.resnets.2", "up_blocks.1.attentions.2", "prediction"]
+FIRST = ["down_blocks.0.resnets.0", "down_blocks.0.attentions.0"]
+LEVEL_0 = [name for name in UNET if name.startswith(("down_blocks.0", "up_blocks.1"))]
+
+
+@pytest.mark.parametrize(
+    ("branch", "computed"),
+    [
+        (0, OUTER),
+        (1, [*FIRST, "up_blocks.1.resnets.1", "up_blocks.1.attentions.1", *OUTER]),
+        (2, [name for name in (*LEVEL_0, "prediction") if "downsamplers" not in name]),
+        (3, [*LEVEL_0, "prediction", "up_blocks.0.resnets.2", "up_blocks.0.upsamplers.0"]),
+        (4, [*LEVEL_0, "prediction", "up_blocks.0.upsamplers.0", "down_blocks.1.resnets.0",
+             "up_blocks.0.resnets.1", "up_blocks.0.resnets.2"]),
+        (5, [name for name in (*UNET, "prediction") if not name.startswith("mid_block")]),
+    ],
+)  # fmt: skip
+def test_a_branch_computes_these_layers_between_full_steps(branch, computed):
+    document = {"cache_interval": 3, "cache_branch_id": branch}
+    schedule = import_schedule("deepcache", document, GRAPHS["deepcache"], SIX)
+    assert [len(row) == len(UNET) + 1 for row in schedule.computed] == [1, 0, 0, 1, 0, 0]
+    assert schedule.computed[1] == schedule.computed[5] == set(computed)
+
+
+def test_calls_at_one_timestep_count_once():
+    heun = contract_of([1000, 800, 800, 600, 600, 400])
+    schedule = import_schedule("deepcache", {"cache_interval": 3}, GRAPHS["deepcache"], heun)
+    assert [len(row) == len(UNET) + 1 for row in schedule.computed] == [1, 0, 0, 1, 1, 0]
+
+
 def test_masks_reuse_the_blocks_between_the_ends():
     document = {**MASK, "Fn_compute_blocks": 2, "Bn_compute_blocks": 1}
     schedule = import_schedule("cache-dit", document, GRAPHS["cache-dit"], SIX)

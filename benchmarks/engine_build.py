@@ -1,0 +1,110 @@
+"""Engines at full size: seconds, peak memory and bytes of SD-1.5 in half precision under DiP-GO's published schedule.
+
+Random weights, one cell for each layout, resumable: ``python benchmarks/engine_build.py``. TensorRT-RTX builds without
+a GPU; ``--target tensorrt`` builds for the GPU present. Rows go to benchmarks/results/engines.json, and as JSON to
+the last line of stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resumable import Row, completed
+
+from dipgo_deploy.core.bundle import BUNDLE_FILE
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.program import Layout
+from dipgo_deploy.graphs import ExportOptions, export, trace
+from dipgo_deploy.graphs.trace import cache_folder
+from dipgo_deploy.models import make_contract
+from dipgo_deploy.models.random_weights import load_random
+from dipgo_deploy.runtime import load_bundle
+from dipgo_deploy.runtime.engines import EngineOptions, build
+from dipgo_deploy.search.published import schedule_from_table
+from dipgo_deploy.trt.job import BuildFlags
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "engines.json"
+TABLE = HERE.parent / "tests" / "data" / "dipgo_sd15_ratio080.json"
+"""The published schedule, as the tests hold it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One build: a shipped config with random weights, a layout, and what it is built for; one image a call."""
+
+    model: str
+    layout: Layout
+    target: str
+    gpu: str
+
+
+def bundle_of(cell: Cell) -> Path:
+    """The bundle of a cell, exported on first use and kept in the cache."""
+    folder = cache_folder() / "engine_build" / f"{cell.model}-{cell.layout}"
+    if not (folder / BUNDLE_FILE).is_file():
+        model = load_random(cell.model, dtype="float16")
+        contract = make_contract(model, sampler="ddim", steps=50, guidance="concat", batch=BatchRange(1, 1, 4))
+        document = json.loads(TABLE.read_text(encoding="utf-8"))
+        blocks = trace(model, granularity="stage").blocks
+        schedule = schedule_from_table(document["compute"], blocks, contract, document["source"])
+        export(model, schedule, folder, ExportOptions(cell.layout))
+    return folder
+
+
+def measured(cell: Cell) -> Row:
+    """Build every engine of the cell, static at one image (two rows under guidance)."""
+    bundle = load_bundle(bundle_of(cell))
+    gpus = (cell.gpu,) if cell.target == "rtx" else ()
+    flags = BuildFlags(static=True)
+    options = EngineOptions(
+        target=cell.target, gpus=gpus, batch=BatchRange(1, 1, 1), flags=flags, checked=False
+    )  # the check runs the schedule on the CPU, which takes minutes and is no part of a build
+    started = time.perf_counter()
+    steps: Iterator[tuple[float, str, Any]] = build(bundle, options)
+    report = list(steps)[-1][2]
+    seconds = time.perf_counter() - started
+    records = report.records
+    return {
+        "seconds": seconds,
+        "counts": dict(report.counts),
+        "engines": [
+            {
+                name: value
+                for name, value in asdict(record).items()
+                if name in ("graph", "bytes", "weight_bytes", "activation_bytes", "layers", "seconds", "version")
+                or name in ("build_memory_bytes", "precision")
+            }
+            for record in records
+        ],
+        "model_weight_bytes": bundle.manifest.model_weight_bytes,
+        "weights_over_model": sum(r.weight_bytes for r in records) / bundle.manifest.model_weight_bytes,
+        "engine_bytes_over_model": sum(r.bytes for r in records) / bundle.manifest.model_weight_bytes,
+        "peak_memory_bytes": max(r.build_memory_bytes for r in records),
+        "peak_memory_bytes_of_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def main() -> None:
+    """Build both layouts, or those that are not in the results yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="sd15")
+    parser.add_argument("--layouts", nargs="+", default=["segments", "subnets"], choices=["segments", "subnets"])
+    parser.add_argument("--target", default="rtx", choices=["rtx", "tensorrt"])
+    parser.add_argument("--gpu", default="sm89")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    cells = [Cell(asked.model, layout, asked.target, asked.gpu) for layout in asked.layouts]
+    rows = list(completed(asked.results, cells, measured))
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

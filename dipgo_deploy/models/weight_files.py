@@ -1,0 +1,60 @@
+"""What weights a folder holds, looked at before diffusers opens any: safetensors alone, whole or in shards.
+
+A pickle runs code when it is opened, so that none ever is. A shard's name comes from a file that others wrote, so that
+each is looked for in its own folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import path_inside, read_json
+
+__all__ = ["PICKLES", "check_weight_files", "refuse_pickle"]
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+"""Endings of files that PyTorch unpickles."""
+
+_STEM = "diffusion_pytorch_model"
+
+
+def check_weight_files(folder: Path, class_name: str, variant: str | None) -> None:
+    """InputError unless ``folder`` holds safetensors of ``variant`` (None: the plain ones), every shard included."""
+    stem = _STEM if variant is None else f"{_STEM}.{variant}"
+    if (folder / f"{stem}.safetensors").is_file():
+        return
+    infix = "" if variant is None else f".{variant}"
+    named = (f"{_STEM}.safetensors.index{infix}.json", f"{stem}.safetensors.index.json")
+    index = next((folder / name for name in named if (folder / name).is_file()), None)
+    if index is not None:
+        _check_shards(index)
+        return
+    if pickles := sorted(path for path in folder.glob(f"{_STEM}*") if PICKLES[0] == path.suffix):
+        refuse_pickle(pickles[0], class_name)
+    variants = sorted({path.name.split(".")[1] for path in folder.glob(f"{_STEM}.*.safetensors")} - {"safetensors"})
+    found = f"variants {', '.join(variants)}" if variants else "no safetensors"
+    remedy = f"ask for --variant {variants[0]}" if variants else "save the model with safetensors"
+    raise InputError(f"{folder} has no {stem}.safetensors, found {found}: {remedy}")
+
+
+def refuse_pickle(path: Path, class_name: str = "UNet2DConditionModel") -> None:
+    """InputError with the line that converts it, for someone who trusts the file."""
+    if path.suffix == ".bin":
+        act = f"{class_name}.from_pretrained('{path.parent}', use_safetensors=False).save_pretrained('{path.parent}')"
+    else:
+        act = f"{class_name}.from_single_file('{path}').save_pretrained('{path.with_suffix('')}')"
+    raise InputError(
+        f"{path} is a pickle, which runs code when opened, and safetensors are wanted: convert it if you trust it, by "
+        f'python -c "from diffusers import {class_name}; {act}"'
+    )
+
+
+def _check_shards(index: Path) -> None:
+    shards = read_json(index).get("weight_map")
+    if not (isinstance(shards, dict) and shards and all(isinstance(name, str) for name in shards.values())):
+        raise InputError(f"{index} maps no weights to shards: restore the diffusers folder")
+    for name in sorted(set(shards.values())):
+        shard = path_inside(index.parent, name)
+        if shard.suffix != ".safetensors" or not shard.is_file():
+            raise InputError(f"{index} names the shard {name}, which is no safetensors file there: restore it")

@@ -1,0 +1,35 @@
+"""Small bundles with few graphs, for tests that build something from each graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dipgo_deploy.core.program import Layout
+from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.graphs import ExportOptions, export, trace
+from dipgo_deploy.models import LoadedModel, make_contract
+from dipgo_deploy.runtime import LoadedBundle, load_bundle
+from dipgo_deploy.search.random_schedule import random_schedule
+
+__all__ = ["few_graphs", "scheduled"]
+
+
+def scheduled(model: LoadedModel, shares: Sequence[float], guidance: str = "concat") -> Schedule:
+    """One step for each of ``shares``: the last so many of the blocks are computed, 0 reuses the prediction too."""
+    graph = trace(model).blocks
+    contract = make_contract(model, steps=len(shares), guidance=guidance)
+    blank = random_schedule(graph, contract, "output", np.random.default_rng(0), 0.5)
+    count = len(graph.block_names)
+    rows = tuple(tuple(index >= count - round(share * count) for index in range(count)) for share in shares)
+    return replace(blank, compute=rows, forecasts={})
+
+
+def few_graphs(
+    model: LoadedModel, out: Path, layout: Layout = "subnets", shares: Sequence[float] = (1, 0.5, 0)
+) -> LoadedBundle:
+    """A bundle of three steps: everything, the later half of the blocks, and nothing."""
+    return load_bundle(export(model, scheduled(model, shares), out, ExportOptions(layout)))

@@ -1,0 +1,189 @@
+"""build-engine by TensorRT-RTX, for real and without a GPU, from bundles of the reference models and tiny families."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.errors import GateError, UsageError
+from dipgo_deploy.core.files import load_engine_record
+from dipgo_deploy.graphs import ExportOptions, export
+from dipgo_deploy.models import LoadedModel, load_model
+from dipgo_deploy.runtime import LoadedBundle, load_bundle
+from dipgo_deploy.runtime.engines import EngineOptions, EngineReport, build, engine_source
+from dipgo_deploy.runtime.islands import IslandOptions
+from dipgo_deploy.trt.job import BuildFlags
+from tests.models.families import tiny
+from tests.runtime.bundles import few_graphs, scheduled
+
+rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'dipgo-deploy[rtx]'")
+pytestmark = pytest.mark.tensorrt
+
+QUICK = IslandOptions(images=1, steps=1)
+FP16 = EngineOptions("float16", "rtx", ("sm89",), BatchRange(1, 4, 8), islands=QUICK)
+STATIC = replace(FP16, flags=BuildFlags(static=True))
+MODELS = ("digits-unet", "digits-dit", "sd", "sdxl", "dit", "pixart-alpha")
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines of other tests are not taken over."""
+    monkeypatch.setattr("dipgo_deploy.trt.store.cache_folder", lambda: tmp_path / "cache")
+
+
+@cache
+def model_of(name: str) -> LoadedModel:
+    return load_model(name) if name.startswith("digits") else tiny(name)
+
+
+def built(bundle: LoadedBundle, options: EngineOptions = FP16) -> EngineReport:
+    report = list(build(bundle, options))[-1][2]
+    assert report is not None
+    return report
+
+
+def check_half(bundle: LoadedBundle, report: EngineReport) -> None:
+    """Every graph has an engine whose inputs and outputs, read back from the network, are half precision."""
+    graphs = bundle.program.graph_of_name
+    assert len(graphs) >= 2 and [record.graph for record in report.records] == sorted(graphs)
+    assert report.counts == {"kept": 0, "copied": 0, "built": len(graphs)}
+    for record in report.records:
+        floats = {tensor: io.dtype for tensor, io in record.io.items() if io.dtype not in ("int64", "bool")}
+        assert {kind for tensor, kind in floats.items() if tensor != "timestep"} <= {"float16"}
+        assert floats.get("timestep", "float32") == "float32"
+        assert set(record.io) >= {*graphs[record.graph].reads, *graphs[record.graph].writes}
+    if bundle.program.layout == "segments":
+        weights = sum(record.weight_bytes for record in report.records)
+        assert weights <= 1.05 * bundle.manifest.model_weight_bytes / 2
+
+
+CELLS = [(name, layout, static) for name in MODELS for layout in ("subnets", "segments") for static in (False, True)]
+LARGE = ("digits-unet", "sdxl")
+"""Seconds an engine: of these, the SubNets are built with a profile and the segments static; of the others both."""
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "static"), [c for c in CELLS if c[0] not in LARGE or (c[1] == "segments") == c[2]]
+)
+def test_every_graph_becomes_an_engine_of_half_precision(name: str, layout: str, static: bool, tmp_path: Path) -> None:
+    bundle = few_graphs(model_of(name), tmp_path / "bundle", layout)
+    report = built(bundle, STATIC if static else FP16)
+    check_half(bundle, report)
+    rows = bundle.manifest.contract.rows_per_image
+    inputs = {spec.name for spec in bundle.blocks.inputs}
+    for record in report.records:
+        shapes = {tensor: io.shape for tensor, io in record.io.items() if tensor in inputs}
+        assert {shape[0] for shape in shapes.values()} <= {4 * rows if static else -1}
+        assert all(shape[1:] == bundle.blocks.values[tensor].shape[1:] for tensor, shape in shapes.items())
+        for tensor in () if static else shapes:
+            profile = record.profile[tensor]
+            assert [profile.min[0], profile.opt[0], profile.max[0]] == [rows, 4 * rows, 8 * rows]
+        assert not (static and record.profile)
+
+
+def test_what_was_built_is_recorded_in_the_manifest_and_stands_the_next_time(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle")
+    report = built(bundle)
+    assert report.folder == bundle.denoiser / "engines" / f"rtx-{rtx.__version__}-sm89"
+    again = load_bundle(bundle.folder, whole=True)
+    recorded = {entry.path: entry.sha256 for entry in again.manifest.files}
+    for record in report.records:
+        name = f"transformer/engines/{report.folder.name}/{record.graph}"
+        assert recorded[f"{name}.engine"] == record.sha256 and f"{name}.json" in recorded
+        assert load_engine_record(report.folder / f"{record.graph}.json") == record
+    lines = [line for _, line, _ in build(again, FP16)]
+    assert lines[0] == "the half-precision graphs stand" and lines[1:-1] == ["subnet_00 kept", "subnet_01 kept"]
+
+
+def test_another_step_rebuilds_only_the_graphs_it_touches(tmp_path: Path) -> None:
+    model = model_of("dit")
+    first = few_graphs(model, tmp_path / "one", shares=(1, 0.5, 1, 0.5))
+    assert built(first).counts == {"kept": 0, "copied": 0, "built": 2}
+    other = few_graphs(model, tmp_path / "two", shares=(1, 0.5, 1, 0.75))  # the last step: a graph of its own
+    report = built(other)
+    found = {step.record.graph: step.outcome for step in report.steps}
+    # subnet_00 must keep one feature more; subnet_01 is what it was
+    assert found == {"subnet_00": "built", "subnet_01": "copied", "subnet_02": "built"}
+    assert built(load_bundle(other.folder)).counts == {"kept": 3, "copied": 0, "built": 0}
+
+
+def test_a_bundle_exported_in_half_precision_is_built_as_it_is(tmp_path: Path) -> None:
+    model = model_of("dit")
+    folder = export(model, scheduled(model, (1, 0)), tmp_path / "half", ExportOptions(dtype="float16"))
+    report = built(load_bundle(folder))
+    assert report.precision is None and {record.precision for record in report.records} == {"float16"}
+    assert {io.dtype for record in report.records for io in record.io.values()} <= {"float16", "float32", "int64"}
+    with pytest.raises(UsageError, match="the bundle is in float16, bfloat16 is wanted: export it in float32"):
+        built(load_bundle(folder), replace(FP16, precision="bfloat16"))
+
+
+def test_half_precision_that_overflows_fails_the_build_and_leaves_no_engine(tmp_path: Path) -> None:
+    model = tiny("dit")
+    with torch.no_grad():
+        model.module.transformer_blocks[0].attn1.to_v.weight.mul_(1e7)
+    folder = export(model, scheduled(model, (1, 0)), tmp_path / "half", ExportOptions(dtype="float16"))
+    with pytest.raises(GateError, match="not finite: export it in float32 and build with --fp16"):
+        built(load_bundle(folder))
+    assert not list(folder.rglob("*.engine"))
+
+
+def test_an_export_to_the_same_folder_keeps_the_engines_that_still_fit(tmp_path: Path) -> None:
+    model = model_of("dit")
+    built(few_graphs(model, tmp_path / "bundle", shares=(1, 0.5, 1, 0.5)))
+    again = few_graphs(model, tmp_path / "bundle", shares=(1, 0.75, 1, 0.5))  # renumbers: the half is now subnet_02
+    assert not [entry for entry in again.manifest.files if "/engines/" in entry.path]
+    report = built(again)
+    assert {step.record.graph: step.outcome for step in report.steps}["subnet_02"] == "copied"
+    assert report.counts["built"] == 2
+    load_bundle(again.folder, whole=True)
+
+
+def test_bfloat16_and_float32_are_built_too(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
+    (record,) = built(bundle, replace(FP16, precision="bfloat16")).records
+    assert record.io["prediction"].dtype == "bfloat16" and record.precision == "bfloat16"
+    (record,) = built(load_bundle(bundle.folder), replace(FP16, precision=None)).records
+    assert record.io["prediction"].dtype == "float32"
+
+
+def test_the_result_of_the_island_search_is_cached_until_something_changes(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
+    record = built(bundle).precision
+    written = json.loads((bundle.folder / "precision.fp16.json").read_text())
+    assert record is not None and written["source"] == record.source
+    again = load_bundle(bundle.folder)
+    assert "measuring ranges" not in [line for _, line, _ in build(again, FP16)]
+    stricter = replace(FP16, islands=IslandOptions(images=1, steps=1, tolerance=1e-2))
+    assert "measuring ranges" in [line for _, line, _ in build(again, stricter)]
+    assert engine_source(again, "float16").precision == "float16"
+
+
+def test_a_build_that_dies_leaves_a_bundle_that_loads_and_is_built(tmp_path: Path, monkeypatch) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
+    built(bundle)
+    again = load_bundle(bundle.folder)
+    with monkeypatch.context() as patch:  # another precision replaces engines and is killed before it records them
+        patch.setattr("dipgo_deploy.runtime.engines.amend_manifest", lambda *_: None)
+        built(again, replace(FP16, precision=None))
+        patch.setattr("dipgo_deploy.graphs.variant.amend_manifest", lambda *_: None)
+        steps = build(
+            load_bundle(bundle.folder), replace(FP16, islands=IslandOptions(images=1, steps=1, tolerance=0.01))
+        )
+        with pytest.raises(KeyError):  # the weights of the variant, just written, are not recorded
+            list(steps)
+    (record,) = built(load_bundle(bundle.folder, whole=True)).records
+    assert record.precision == "float16"
+    next(bundle.denoiser.rglob("*.engine")).unlink()
+    assert built(load_bundle(bundle.folder)).counts["built"] == 1
+
+
+def test_a_batch_outside_the_contract_is_refused(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
+    with pytest.raises(UsageError, match="a batch of 1-4-128 does not lie in order within the contract's 1 to 64"):
+        built(bundle, replace(FP16, batch=BatchRange(1, 4, 128)))

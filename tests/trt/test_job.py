@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.engine import ProfileRange, engine_folder
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.files import load_program
+from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.trt.job import (
+    BuildFlags,
+    EngineJob,
+    check_batch,
+    graph_tensors,
+    job_from_json,
+    job_to_json,
+    profile_of,
+)
+
+JOB = EngineJob(
+    graph="g",
+    onnx="g.onnx",
+    folder="f",
+    timing_cache="t",
+    target="rtx",
+    version="1.7",
+    gpus=("sm89",),
+    precision="float16",
+    flags=BuildFlags(),
+    batch=BatchRange(1, 4, 8),
+    profile={"x": ProfileRange((1, 8), (4, 8), (8, 8))},
+    dtypes={"x": "float16"},
+    graph_digest="a",
+    weights_digest="b",
+    weight_bytes=1,
+)
+
+
+def test_a_job_survives_its_way_to_another_process():
+    job = replace(JOB, flags=BuildFlags(level=3, static=True))
+    assert job_from_json(job_to_json(job)) == job
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"graph_digest": "c"},
+        {"weights_digest": "c"},
+        {"target": "tensorrt"},
+        {"version": "1.8"},
+        {"gpus": ("sm86",)},
+        {"flags": BuildFlags(level=1)},
+        {"profile": {"x": ProfileRange((1, 8), (2, 8), (8, 8))}},
+    ],
+)
+def test_what_decides_the_build_decides_the_digest(changes):
+    assert replace(JOB, **changes).digest != JOB.digest
+
+
+@pytest.mark.parametrize("changes", [{"graph": "h"}, {"onnx": "h.onnx"}, {"folder": "h"}, {"timing_cache": "h"}])
+def test_names_and_places_do_not(changes):
+    assert replace(JOB, **changes).digest == JOB.digest
+
+
+def test_flags_are_named_where_they_differ_from_the_default():
+    assert BuildFlags().names == ()
+    flags = BuildFlags(level=0, workspace_bytes=5, refit=True)
+    assert flags.names == ("level=0", "workspace_bytes=5", "refit")
+
+
+def test_every_tensor_that_a_run_binds_has_its_slots_spec(bundle_folder):
+    program = load_program(bundle_folder / "program.json")
+    found = graph_tensors(program)
+    for graph in program.graphs:
+        assert found[graph.name].keys() == {*graph.inputs, *graph.reads, *graph.writes}
+        timestep = TensorSpec("timestep", ("rows",), "float32")
+        assert found[graph.name].get("timestep", timestep) == timestep
+        assert all(spec.shape[0] == "rows" for spec in found[graph.name].values())
+
+
+def test_profiles_follow_batch_and_guidance(bundle_folder):
+    contract = load_program(bundle_folder / "program.json").contract
+    spec = TensorSpec("x", ("5*rows", 8), "float16")
+    assert profile_of(contract, BatchRange(1, 2, 4), spec) == ProfileRange((10, 8), (20, 8), (40, 8))
+    assert check_batch(contract, None) == contract.batch
+    for odd in (BatchRange(0, 1, 2), BatchRange(2, 1, 4), BatchRange(1, 4, 65)):
+        with pytest.raises(UsageError, match="give MIN-OPT-MAX within it"):
+            check_batch(contract, odd)
+
+
+def test_folders_are_named_after_target_version_and_gpu():
+    assert engine_folder("rtx", "1.7", "sm86+sm89") == "rtx-1.7-sm86+sm89"

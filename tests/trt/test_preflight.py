@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dipgo_deploy.core.amend import amend_manifest
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.engine import EngineRecord, EngineTensor, ProfileRange
+from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.files import load_engine_record, load_manifest, load_program, save_engine_record, sha256_of
+from dipgo_deploy.graphs.identity import graph_digest
+from dipgo_deploy.trt.driver import CudaDriver, Device
+from dipgo_deploy.trt.job import graph_tensors
+from dipgo_deploy.trt.preflight import preflight
+from dipgo_deploy.trt.store import note_built
+from dipgo_deploy.trt.target import Target
+
+SM89 = Device(0, "NVIDIA L4", (8, 9), 24 << 30)
+FOLDER = "unet/engines/rtx-1.7-sm89"
+
+
+def target(version: str = "1.7", name: str = "rtx", device: Device = SM89) -> Target:
+    return Target(name, SimpleNamespace(), version, CudaDriver((device,), "13.0", ""))
+
+
+@pytest.fixture
+def bundle(bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle with a stand-in engine and an honest record for every graph: preflight loads none."""
+    monkeypatch.setattr("dipgo_deploy.trt.store.cache_folder", lambda: tmp_path / "cache")
+    manifest, program = load_manifest(bundle_copy / "bundle.json"), load_program(bundle_copy / "program.json")
+    home = bundle_copy / FOLDER
+    home.mkdir(parents=True)
+    for graph, tensors in graph_tensors(program).items():
+        engine = home / f"{graph}.engine"
+        engine.write_bytes(graph.encode())
+        record = EngineRecord(
+            graph=graph,
+            digest=graph_digest(graph_file(bundle_copy, graph).read_bytes()),
+            graph_digest=graph_digest(graph_file(bundle_copy, graph).read_bytes()),
+            weights_digest="",
+            target="rtx",
+            version="1.7",
+            gpu="sm89",
+            precision="float32",
+            flags=(),
+            batch=BatchRange(1, 4, 8),
+            io={name: EngineTensor("input", (-1,), spec.dtype) for name, spec in tensors.items()},
+            profile={"sample": ProfileRange((1,), (4,), (8,))},
+            sha256=sha256_of(engine),
+            bytes=len(graph),
+            weight_bytes=0,
+            activation_bytes=None,
+            layers=1,
+            seconds=0.0,
+            build_memory_bytes=0,
+        )
+        save_engine_record(engine.with_suffix(".json"), record)
+        note_built(engine, record)
+    assert manifest.graphs
+    amend_manifest(bundle_copy, home.iterdir())
+    return bundle_copy
+
+
+def graph_file(folder: Path, graph: str) -> Path:
+    return folder / load_manifest(folder / "bundle.json").graphs[graph]
+
+
+def checked(folder: Path, chosen: Target | None = None, batch: int = 4, trust: bool = False) -> dict:
+    manifest, program = load_manifest(folder / "bundle.json"), load_program(folder / "program.json")
+    graphs = {name: folder / path for name, path in manifest.graphs.items()}
+    return preflight(folder, manifest, program, graphs, chosen or target(), batch, trust=trust)
+
+
+def rewrite(folder: Path, graph: str = "subnet_00", **changes: object) -> None:
+    path = folder / FOLDER / f"{graph}.json"
+    save_engine_record(path, replace(load_engine_record(path), **changes))
+
+
+def test_engines_that_fit_are_named_by_graph(bundle: Path) -> None:
+    found = checked(bundle)
+    assert found.keys() == load_manifest(bundle / "bundle.json").graphs.keys()
+    assert found["subnet_00"].path == bundle / FOLDER / "subnet_00.engine"
+    assert found["subnet_00"].record.graph == "subnet_00"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (
+            target("1.8"),
+            r"engines of rtx 1.8 for sm89 are wanted, found are those for rtx-1.7-sm89: run .* build-engine",
+        ),
+        (target(device=Device(0, "NVIDIA RTX 5090", (12, 0), 1)), r"for sm120 are wanted, found .*rtx-1.7-sm89"),
+        (target(name="tensorrt"), r"engines of tensorrt 1.7 for sm89 are wanted"),
+    ],
+)
+def test_engines_of_another_machine_are_refused(bundle: Path, chosen: Target, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        checked(bundle, chosen)
+
+
+def test_a_bundle_without_engines_says_so(bundle_copy: Path) -> None:
+    with pytest.raises(InputError, match="are wanted, the bundle has none: run dipgo-deploy build-engine"):
+        checked(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"graph_digest": "0" * 64}, r"was built from another graph \(000000000000\) than the bundle's"),
+        ({"gpu": "sm86"}, r"built for sm86, this GPU is sm89 \(NVIDIA L4\)"),
+        ({"version": "1.6"}, "built with rtx 1.6, 1.7 is installed"),
+        ({"target": "tensorrt"}, "built with tensorrt, rtx is wanted"),
+        ({"io": {}}, "the network has no tensor"),
+        ({"sha256": "0" * 64}, "is not the engine that the bundle's manifest records"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused_with_wanted_and_found(bundle: Path, changes, words: str) -> None:
+    rewrite(bundle, **changes)
+    with pytest.raises(InputError, match=words):
+        checked(bundle)
+
+
+def test_a_type_other_than_the_slots_is_refused(bundle: Path) -> None:
+    io = load_engine_record(bundle / FOLDER / "subnet_00.json").io
+    rewrite(bundle, io={name: replace(tensor, dtype="float16") for name, tensor in io.items()})
+    with pytest.raises(InputError, match="is float16 in the network, float32 is wanted"):
+        checked(bundle)
+
+
+@pytest.mark.parametrize("batch", [9, 64])
+def test_a_batch_past_the_profile_is_refused(bundle: Path, batch: int) -> None:
+    with pytest.raises(UsageError, match=rf"a batch of {batch} images is wanted, engine subnet_00 takes 1 to 8"):
+        checked(bundle, batch=batch)
+
+
+def test_a_static_engine_takes_one_batch_alone(bundle: Path) -> None:
+    rewrite(bundle, profile={}, batch=BatchRange(4, 4, 4))
+    assert checked(bundle, batch=4)
+    with pytest.raises(UsageError, match="takes 4 to 4"):
+        checked(bundle, batch=3)
+
+
+def test_a_missing_and_a_changed_engine_are_refused(bundle: Path) -> None:
+    engine = bundle / FOLDER / "subnet_00.engine"
+    engine.write_bytes(b"subnet_0X")
+    with pytest.raises(InputError, match="differs from its recorded sha256"):
+        checked(bundle)
+    engine.with_suffix(".json").unlink()
+    with pytest.raises(InputError, match="has no engine for graph subnet_00"):
+        checked(bundle)
+
+
+def test_an_engine_of_elsewhere_is_loaded_only_on_request(bundle: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("dipgo_deploy.trt.store.cache_folder", lambda: tmp_path / "another machine")
+    with pytest.raises(InputError, match="was not built on this machine, and an engine is code: .*--trust-engines"):
+        checked(bundle)
+    assert checked(bundle, trust=True)
+
+
+def test_compatible_engines_serve_later_versions_and_gpus(bundle: Path) -> None:
+    for graph in load_manifest(bundle / "bundle.json").graphs:
+        rewrite(bundle, graph, flags=("version_compatible", "hardware_compatible"))
+    assert checked(bundle, target("1.8", device=Device(0, "NVIDIA H100", (9, 0), 1)))
+    with pytest.raises(InputError, match="are wanted"):
+        checked(bundle, target("2.0"))
