@@ -182,9 +182,9 @@ def started(make: Callable[[], Session], bundle: LoadedBundle, device: str) -> t
 
 def _free_bytes(device: str) -> int | None:
     """Free memory of the GPU as its driver says, whatever library holds the rest."""
-    if device != "cuda":
-        return None
     import torch
 
+    if device != "cuda" or not torch.cuda.is_available():
+        return None
     torch.cuda.synchronize()
     return int(torch.cuda.mem_get_info()[0])

@@ -12,7 +12,6 @@ from dipgo_deploy.core.program import Program
 from dipgo_deploy.graphs.precision import half_blocks
 from dipgo_deploy.graphs.variant import load_variant
 from dipgo_deploy.lowering import StepProgram
-from dipgo_deploy.runtime.engines import engine_source
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.preflight import preflight
@@ -30,6 +29,8 @@ def engine_backend(
     machine, UsageError for a batch that they do not take.
     """
     found = load_target(target, "run")
+    from dipgo_deploy.runtime.engines import engine_source  # brings ONNX Runtime, which engines run without
+
     source = engine_source(bundle, built_precision(bundle, target))
     engines = preflight(bundle.folder, bundle.manifest, source.program, source.graphs, found, batch, trust=trust)
     files = {name: one.path for name, one in engines.items()}

@@ -28,8 +28,9 @@ def changed(held: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int
 class OpenEngine:
     """An engine and its one execution context.
 
-    ``inputs`` names what it reads, ``outputs`` gives the bytes of every output at the batch that was set,
-    ``activation_bytes`` the memory that a run needs besides; ``held`` are the addresses that the context has now.
+    ``inputs`` names what it reads, ``outputs`` gives the bytes of every output at the batch that was set;
+    ``activation_bytes`` is the memory that a run needs besides; ``held`` the addresses that the context has now, and
+    ``memory`` address and size of its activations.
     """
 
     name: str

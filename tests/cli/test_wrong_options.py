@@ -140,7 +140,7 @@ def test_a_gate_that_is_not_met(options, words, bundle_folder, capsys):
         (["--images", 0], "--images"),
         (["--threads", 0], "--threads"),
         (["--guidance", NAN], "--guidance"),
-        (["--device", "tpu"], "device 'tpu'"),
+        (["--device", "tpu"], "--device"),
         (["--plot", "quality.gif"], "quality.gif ends in neither .png nor .svg"),
         (["--plot"], "--plot"),
         (["--with-schedule"], "--with-schedule"),
