@@ -167,14 +167,14 @@ def test_the_result_of_the_island_search_is_cached_until_something_changes(tmp_p
 def test_a_build_that_dies_leaves_a_bundle_that_loads_and_is_built(tmp_path: Path, monkeypatch) -> None:
     bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
     built(bundle)
-    brain = replace(FP16, precision="bfloat16")
+    bf16 = replace(FP16, precision="bfloat16")
     with monkeypatch.context() as patch:  # another precision replaces engines and dies before it records them
         patch.setattr("dipgo_deploy.runtime.engines.amend_manifest", lambda *_: None)
         built(load_bundle(bundle.folder), replace(FP16, precision=None))
         patch.setattr("dipgo_deploy.graphs.variant.amend_manifest", lambda *_: None)
         with pytest.raises(KeyError):  # the weights of the variant, just written, are not recorded
-            built(load_bundle(bundle.folder), brain)
-    for options in (brain, FP16):
+            built(load_bundle(bundle.folder), bf16)
+    for options in (bf16, FP16):
         (record,) = built(load_bundle(bundle.folder, whole=True), options).records
         assert record.precision == options.precision
     next(bundle.denoiser.rglob("*.engine")).unlink()
