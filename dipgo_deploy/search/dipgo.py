@@ -31,7 +31,7 @@ from dipgo_deploy.search.polish import Polished, PolishOptions, polish
 from dipgo_deploy.search.pruner_file import load_training, save_training
 from dipgo_deploy.search.rules import uniform
 from dipgo_deploy.search.search import check_model
-from dipgo_deploy.search.threshold import Order, candidate_of_ratio
+from dipgo_deploy.search.threshold import Order, candidate_of_ratio, mask_of_ratio, sets_of
 from dipgo_deploy.search.training import Iteration, Training
 
 __all__ = ["GradientSearch"]
@@ -140,7 +140,7 @@ class GradientSearch:
             for polished in self.polish(ratio, order):
                 yield polished
         if polished is not None:
-            found = self._candidate(polished.mask, found)
+            found = self._candidate(polished.mask, found, ratio)
         spent = self.training.spent + (polished.spent if polished else 0.0)
         yield self.schedule(found, ratio, spent, before + time.monotonic() - started, polished)
 
@@ -166,6 +166,11 @@ class GradientSearch:
         training = self.training
         return schedule_from_sets(training.graph, training.contract, training.kind, found.computed, origin)
 
-    def _candidate(self, mask: np.ndarray, start: Candidate) -> Candidate:
-        computed = sets_from_mask(mask, self.training.graph.block_names)
-        return Candidate(computed, self.training.pricer.ratio(computed), {**start.knobs, "polished": "yes"})
+    def _candidate(self, mask: np.ndarray, start: Candidate, ratio: float) -> Candidate:
+        """The polished ``mask``; what exchanges left over of ``ratio`` goes to the entries of the highest scores."""
+        graph, pricer = self.training.graph, self.training.pricer
+        computed = sets_from_mask(mask, graph.block_names)
+        if pricer.ratio(computed) > ratio + TOLERANCE:
+            scores = np.where(mask, 2.0, self.training.scores())  # above every probability
+            computed = sets_of(mask_of_ratio(scores, graph, pricer, ratio), graph, pricer)
+        return Candidate(computed, pricer.ratio(computed), {**start.knobs, "polished": "yes"})

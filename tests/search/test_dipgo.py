@@ -124,6 +124,17 @@ def test_even_steps_that_prune_too_little_are_no_start(search_of) -> None:
     assert pruned_ratio(schedule, search.training.graph) >= 0.58 - TOLERANCE
 
 
+def test_compute_that_exchanges_leave_over_is_spent(search_of, monkeypatch) -> None:
+    search = search_of(UNET)
+    graph, steps = search.training.graph, search.training.contract.sampler.calls
+    mask = np.zeros((steps, len(graph.blocks)), dtype=bool)
+    mask[[0, steps // 2]] = True
+    monkeypatch.setattr(GradientSearch, "polish", lambda self, ratio, order: iter([Polished(mask, 30.0, 1.0)]))
+    schedule = finish(search)
+    assert abs(pruned_ratio(schedule, graph) - RATIO) <= TOLERANCE < 1 - 2 / steps - RATIO
+    assert all(schedule.computed[step] == set(graph.block_names) for step in (0, steps // 2))
+
+
 def test_one_pruner_serves_any_ratio_from_its_file_alone(search_of, tmp_path) -> None:
     file = tmp_path / "search.pruner"
     trained = search_of(UNET, file)
