@@ -15,7 +15,14 @@ import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 from dipgo_deploy.core.amend import amend_manifest, drop_records
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import load_precision, load_program, save_precision, save_program, write_atomic
+from dipgo_deploy.core.files import (
+    load_precision,
+    load_program,
+    path_inside,
+    save_precision,
+    save_program,
+    write_atomic,
+)
 from dipgo_deploy.core.precision import HalfType, PrecisionRecord, variant_name
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import Schedule
@@ -85,5 +92,9 @@ def load_variant(folder: Path, denoiser: Path, dtype: HalfType) -> Variant:
     if not path.is_file():
         raise InputError(f"{folder} has no {dtype} variant: run dipgo-deploy build-engine on it with that precision")
     program = load_program(folder / variant_name("program.json", dtype))
-    graphs = {name: denoiser / variant_name(f"{name}.onnx", dtype) for name in program.graph_of_name}
-    return Variant(program, graphs, denoiser / variant_name(WEIGHTS_FILE, dtype), load_precision(path))
+    home = denoiser.relative_to(folder).as_posix()
+    graphs = {
+        name: path_inside(folder, f"{home}/{variant_name(f'{name}.onnx', dtype)}") for name in program.graph_of_name
+    }
+    weights = path_inside(folder, f"{home}/{variant_name(WEIGHTS_FILE, dtype)}")
+    return Variant(program, graphs, weights, load_precision(path))

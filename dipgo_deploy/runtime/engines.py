@@ -137,7 +137,7 @@ def engine_jobs(
 ) -> list[EngineJob]:
     """A job for every graph of ``source``."""
     name = engine_folder(target.name, target.version, "+".join(gpus))
-    folder = bundle.denoiser / ENGINES_FOLDER / name
+    folder = path_inside(bundle.folder, f"{bundle.manifest.denoiser}/{ENGINES_FOLDER}/{name}", links=False)
     digests = _digests(load_manifest(bundle.folder / BUNDLE_FILE))
     weights = digests[source.weights.relative_to(bundle.folder).as_posix()]
     contract = bundle.manifest.contract

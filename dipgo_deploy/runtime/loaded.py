@@ -238,6 +238,8 @@ def load_bundle(path: str | Path, *, whole: bool = False) -> LoadedBundle:
     _check_recorded(manifest, folder)
     schedule = load_schedule(folder / "schedule.json")
     program = load_program(folder / "program.json")
+    if odd := sorted(manifest.graphs.keys() ^ program.graph_of_name.keys()):
+        raise InputError(f"{folder / BUNDLE_FILE} and its program differ in graph {odd[0]!r}: export the bundle again")
     blocks = load_block_graph(folder / "blocks.json")
     check_same_contract(manifest.contract, schedule.contract, f"{folder / 'schedule.json'}")
     check_same_contract(manifest.contract, program.contract, f"{folder / 'program.json'}")

@@ -95,6 +95,7 @@ def _built(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
     record = folder / f"{job.graph}.json"
     record.unlink(missing_ok=True)
     log = folder / f"{job.graph}.log"
+    log.unlink(missing_ok=True)  # a link would be written through
     with log.open("w", encoding="utf-8") as stream:
         command = [sys.executable, "-m", "dipgo_deploy.trt.worker"]
         process = subprocess.Popen(

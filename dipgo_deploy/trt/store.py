@@ -50,6 +50,7 @@ def copies(wanted: Mapping[Path, Path]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         record = replace(load_engine_record(found.with_suffix(".json")), graph=target.stem)
         temporary = target.with_name(f".{target.name}.copy")
+        temporary.unlink(missing_ok=True)  # a link would be written through
         shutil.copyfile(found, temporary)
         staged[target] = (temporary, record)
     for target, (temporary, record) in staged.items():
