@@ -31,7 +31,7 @@ from dipgo_deploy.graphs.half_weights import save_half_weights, weight_bytes
 from dipgo_deploy.graphs.precision import half_blocks, half_graph
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
-from dipgo_deploy.lowering import LowerOptions, lower
+from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
 from dipgo_deploy.models.sampler_reading import read_sampler
 
 __all__ = ["PRECISION_FILE", "Variant", "load_variant", "write_variant"]
@@ -76,7 +76,7 @@ def write_variant(
     write_atomic(master, ir.to_proto(model).SerializeToString())
     halved = half_blocks(blocks, dtype, record.wide, weight_bytes(model.graph))
     typed = replace(schedule, contract=replace(schedule.contract, dtype=dtype))
-    options = LowerOptions(program.layout, share_graphs="max_graphs" in schedule.origin)
+    options = LowerOptions(program.layout, share_graphs=shares_graphs(program, schedule, blocks))
     lowered = lower(typed, halved, read_sampler(schedule.contract.sampler), options)
     for name, content in cut_program(master, lowered, halved).items():
         write_atomic(graphs[name], content)

@@ -29,7 +29,7 @@ from dipgo_deploy.graphs.activations import master_specs
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
-from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps
+from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps, shares_graphs
 from dipgo_deploy.models import LoadedModel, load_model
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.backend import Backend
@@ -113,12 +113,9 @@ class LoadedBundle:
         of a half-precision variant.
         """
         graph = blocks or self.blocks
-        schedule, options = begin_at(self.schedule, first), LowerOptions(layout or self.program.layout)
-        found = lower_steps(schedule, graph, options)
-        if first == 0 and not _have_same_graphs(found.program, self.program):  # exported under a limit of graphs
-            shared = lower_steps(schedule, graph, replace(options, share_graphs=True))
-            return shared if _have_same_graphs(shared.program, self.program) else found
-        return found
+        own = self.program.layout
+        shares = first == 0 and layout in (None, own) and shares_graphs(self.program, self.schedule, self.blocks)
+        return lower_steps(begin_at(self.schedule, first), graph, LowerOptions(layout or own, share_graphs=shares))
 
     def graphs_for(self, program: Program) -> dict[str, bytes]:
         """The graphs of a program: the bundle's own where they are the same ones, else cut from the master graph."""
@@ -193,12 +190,6 @@ class LoadedBundle:
     def _torch_program(self) -> Program:
         """The subnets program, which alone the live model can run."""
         return self.program if self.program.layout == "subnets" else self.compile(self.schedule).program
-
-
-def _have_same_graphs(one: Program, other: Program) -> bool:
-    """Whether two programs run the same graphs; the bytes of their weights depend on the precision and do not count."""
-    plain = [[replace(graph, weight_bytes=0) for graph in program.graphs] for program in (one, other)]
-    return plain[0] == plain[1]
 
 
 def _check_options(backend: str, compiler: str | None, gpu_memory: int | None) -> None:
