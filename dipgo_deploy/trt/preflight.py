@@ -24,7 +24,7 @@ from dipgo_deploy.trt.network import check_types
 from dipgo_deploy.trt.store import check_trusted
 from dipgo_deploy.trt.target import Target
 
-__all__ = ["Engine", "preflight"]
+__all__ = ["Engine", "engines_home", "preflight"]
 
 _BUILD = "run dipgo-deploy build-engine on this machine"
 
@@ -53,7 +53,7 @@ def preflight(
     UsageError for a batch that the engines do not take.
     """
     device = target.driver.devices[0]
-    home = _home(folder / manifest.denoiser / ENGINES_FOLDER, target, device)
+    home = engines_home(folder, manifest, target)
     recorded = {record.path: record for record in manifest.files}
     tensors = graph_tensors(program)
     engines = {}
@@ -75,7 +75,9 @@ def preflight(
     return engines
 
 
-def _home(engines: Path, target: Target, device: Device) -> Path:
+def engines_home(folder: Path, manifest: BundleManifest, target: Target) -> Path:
+    """The folder of the engines of ``target`` in the bundle ``folder`` that fit the first GPU; InputError if none."""
+    engines, device = folder / manifest.denoiser / ENGINES_FOLDER, target.driver.devices[0]
     found = sorted(path.name for path in engines.iterdir() if path.is_dir()) if engines.is_dir() else []
     for name in found:
         kind, _, rest = name.partition("-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,6 @@ def engines(bundle, monkeypatch):
         return given.program, TensorRTBackend(fake.Library(given.denoiser), files, device="cpu")
 
     monkeypatch.setattr(opened, "engine_backend", engine_backend)
-    monkeypatch.setattr(opened, "built_precision", lambda *_: None)
     return found
 
 
@@ -93,10 +93,12 @@ def test_an_unknown_backend_is_refused(bundle):
         trajectory(DeployedDenoiser.from_bundle(bundle, backend="paper"), bundle.manifest.contract.sampler.timesteps)
 
 
-def test_engines_in_half_precision_get_slots_of_it(bundle, engines, monkeypatch):
+def test_engines_in_half_precision_get_slots_of_it(bundle, monkeypatch):
     wide = bundle.program.graphs[0].writes[0]
     variant = SimpleNamespace(record=SimpleNamespace(wide=(wide,)))
-    monkeypatch.setattr(opened, "built_precision", lambda *_: "float16")
+    contract = replace(bundle.program.contract, dtype="float16")
+    program = replace(bundle.program, contract=contract)
+    monkeypatch.setattr(opened, "engine_backend", lambda *_, **__: (program, None))
     monkeypatch.setattr(opened, "load_variant", lambda *_: variant)
     half, _ = opened.engine_steps(bundle, "rtx", 1)
     plain = bundle.lower_steps()
