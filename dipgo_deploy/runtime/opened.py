@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import get_args
 
+from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import load_engine_record
+from dipgo_deploy.core.files import load_engine_record, load_manifest
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.graphs.precision import half_blocks
@@ -32,7 +33,8 @@ def engine_backend(
     from dipgo_deploy.runtime.engines import engine_source  # brings ONNX Runtime, which engines run without
 
     source = engine_source(bundle, built_precision(bundle, found))
-    engines = preflight(bundle.folder, bundle.manifest, source.program, source.graphs, found, batch, trust=trust)
+    manifest = load_manifest(bundle.folder / BUNDLE_FILE)  # as it is now: engines may be newer than the opened bundle
+    engines = preflight(bundle.folder, manifest, source.program, source.graphs, found, batch, trust=trust)
     files = {name: one.path for name, one in engines.items()}
     return source.program, TensorRTBackend(found.module, files, gpu_memory=gpu_memory, name=target)
 

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from dipgo_deploy.cli.main import run
+from dipgo_deploy.core.amend import amend_manifest
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.files import save_engine_record
-from dipgo_deploy.runtime import VerifyOptions, load_bundle, verify
+from dipgo_deploy.runtime import VerifyOptions, load_bundle, opened, verify
 from dipgo_deploy.runtime.opened import built_precision, engine_backend, engine_records
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.driver import CudaDriver, Device
@@ -97,6 +98,18 @@ def test_engines_of_other_machines_do_not_count(bundle_copy):
         built_precision(bundle, here((7, 5)))
 
 
+def test_engines_built_since_the_bundle_was_opened_are_known(bundle_copy, monkeypatch):
+    bundle, home = load_bundle(bundle_copy), bundle_copy / "unet" / "engines" / "rtx-1.7-sm89"
+    records(home)
+    amend_manifest(bundle_copy, home.iterdir())
+    seen = []
+    monkeypatch.setattr(opened, "load_target", lambda *_: here())
+    monkeypatch.setattr(opened, "preflight", lambda folder, manifest, *_, **__: seen.append(manifest) or {})
+    monkeypatch.setattr(opened, "TensorRTBackend", lambda *_, **__: None)
+    engine_backend(bundle, "rtx", 1)
+    assert {f"unet/engines/{home.name}/subnet_0{i}.json" for i in (0, 1)} <= {entry.path for entry in seen[0].files}
+
+
 def test_engines_run_no_other_schedule_than_the_bundles(bundle):
     with pytest.raises(UsageError, match="runs a bundle's own engines"):
         bundle.session(2, backend="rtx", compiled=bundle.compiled)
@@ -107,11 +120,11 @@ def test_verify_climbs_to_the_engines(bundle, tmp_path, monkeypatch):
     for name, content in bundle.compiled.graphs.items():
         files[name].write_bytes(content)
 
-    def opened(*_, gpu_memory, trust):
+    def backend(*_, gpu_memory, trust):
         assert (gpu_memory, trust) == (2**30, True)
         return bundle.program, TensorRTBackend(Library(bundle.denoiser), files, gpu_memory=gpu_memory, device="cpu")
 
-    monkeypatch.setattr("dipgo_deploy.runtime.opened.engine_backend", opened)
+    monkeypatch.setattr("dipgo_deploy.runtime.opened.engine_backend", backend)
     report = verify(bundle, VerifyOptions(images=2, target="rtx", gpu_memory=2**30, trust_engines=True))
     assert report.passed
     assert report.rungs[-1].name == "rtx = onnxruntime"
