@@ -68,8 +68,8 @@ def write_variant(
     graphs = {name: denoiser / variant_name(f"{name}.onnx", dtype) for name in program.graph_of_name}
     documents = [folder / variant_name(name, dtype) for name in ("program.json", PRECISION_FILE)]
     files = [weights, master, *graphs.values(), *documents]
+    drop_records(folder, files)  # first: a manifest that records a missing file is refused
     documents[1].unlink(missing_ok=True)
-    drop_records(folder, files)
     model = load_master(denoiser / MASTER_FILE)
     half_graph(model.graph, blocks.values, dtype, islands, record.wide)
     save_half_weights(model.graph, denoiser / WEIGHTS_FILE, weights, dtype)

@@ -15,6 +15,7 @@ from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime import LoadedBundle, load_bundle
 from dipgo_deploy.search.random_schedule import random_schedule
 from tests.models.families import tiny
+from tests.runtime.bundles import few_graphs
 
 RECORD = PrecisionRecord("float16", "digest", 1.0, 1, (), (), (), 0.0, 0.0)
 
@@ -36,3 +37,18 @@ def test_graphs_are_those_of_the_bundle_whatever_the_schedules_origin_says(tmp_p
     plain = [[replace(graph, weight_bytes=0) for graph in p.graphs] for p in (variant.program, bundle.program)]
     assert plain[0] == plain[1]
     assert load_variant(bundle.folder, bundle.denoiser, "float16").program == variant.program
+
+
+def test_a_process_that_dies_while_it_replaces_a_variant_leaves_a_bundle_that_loads(
+    tmp_path: Path, monkeypatch
+) -> None:
+    bundle = few_graphs(tiny("dit"), tmp_path / "bundle", shares=(1, 0))
+    written(bundle, {})
+
+    def died(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dipgo_deploy.graphs.variant.drop_records", died)
+    with pytest.raises(KeyboardInterrupt):
+        written(bundle, {})
+    assert load_bundle(bundle.folder, whole=True)
