@@ -6,7 +6,7 @@ It stands in the bundle beside the float32 graphs, each file under its name with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,11 @@ import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.amend import amend_manifest, drop_records
 from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import (
+    check_digest,
+    load_manifest,
     load_precision,
     load_program,
     path_inside,
@@ -87,14 +90,29 @@ def write_variant(
 
 
 def load_variant(folder: Path, denoiser: Path, dtype: HalfType) -> Variant:
-    """The variant as it stands in a bundle; InputError where there is none, or it is damaged."""
-    path = folder / variant_name(PRECISION_FILE, dtype)
+    """The variant as it stands in a bundle; InputError where there is none, it is damaged or its files unrecorded."""
+    path, document = (folder / variant_name(name, dtype) for name in (PRECISION_FILE, "program.json"))
     if not path.is_file():
         raise InputError(f"{folder} has no {dtype} variant: run dipgo-deploy build-engine on it with that precision")
-    program = load_program(folder / variant_name("program.json", dtype))
+    _check_recorded(folder, [path, document])
+    program = load_program(document)
     home = denoiser.relative_to(folder).as_posix()
     graphs = {
         name: path_inside(folder, f"{home}/{variant_name(f'{name}.onnx', dtype)}") for name in program.graph_of_name
     }
     weights = path_inside(folder, f"{home}/{variant_name(WEIGHTS_FILE, dtype)}")
+    _check_recorded(folder, graphs.values())
+    _check_recorded(folder, [weights], whole=False)
     return Variant(program, graphs, weights, load_precision(path))
+
+
+def _check_recorded(folder: Path, files: Iterable[Path], whole: bool = True) -> None:
+    """InputError unless the manifest records each file, as it is: of size, and if ``whole`` of digest."""
+    recorded = {record.path: record for record in load_manifest(folder / BUNDLE_FILE).files}
+    for file in files:
+        record = recorded.get(file.relative_to(folder).as_posix())
+        if record is None:
+            raise InputError(
+                f"{folder / BUNDLE_FILE} has no digest of {file.name}: run dipgo-deploy build-engine again"
+            )
+        check_digest(file, record, whole)

@@ -34,7 +34,9 @@ def engine_backend(
 
     source = engine_source(bundle, built_precision(bundle, found))
     manifest = load_manifest(bundle.folder / BUNDLE_FILE)  # as it is now: engines may be newer than the opened bundle
-    engines = preflight(bundle.folder, manifest, source.program, source.graphs, found, batch, trust=trust)
+    engines = preflight(
+        bundle.folder, manifest, source.program, source.graphs, source.weights, found, batch, trust=trust
+    )
     files = {name: one.path for name, one in engines.items()}
     return source.program, TensorRTBackend(found.module, files, gpu_memory=gpu_memory, name=target)
 

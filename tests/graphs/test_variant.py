@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dipgo_deploy.core.amend import drop_records
+from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.precision import PrecisionRecord
 from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.graphs.variant import Variant, load_variant, write_variant
@@ -39,9 +41,7 @@ def test_graphs_are_those_of_the_bundle_whatever_the_schedules_origin_says(tmp_p
     assert load_variant(bundle.folder, bundle.denoiser, "float16").program == variant.program
 
 
-def test_a_process_that_dies_while_it_replaces_a_variant_leaves_a_bundle_that_loads(
-    tmp_path: Path, monkeypatch
-) -> None:
+def test_a_process_that_dies_replacing_a_variant_leaves_a_bundle_that_loads(tmp_path: Path, monkeypatch) -> None:
     bundle = few_graphs(tiny("dit"), tmp_path / "bundle", shares=(1, 0))
     written(bundle, {})
 
@@ -52,3 +52,20 @@ def test_a_process_that_dies_while_it_replaces_a_variant_leaves_a_bundle_that_lo
     with pytest.raises(KeyboardInterrupt):
         written(bundle, {})
     assert load_bundle(bundle.folder, whole=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "precision.fp16.json",
+        "program.fp16.json",
+        "transformer/subnet_00.fp16.onnx",
+        "transformer/diffusion_pytorch_model.fp16.safetensors",
+    ],
+)
+def test_a_variant_that_the_manifest_does_not_record_is_refused(tmp_path: Path, name: str) -> None:
+    bundle = few_graphs(tiny("dit"), tmp_path / "bundle", shares=(1, 0))
+    written(bundle, {})
+    drop_records(bundle.folder, [bundle.folder / name])
+    with pytest.raises(InputError, match=f"has no digest of {Path(name).name}: run dipgo-deploy build-engine again"):
+        load_variant(bundle.folder, bundle.denoiser, "float16")

@@ -167,7 +167,7 @@ def test_a_build_that_dies_leaves_a_bundle_that_loads_and_is_built(tmp_path: Pat
         patch.setattr("dipgo_deploy.runtime.engines.amend_manifest", lambda *_: None)
         built(load_bundle(bundle.folder), replace(FP16, precision=None))
         patch.setattr("dipgo_deploy.graphs.variant.amend_manifest", lambda *_: None)
-        with pytest.raises(KeyError):  # the weights of the variant, just written, are not recorded
+        with pytest.raises(InputError, match=r"has no digest of precision\.bf16\.json"):
             built(load_bundle(bundle.folder), bf16)
     for options in (bf16, FP16):
         (record,) = built(load_bundle(bundle.folder, whole=True), options).records
