@@ -56,6 +56,26 @@ def test_engines_predict_what_the_graphs_predict(bundle, engines):
     assert engines == [("tensorrt", 1, options), ("tensorrt", 3, options)], "opened once for each batch"
 
 
+def test_a_batch_that_engines_were_not_built_for_is_refused(bundle, engines, monkeypatch):
+    takes_three = opened.engine_backend
+
+    def engine_backend(given, target, batch, **options):
+        if batch != 3:
+            raise UsageError(f"a batch of {batch} images is wanted, engine g takes 3 to 3")
+        return takes_three(given, target, batch, **options)
+
+    monkeypatch.setattr(opened, "engine_backend", engine_backend)
+    unet = DeployedDenoiser.from_bundle(bundle, backend="rtx")
+    unet.prepare(batch=3)
+    assert [batch for _, batch, _ in engines] == [3]
+    with pytest.raises(RefusedCall, match="a batch of 1 images is wanted, engine g takes 3 to 3"):
+        unet.prepare()
+    times = bundle.manifest.contract.sampler.timesteps
+    with pytest.raises(RefusedCall, match="a batch of 2 images is wanted"):
+        trajectory(unet, times, 2)
+    assert len(trajectory(unet, times, 3)) == len(times) and len(engines) == 1
+
+
 def test_a_late_start_on_engines_is_refused(bundle, engines):
     unet = DeployedDenoiser.from_bundle(bundle, backend="rtx")
     times = bundle.manifest.contract.sampler.timesteps
