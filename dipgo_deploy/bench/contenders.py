@@ -32,6 +32,7 @@ from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import onnxruntime_class
 from dipgo_deploy.runtime.opened import engine_records
 from dipgo_deploy.runtime.torch_backend import TorchBackend
+from dipgo_deploy.trt.target import load_target
 
 __all__ = ["Contender", "FullNetwork", "Start", "started"]
 
@@ -94,7 +95,7 @@ class FullNetwork:
             options.device,
         )
         if options.backend in ("tensorrt", "rtx"):
-            records = engine_records(entry.bundle, options.backend)
+            records = engine_records(entry.bundle, load_target(options.backend, "run"))
             seconds, size = sum(one.seconds for one in records), sum(one.bytes for one in records)
             start = replace(start, build_seconds=seconds, engine_bytes=size)
         return Contender(entry.name, "schedule", session, start)

@@ -38,7 +38,6 @@ def build_engine(
         bool, typer.Option("--weight-streaming", help="Weights may stay in host memory.")
     ] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Allow the same weights to be put in again.")] = False,
-    strip: Annotated[bool, typer.Option("--strip", help="Leave weights out until they are put in.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Engines built at a time.")] = 1,
     tolerance: Annotated[
         float | None, typer.Option(help="Local deviation of half precision allowed, relative.")
@@ -61,7 +60,6 @@ def build_engine(
         hardware_compatible=hardware_compatible,
         weight_streaming=weight_streaming,
         refit=refit,
-        strip=strip,
     )
     gpus = tuple(part.strip() for part in gpu.split(",")) if gpu else ()
     images = None if batch is None else batch_range(batch)

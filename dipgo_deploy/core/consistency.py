@@ -6,6 +6,7 @@ everything after may look names up.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
@@ -16,6 +17,7 @@ from dipgo_deploy.core.tensors import DTYPE_BYTES, Dim, TensorSpec
 __all__ = ["check_block_graph", "check_program"]
 
 _SYMBOLS = ("batch", "rows")
+_FILE_NAME = re.compile(r"(?!\.)[\w.-]+", re.ASCII)
 
 
 def check_block_graph(graph: BlockGraph, what: str) -> None:
@@ -42,7 +44,13 @@ def check_block_graph(graph: BlockGraph, what: str) -> None:
 
 
 def check_program(program: Program, what: str) -> None:
-    """InputError, beginning with ``what``, unless slots have shapes and dtypes that exist and runs name graphs."""
+    """InputError, beginning with ``what``, unless slots have shapes and dtypes that exist and runs name graphs.
+
+    A graph's name is that of its files, so it must be one plain file name: it could lead out of the bundle otherwise.
+    """
+    for graph in program.graphs:
+        if not _FILE_NAME.fullmatch(graph.name):
+            raise InputError(f"{what}: a graph is named {graph.name!r}, which is no plain file name: export anew")
     _check_specs(program.slots, what)
     for run in program.runs:
         _check_known((run.graph,), program.graph_of_name, f"{what}: step {run.step} runs")

@@ -129,13 +129,22 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def path_inside(folder: Path, relative: str) -> Path:
-    """``folder / relative`` for a plain relative path; InputError for one that climbs out, also by a link."""
+def path_inside(folder: Path, relative: str, *, links: bool = True) -> Path:
+    """``folder / relative`` for a plain relative path; InputError for one that climbs out, also by a link.
+
+    Without ``links`` no part of it may be a link, even to a place inside: for what is about to be written or deleted.
+    """
     pure = PurePosixPath(relative)
     climbs = pure.is_absolute() or ".." in pure.parts or "\\" in relative or not pure.parts
     if climbs or not (folder / pure).resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{relative!r} in {folder} is no path inside that folder: the files were tampered with")
+    if not links and (found := next((p for p in _parts(folder, pure) if p.is_symlink()), None)):
+        raise InputError(f"{found} is a link, a folder or file of the bundle's own is wanted there: remove it")
     return folder / pure
+
+
+def _parts(folder: Path, relative: PurePosixPath) -> list[Path]:
+    return [folder.joinpath(*relative.parts[: count + 1]) for count in range(len(relative.parts))]
 
 
 def check_digest(path: Path, record: bundle.FileRecord, whole: bool = True) -> None:

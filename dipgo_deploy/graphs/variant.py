@@ -6,7 +6,7 @@ It stands in the bundle beside the float32 graphs, each file under its name with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,18 @@ import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.amend import amend_manifest, drop_records
 from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import load_precision, load_program, save_precision, save_program, write_atomic
+from dipgo_deploy.core.files import (
+    check_digest,
+    load_manifest,
+    load_precision,
+    load_program,
+    path_inside,
+    save_precision,
+    save_program,
+    write_atomic,
+)
 from dipgo_deploy.core.precision import HalfType, PrecisionRecord, variant_name
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import Schedule
@@ -24,7 +34,7 @@ from dipgo_deploy.graphs.half_weights import save_half_weights, weight_bytes
 from dipgo_deploy.graphs.precision import half_blocks, half_graph
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
-from dipgo_deploy.lowering import LowerOptions, lower
+from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
 from dipgo_deploy.models.sampler_reading import read_sampler
 
 __all__ = ["PRECISION_FILE", "Variant", "load_variant", "write_variant"]
@@ -61,15 +71,15 @@ def write_variant(
     graphs = {name: denoiser / variant_name(f"{name}.onnx", dtype) for name in program.graph_of_name}
     documents = [folder / variant_name(name, dtype) for name in ("program.json", PRECISION_FILE)]
     files = [weights, master, *graphs.values(), *documents]
+    drop_records(folder, files)  # first: a manifest that records a missing file is refused
     documents[1].unlink(missing_ok=True)
-    drop_records(folder, files)
     model = load_master(denoiser / MASTER_FILE)
     half_graph(model.graph, blocks.values, dtype, islands, record.wide)
     save_half_weights(model.graph, denoiser / WEIGHTS_FILE, weights, dtype)
     write_atomic(master, ir.to_proto(model).SerializeToString())
     halved = half_blocks(blocks, dtype, record.wide, weight_bytes(model.graph))
     typed = replace(schedule, contract=replace(schedule.contract, dtype=dtype))
-    options = LowerOptions(program.layout, share_graphs="max_graphs" in schedule.origin)
+    options = LowerOptions(program.layout, share_graphs=shares_graphs(program, schedule, blocks))
     lowered = lower(typed, halved, read_sampler(schedule.contract.sampler), options)
     for name, content in cut_program(master, lowered, halved).items():
         write_atomic(graphs[name], content)
@@ -80,10 +90,29 @@ def write_variant(
 
 
 def load_variant(folder: Path, denoiser: Path, dtype: HalfType) -> Variant:
-    """The variant as it stands in a bundle; InputError where there is none, or it is damaged."""
-    path = folder / variant_name(PRECISION_FILE, dtype)
+    """The variant as it stands in a bundle; InputError where there is none, it is damaged or its files unrecorded."""
+    path, document = (folder / variant_name(name, dtype) for name in (PRECISION_FILE, "program.json"))
     if not path.is_file():
         raise InputError(f"{folder} has no {dtype} variant: run dipgo-deploy build-engine on it with that precision")
-    program = load_program(folder / variant_name("program.json", dtype))
-    graphs = {name: denoiser / variant_name(f"{name}.onnx", dtype) for name in program.graph_of_name}
-    return Variant(program, graphs, denoiser / variant_name(WEIGHTS_FILE, dtype), load_precision(path))
+    _check_recorded(folder, [path, document])
+    program = load_program(document)
+    home = denoiser.relative_to(folder).as_posix()
+    graphs = {
+        name: path_inside(folder, f"{home}/{variant_name(f'{name}.onnx', dtype)}") for name in program.graph_of_name
+    }
+    weights = path_inside(folder, f"{home}/{variant_name(WEIGHTS_FILE, dtype)}")
+    _check_recorded(folder, graphs.values())
+    _check_recorded(folder, [weights], whole=False)
+    return Variant(program, graphs, weights, load_precision(path))
+
+
+def _check_recorded(folder: Path, files: Iterable[Path], whole: bool = True) -> None:
+    """InputError unless the manifest records each file, as it is: of size, and if ``whole`` of digest."""
+    recorded = {record.path: record for record in load_manifest(folder / BUNDLE_FILE).files}
+    for file in files:
+        record = recorded.get(file.relative_to(folder).as_posix())
+        if record is None:
+            raise InputError(
+                f"{folder / BUNDLE_FILE} has no digest of {file.name}: run dipgo-deploy build-engine again"
+            )
+        check_digest(file, record, whole)

@@ -9,11 +9,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dipgo_deploy.core.blocks import BlockGraph, Macs
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.core.liveness import plan_steps
+from dipgo_deploy.core.liveness import StepPlan, plan_steps
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.core.schedule import Schedule, check_schedule
@@ -22,7 +23,7 @@ from dipgo_deploy.lowering.folding import drop_unused, fold
 from dipgo_deploy.lowering.layouts import GraphPlan, plan_segments, plan_subnets
 from dipgo_deploy.lowering.slots import assign_slots
 
-__all__ = ["LowerOptions", "lower"]
+__all__ = ["LowerOptions", "lower", "planned", "shares_graphs"]
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,7 @@ def lower(
     Raises InputError where the schedule does not fit the model or reads a feature before it is written, UsageError for
     an unknown layout.
     """
-    check_schedule(schedule, graph.block_names)
-    plans = plan_steps(schedule, graph, share_rows=options.share_graphs)
-    layouts: GraphPlan
-    if options.layout == "subnets":
-        layouts = plan_subnets(schedule, graph, plans)
-    elif options.layout == "segments":
-        layouts = plan_segments(schedule, graph, plans)
-    else:
-        raise UsageError(f"layout {options.layout!r} is unknown: choose subnets or segments")
+    plans, layouts = planned(schedule, graph, options)
     emission = Emission(schedule, graph, plans, layouts)
     emission.emit_trajectory(sampler)
     calls = fold(emission.calls, emission.image) if options.fold else emission.calls
@@ -75,3 +68,20 @@ def lower(
         conditioning=tuple((name, names[value]) for name, value in emission.conditioning.items()),
         full_macs=Macs(full.papers * factor, full.full * factor),
     )
+
+
+def planned(schedule: Schedule, graph: BlockGraph, options: LowerOptions) -> tuple[Sequence[StepPlan], GraphPlan]:
+    """What runs at each step, and the graphs that do. Raises as ``lower``."""
+    check_schedule(schedule, graph.block_names)
+    if options.layout not in ("subnets", "segments"):
+        raise UsageError(f"layout {options.layout!r} is unknown: choose subnets or segments")
+    plans = plan_steps(schedule, graph, share_rows=options.share_graphs)
+    return plans, (plan_subnets if options.layout == "subnets" else plan_segments)(schedule, graph, plans)
+
+
+def shares_graphs(program: Program, schedule: Schedule, graph: BlockGraph) -> bool:
+    """Whether ``program``, lowered from ``schedule``, has graphs that only sharing gives; its graphs alone decide."""
+    alone, shared = (
+        planned(schedule, graph, LowerOptions(program.layout, share_graphs=share))[1].graphs for share in (False, True)
+    )
+    return program.graphs != alone and program.graphs == shared

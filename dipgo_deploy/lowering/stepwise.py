@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dipgo_deploy.core.blocks import BlockGraph
-from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.core.liveness import plan_steps
 from dipgo_deploy.core.program import TIMESTEP, Call, Combine, Program, Term
-from dipgo_deploy.core.schedule import Schedule, check_schedule
+from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.lowering.emission import Emission
 from dipgo_deploy.lowering.folding import drop_unused
-from dipgo_deploy.lowering.layouts import plan_segments, plan_subnets
-from dipgo_deploy.lowering.lower import LowerOptions
+from dipgo_deploy.lowering.lower import LowerOptions, planned
 from dipgo_deploy.lowering.slots import assign_slots
 
 __all__ = ["StepProgram", "begin_at", "lower_steps"]
@@ -42,11 +39,7 @@ def lower_steps(schedule: Schedule, graph: BlockGraph, options: LowerOptions) ->
 
     Raises InputError where the schedule does not fit the model, UsageError for an unknown layout.
     """
-    check_schedule(schedule, graph.block_names)
-    plans = plan_steps(schedule, graph, share_rows=options.share_graphs)
-    if options.layout not in ("subnets", "segments"):
-        raise UsageError(f"layout {options.layout!r} is unknown: choose subnets or segments")
-    layouts = (plan_subnets if options.layout == "subnets" else plan_segments)(schedule, graph, plans)
+    plans, layouts = planned(schedule, graph, options)
     emission = _StepEmission(schedule, graph, plans, layouts)
     emission.emit_steps()
     # The caller's look at a prediction stands as a call while slots are assigned, so that it is still there; the

@@ -137,7 +137,7 @@ def engine_jobs(
 ) -> list[EngineJob]:
     """A job for every graph of ``source``."""
     name = engine_folder(target.name, target.version, "+".join(gpus))
-    folder = bundle.denoiser / ENGINES_FOLDER / name
+    folder = path_inside(bundle.folder, f"{bundle.manifest.denoiser}/{ENGINES_FOLDER}/{name}", links=False)
     digests = _digests(load_manifest(bundle.folder / BUNDLE_FILE))
     weights = digests[source.weights.relative_to(bundle.folder).as_posix()]
     contract = bundle.manifest.contract
@@ -198,14 +198,11 @@ def _prepared(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[st
 
 
 def _standing(bundle: LoadedBundle, dtype: HalfType) -> PrecisionRecord | None:
-    """The record of a variant that is whole: all of it recorded in the manifest."""
+    """The record of a variant that is whole."""
     try:
-        variant = load_variant(bundle.folder, bundle.denoiser, dtype)
+        return load_variant(bundle.folder, bundle.denoiser, dtype).record
     except InputError:
         return None
-    recorded = _digests(load_manifest(bundle.folder / BUNDLE_FILE))
-    files = (variant.weights, *variant.graphs.values())
-    return variant.record if all(f.relative_to(bundle.folder).as_posix() in recorded for f in files) else None
 
 
 def _source_digest(bundle: LoadedBundle, options: EngineOptions) -> str:

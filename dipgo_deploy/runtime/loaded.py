@@ -29,7 +29,7 @@ from dipgo_deploy.graphs.activations import master_specs
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
-from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps
+from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps, shares_graphs
 from dipgo_deploy.models import LoadedModel, load_model
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.backend import Backend
@@ -113,12 +113,9 @@ class LoadedBundle:
         of a half-precision variant.
         """
         graph = blocks or self.blocks
-        schedule, options = begin_at(self.schedule, first), LowerOptions(layout or self.program.layout)
-        found = lower_steps(schedule, graph, options)
-        if first == 0 and not _have_same_graphs(found.program, self.program):  # exported under a limit of graphs
-            shared = lower_steps(schedule, graph, replace(options, share_graphs=True))
-            return shared if _have_same_graphs(shared.program, self.program) else found
-        return found
+        own = self.program.layout
+        shares = first == 0 and layout in (None, own) and shares_graphs(self.program, self.schedule, self.blocks)
+        return lower_steps(begin_at(self.schedule, first), graph, LowerOptions(layout or own, share_graphs=shares))
 
     def graphs_for(self, program: Program) -> dict[str, bytes]:
         """The graphs of a program: the bundle's own where they are the same ones, else cut from the master graph."""
@@ -195,12 +192,6 @@ class LoadedBundle:
         return self.program if self.program.layout == "subnets" else self.compile(self.schedule).program
 
 
-def _have_same_graphs(one: Program, other: Program) -> bool:
-    """Whether two programs run the same graphs; the bytes of their weights depend on the precision and do not count."""
-    plain = [[replace(graph, weight_bytes=0) for graph in program.graphs] for program in (one, other)]
-    return plain[0] == plain[1]
-
-
 def _check_options(backend: str, compiler: str | None, gpu_memory: int | None) -> None:
     if backend not in get_args(BackendName):
         raise UsageError(f"backend {backend!r} is unknown: choose {', '.join(get_args(BackendName))}")
@@ -238,6 +229,8 @@ def load_bundle(path: str | Path, *, whole: bool = False) -> LoadedBundle:
     _check_recorded(manifest, folder)
     schedule = load_schedule(folder / "schedule.json")
     program = load_program(folder / "program.json")
+    if odd := sorted(manifest.graphs.keys() ^ program.graph_of_name.keys()):
+        raise InputError(f"{folder / BUNDLE_FILE} and its program differ in graph {odd[0]!r}: export the bundle again")
     blocks = load_block_graph(folder / "blocks.json")
     check_same_contract(manifest.contract, schedule.contract, f"{folder / 'schedule.json'}")
     check_same_contract(manifest.contract, program.contract, f"{folder / 'program.json'}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import get_args
 
-from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
+from dipgo_deploy.core.bundle import BUNDLE_FILE
+from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import load_engine_record
+from dipgo_deploy.core.files import load_engine_record, load_manifest
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.graphs.precision import half_blocks
@@ -14,8 +15,8 @@ from dipgo_deploy.graphs.variant import load_variant
 from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
-from dipgo_deploy.trt.preflight import preflight
-from dipgo_deploy.trt.target import load_target
+from dipgo_deploy.trt.preflight import engines_home, preflight
+from dipgo_deploy.trt.target import Target, load_target
 
 __all__ = ["built_precision", "engine_backend", "engine_records", "engine_steps"]
 
@@ -31,8 +32,11 @@ def engine_backend(
     found = load_target(target, "run")
     from dipgo_deploy.runtime.engines import engine_source  # brings ONNX Runtime, which engines run without
 
-    source = engine_source(bundle, built_precision(bundle, target))
-    engines = preflight(bundle.folder, bundle.manifest, source.program, source.graphs, found, batch, trust=trust)
+    source = engine_source(bundle, built_precision(bundle, found))
+    manifest = load_manifest(bundle.folder / BUNDLE_FILE)  # as it is now: engines may be newer than the opened bundle
+    engines = preflight(
+        bundle.folder, manifest, source.program, source.graphs, source.weights, found, batch, trust=trust
+    )
     files = {name: one.path for name, one in engines.items()}
     return source.program, TensorRTBackend(found.module, files, gpu_memory=gpu_memory, name=target)
 
@@ -41,29 +45,38 @@ def engine_steps(
     bundle: LoadedBundle, target: str, batch: int, *, gpu_memory: int | None = None, trust: bool = False
 ) -> tuple[StepProgram, TensorRTBackend]:
     """As ``engine_backend``, with the program of a caller that samples itself."""
-    _, backend = engine_backend(bundle, target, batch, gpu_memory=gpu_memory, trust=trust)
-    precision = built_precision(bundle, target)
+    program, backend = engine_backend(bundle, target, batch, gpu_memory=gpu_memory, trust=trust)
+    precision = _half_of(bundle, program.contract.dtype)
     if precision is None:
         return bundle.lower_steps(), backend
     record = load_variant(bundle.folder, bundle.denoiser, precision).record
     return bundle.lower_steps(blocks=half_blocks(bundle.blocks, precision, record.wide, {})), backend
 
 
-def engine_records(bundle: LoadedBundle, target: str) -> list[EngineRecord]:
-    """Records of all engines of ``target`` in the bundle."""
-    folder = bundle.denoiser / ENGINES_FOLDER
-    return [load_engine_record(path) for path in sorted(folder.glob(f"{target}-*/*.json"))]
+def engine_records(bundle: LoadedBundle, target: Target) -> list[EngineRecord]:
+    """Records of the engines of ``target`` that this machine would run: those of one folder, whatever others hold.
+
+    Raises InputError where the bundle has none for this machine.
+    """
+    home = engines_home(bundle.folder, bundle.manifest, target)
+    return [load_engine_record(path) for path in sorted(home.glob("*.json"))]
 
 
-def built_precision(bundle: LoadedBundle, target: str) -> HalfType | None:
-    """The half precision that engines were converted to; None for the bundle's own type.
+def built_precision(bundle: LoadedBundle, target: Target) -> HalfType | None:
+    """The half precision that the engines for this machine were converted to; None for the bundle's own type.
 
-    Raises InputError where there is no engine of ``target``, or of more than one precision.
+    Raises InputError where there is no engine of ``target`` for this machine, or of more than one precision.
     """
     found = {record.precision for record in engine_records(bundle, target)}
     if len(found) != 1:
         have = f"engines in {' and '.join(sorted(found))}" if found else "no engines"
-        raise InputError(f"{bundle.folder} has {have} of {target}: run dipgo-deploy build-engine --target {target}")
+        raise InputError(
+            f"{bundle.folder} has {have} of {target.name}: run dipgo-deploy build-engine --target {target.name}"
+        )
     (precision,) = found
+    return _half_of(bundle, precision)
+
+
+def _half_of(bundle: LoadedBundle, precision: str) -> HalfType | None:
     own = bundle.manifest.contract.dtype
     return next((half for half in get_args(HalfType) if half == precision != own), None)

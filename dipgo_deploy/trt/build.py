@@ -18,7 +18,7 @@ from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, UsageError
 from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.trt.job import EngineJob, job_to_json
-from dipgo_deploy.trt.store import copies, find_built, is_whole, note_built
+from dipgo_deploy.trt.store import copies, find_built, is_trusted, is_whole, note_built
 
 __all__ = ["BuildStep", "Outcome", "build_engines", "drop_stale"]
 
@@ -74,11 +74,14 @@ def _engine(job: EngineJob) -> Path:
 
 
 def _outcome(job: EngineJob) -> Literal["kept"] | Path | None:
-    """``kept`` where the engine of a job stands, the place of one of its digest built here, or None."""
+    """``kept`` where the engine of a job stands, the place of one of its digest built here, or None.
+
+    What others built does not stand: preflight would refuse it and ask for a build.
+    """
     record = _record_beside(_engine(job))
-    if record is not None and record.digest == job.digest and is_whole(_engine(job), record):
-        return "kept"
-    return find_built(job.digest)
+    if record is None or record.digest != job.digest or not is_trusted(record):
+        return find_built(job.digest)
+    return "kept" if is_whole(_engine(job), record) else find_built(job.digest)
 
 
 def _record_beside(engine: Path) -> EngineRecord | None:
@@ -95,6 +98,7 @@ def _built(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
     record = folder / f"{job.graph}.json"
     record.unlink(missing_ok=True)
     log = folder / f"{job.graph}.log"
+    log.unlink(missing_ok=True)  # a link would be written through
     with log.open("w", encoding="utf-8") as stream:
         command = [sys.executable, "-m", "dipgo_deploy.trt.worker"]
         process = subprocess.Popen(

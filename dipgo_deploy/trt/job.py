@@ -25,7 +25,7 @@ class BuildFlags:
     ``level`` 0 to 5 is its effort, ``workspace_bytes`` the memory that tactics may use; None leaves both to it.
     ``static`` fixes the batch at its ``opt``. ``version_compatible`` engines run on later versions,
     ``hardware_compatible`` ones on later GPUs; ``weight_streaming`` lets weights stay in host memory; ``refit`` allows
-    the same weights to be put in again (REFIT_IDENTICAL), ``strip`` leaves them out until then.
+    the same weights to be put in again (REFIT_IDENTICAL).
     """
 
     level: int | None = None
@@ -35,7 +35,6 @@ class BuildFlags:
     hardware_compatible: bool = False
     weight_streaming: bool = False
     refit: bool = False
-    strip: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -1,7 +1,7 @@
 """Preflight: an engine is refused before it is loaded where its record does not fit this machine, program or batch.
 
 1. Engines of this target and version, for this GPU, stand in the bundle; others are named.
-2. Every graph has one, built from the graph as it is now.
+2. Every graph has one, built from the graph and the weights as they are now.
 3. Names and types of its inputs and outputs are those of the slots; the batch lies within its profile.
 4. The file has the digest that its record and the bundle's manifest say, and was built here or is trusted.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dipgo_deploy.core.bundle import BundleManifest
+from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import check_digest, load_engine_record, path_inside
@@ -24,7 +24,7 @@ from dipgo_deploy.trt.network import check_types
 from dipgo_deploy.trt.store import check_trusted
 from dipgo_deploy.trt.target import Target
 
-__all__ = ["Engine", "preflight"]
+__all__ = ["Engine", "engines_home", "preflight"]
 
 _BUILD = "run dipgo-deploy build-engine on this machine"
 
@@ -42,6 +42,7 @@ def preflight(
     manifest: BundleManifest,
     program: Program,
     graphs: Mapping[str, Path],
+    weights: Path,
     target: Target,
     batch: int,
     *,
@@ -49,11 +50,11 @@ def preflight(
 ) -> dict[str, Engine]:
     """The engine of every graph of ``program``, for the first GPU and ``batch`` images; nothing is loaded.
 
-    ``graphs`` are the ONNX files behind the program. Raises InputError with what was wanted, found and what to do,
-    UsageError for a batch that the engines do not take.
+    ``graphs`` are the ONNX files behind the program, ``weights`` the one behind them. Raises InputError with what
+    was wanted, found and what to do, UsageError for a batch that the engines do not take.
     """
     device = target.driver.devices[0]
-    home = _home(folder / manifest.denoiser / ENGINES_FOLDER, target, device)
+    home = engines_home(folder, manifest, target)
     recorded = {record.path: record for record in manifest.files}
     tensors = graph_tensors(program)
     engines = {}
@@ -64,6 +65,7 @@ def preflight(
         record = load_engine_record(path.with_suffix(".json"))
         check_machine(record, target, device)
         _check_graph(record, onnx)
+        _check_weights(record, recorded.get(weights.relative_to(folder).as_posix()))
         check_types(record.io, {tensor: spec.dtype for tensor, spec in tensors[name].items()}, f"engine {name}")
         _check_batch(record, batch)
         relative = path.relative_to(folder).as_posix()
@@ -75,7 +77,9 @@ def preflight(
     return engines
 
 
-def _home(engines: Path, target: Target, device: Device) -> Path:
+def engines_home(folder: Path, manifest: BundleManifest, target: Target) -> Path:
+    """The folder of the engines of ``target`` in the bundle ``folder`` that fit the first GPU; InputError if none."""
+    engines, device = folder / manifest.denoiser / ENGINES_FOLDER, target.driver.devices[0]
     found = sorted(path.name for path in engines.iterdir() if path.is_dir()) if engines.is_dir() else []
     for name in found:
         kind, _, rest = name.partition("-")
@@ -120,6 +124,15 @@ def _check_graph(record: EngineRecord, onnx: Path) -> None:
     if found != record.graph_digest:
         raise InputError(
             f"engine {record.graph} was built from another graph ({record.graph_digest[:12]}) than the bundle's "
+            f"({found[:12]}): {_BUILD}"
+        )
+
+
+def _check_weights(record: EngineRecord, weights: FileRecord | None) -> None:
+    found = "unrecorded" if weights is None else weights.sha256
+    if found != record.weights_digest:
+        raise InputError(
+            f"engine {record.graph} was built from other weights ({record.weights_digest[:12]}) than the bundle's "
             f"({found[:12]}): {_BUILD}"
         )
 

@@ -17,7 +17,7 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_engine_record, read_json, save_engine_record, sha256_of, write_atomic
 from dipgo_deploy.graphs.trace import cache_folder
 
-__all__ = ["check_trusted", "copies", "find_built", "is_whole", "note_built"]
+__all__ = ["check_trusted", "copies", "find_built", "is_trusted", "is_whole", "note_built"]
 
 
 def note_built(engine: Path, record: EngineRecord) -> None:
@@ -50,6 +50,7 @@ def copies(wanted: Mapping[Path, Path]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         record = replace(load_engine_record(found.with_suffix(".json")), graph=target.stem)
         temporary = target.with_name(f".{target.name}.copy")
+        temporary.unlink(missing_ok=True)  # a link would be written through
         shutil.copyfile(found, temporary)
         staged[target] = (temporary, record)
     for target, (temporary, record) in staged.items():
@@ -59,9 +60,14 @@ def copies(wanted: Mapping[Path, Path]) -> None:
         note_built(target, record)
 
 
+def is_trusted(record: EngineRecord) -> bool:
+    """Whether the engine of a record was built, or copied, on this machine."""
+    return _trusted(record.sha256).is_file()
+
+
 def check_trusted(engine: Path, record: EngineRecord, trust: bool = False) -> None:
     """InputError for an engine that was not built on this machine, unless ``trust``."""
-    if not trust and not _trusted(record.sha256).is_file():
+    if not trust and not is_trusted(record):
         raise InputError(
             f"{engine} was not built on this machine, and an engine is code: build it here with dipgo-deploy "
             "build-engine, or pass --trust-engines if you trust its maker"

@@ -96,10 +96,9 @@ def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
         version_compatible=flags.version_compatible,
         exclude_lean_runtime=flags.version_compatible,  # its library does not ship in the wheels
         weight_streaming=flags.weight_streaming,
-        strip_plan=flags.strip,
     )
     config = create(builder, network)
-    if flags.refit or flags.strip:
+    if flags.refit:
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     target.choose_gpus(config, job.gpus)
     return config

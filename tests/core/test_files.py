@@ -178,6 +178,23 @@ def test_paths_stay_inside_their_folder(tmp_path, relative):
             files.load_manifest(tmp_path / "bundle.json")
 
 
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", ".hidden", "", "a b", "..", "a\\b", "x\n"])
+def test_a_graph_is_named_as_a_plain_file(tmp_path, name):
+    path = tmp_path / "program.json"
+    files.save_program(path, replace(PROGRAM, graphs=(replace(PROGRAM.graphs[0], name=name), *PROGRAM.graphs[1:])))
+    with pytest.raises(InputError, match="which is no plain file name"):
+        files.load_program(path)
+
+
+def test_where_something_is_written_no_link_is_followed(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "link").symlink_to("own")
+    assert files.path_inside(tmp_path, "link/file") == tmp_path / "link" / "file"
+    assert files.path_inside(tmp_path, "own/file", links=False) == tmp_path / "own" / "file"
+    with pytest.raises(InputError, match="link is a link, a folder or file of the bundle's own is wanted there"):
+        files.path_inside(tmp_path, "link/file", links=False)
+
+
 def test_digests_tell_size_from_content(tmp_path):
     path = tmp_path / "a" / "b.bin"
     files.write_atomic(path, b"hello")

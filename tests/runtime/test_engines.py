@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.core.contract import BatchRange
-from dipgo_deploy.core.errors import GateError, UsageError
+from dipgo_deploy.core.errors import GateError, InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.graphs import ExportOptions, export
 from dipgo_deploy.models import LoadedModel, load_model
@@ -167,7 +167,7 @@ def test_a_build_that_dies_leaves_a_bundle_that_loads_and_is_built(tmp_path: Pat
         patch.setattr("dipgo_deploy.runtime.engines.amend_manifest", lambda *_: None)
         built(load_bundle(bundle.folder), replace(FP16, precision=None))
         patch.setattr("dipgo_deploy.graphs.variant.amend_manifest", lambda *_: None)
-        with pytest.raises(KeyError):  # the weights of the variant, just written, are not recorded
+        with pytest.raises(InputError, match=r"has no digest of precision\.bf16\.json"):
             built(load_bundle(bundle.folder), bf16)
     for options in (bf16, FP16):
         (record,) = built(load_bundle(bundle.folder, whole=True), options).records
@@ -180,3 +180,24 @@ def test_a_batch_outside_the_contract_is_refused(tmp_path: Path) -> None:
     bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
     with pytest.raises(UsageError, match="a batch of 1-4-128 does not lie in order within the contract's 1 to 64"):
         built(bundle, replace(FP16, batch=BatchRange(1, 4, 128)))
+
+
+def test_a_crafted_bundle_writes_and_deletes_nothing_elsewhere(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
+    name, plain = f"rtx-{rtx.__version__}-sm89", replace(FP16, precision=None)
+    home, outside = bundle.denoiser / "engines" / name, tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious.txt").write_text("mine")
+    home.parent.mkdir()
+    home.symlink_to(outside)
+    with pytest.raises(InputError, match="no path inside that folder"):
+        built(bundle, plain)
+    home.unlink()
+    home.symlink_to("..")
+    with pytest.raises(InputError, match="is a link, a folder or file of the bundle's own is wanted there"):
+        built(bundle, plain)
+    home.unlink()
+    home.mkdir()
+    (home / "subnet_00.log").symlink_to(outside / "precious.txt")
+    assert built(bundle, plain).counts["built"] == 1
+    assert (outside / "precious.txt").read_text() == "mine" and len(list(outside.iterdir())) == 1

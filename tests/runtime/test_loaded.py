@@ -74,6 +74,10 @@ def test_manifests_that_lie(bundle_copy: Path) -> None:
     edit_manifest(bundle_copy, format_version="1.7", graphs={"subnet_00": "../../elsewhere.onnx"})
     with pytest.raises(InputError, match="no path inside that folder"):
         load_bundle(bundle_copy)
+    first, *others = manifest["graphs"].items()
+    edit_manifest(bundle_copy, graphs={"../" + first[0]: first[1], **dict(others)})
+    with pytest.raises(InputError, match=r"and its program differ in graph '../subnet_00'"):
+        load_bundle(bundle_copy)
     edit_manifest(
         bundle_copy, graphs=manifest["graphs"], files=[f for f in manifest["files"] if "onnx" not in f["path"]]
     )

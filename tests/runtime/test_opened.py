@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from dipgo_deploy.cli.main import run
+from dipgo_deploy.core.amend import amend_manifest
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
-from dipgo_deploy.runtime import VerifyOptions, load_bundle, verify
-from dipgo_deploy.runtime.opened import built_precision, engine_backend
+from dipgo_deploy.core.files import save_engine_record
+from dipgo_deploy.runtime import VerifyOptions, load_bundle, opened, verify
+from dipgo_deploy.runtime.opened import built_precision, engine_backend, engine_records
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
+from dipgo_deploy.trt.driver import CudaDriver, Device
+from dipgo_deploy.trt.target import Target
 from tests.runtime.fake_tensorrt import Library
 
 
@@ -53,9 +61,53 @@ def test_the_driver_is_asked_before_the_bundle(no_gpu, bundle):
         engine_backend(bundle, "rtx", 2)
 
 
-def test_a_bundle_without_engines_is_refused(bundle):
+def here(gpu=(8, 9)):
+    return Target("rtx", SimpleNamespace(), "1.7", CudaDriver((Device(0, "a GPU", gpu, 1 << 30),), "13.0", ""))
+
+
+def records(folder, **changes):
+    """Stand-in records of two graphs in a folder of engines."""
+    folder.mkdir(parents=True)
+    for graph, precision in {"subnet_00": "float32", "subnet_01": "float32", **changes}.items():
+        sizes = {"bytes": 10, "weight_bytes": 1, "activation_bytes": None, "layers": 1, "build_memory_bytes": 0}
+        names = {"digest": "", "graph_digest": "", "weights_digest": "", "sha256": "", "version": "1.7"}
+        record = EngineRecord(
+            graph=graph, target="rtx", gpu=folder.name.rpartition("-")[2], precision=precision, flags=(),
+            batch=BatchRange(1, 1, 1), io={}, profile={}, seconds=2.0, **sizes, **names,
+        )  # fmt: skip
+        save_engine_record(folder / f"{graph}.json", record)
+
+
+def test_a_bundle_without_engines_is_refused(bundle, bundle_copy):
+    with pytest.raises(InputError, match="engines of rtx 1.7 for sm89 are wanted, the bundle has none"):
+        built_precision(bundle, here())
+    (bundle_copy / "unet" / "engines" / "rtx-1.7-sm89").mkdir(parents=True)
     with pytest.raises(InputError, match="has no engines of rtx: run dipgo-deploy build-engine --target rtx"):
-        built_precision(bundle, "rtx")
+        built_precision(load_bundle(bundle_copy), here())
+
+
+def test_engines_of_other_machines_do_not_count(bundle_copy):
+    bundle, home = load_bundle(bundle_copy), bundle_copy / "unet" / "engines"
+    records(home / "rtx-1.7-sm86", subnet_00="bfloat16", subnet_01="bfloat16")
+    records(home / "rtx-1.7-sm89", subnet_00="float16", subnet_01="float16")
+    records(home / "rtx-1.7-sm120")
+    assert [built_precision(bundle, here(gpu)) for gpu in ((8, 6), (8, 9), (12, 0))] == ["bfloat16", "float16", None]
+    assert {one.gpu for one in engine_records(bundle, here())} == {"sm89"} and len(engine_records(bundle, here())) == 2
+    records(home / "rtx-1.7-sm75", subnet_00="float16")
+    with pytest.raises(InputError, match="has engines in float16 and float32 of rtx"):
+        built_precision(bundle, here((7, 5)))
+
+
+def test_engines_built_since_the_bundle_was_opened_are_known(bundle_copy, monkeypatch):
+    bundle, home = load_bundle(bundle_copy), bundle_copy / "unet" / "engines" / "rtx-1.7-sm89"
+    records(home)
+    amend_manifest(bundle_copy, home.iterdir())
+    seen = []
+    monkeypatch.setattr(opened, "load_target", lambda *_: here())
+    monkeypatch.setattr(opened, "preflight", lambda folder, manifest, *_, **__: seen.append(manifest) or {})
+    monkeypatch.setattr(opened, "TensorRTBackend", lambda *_, **__: None)
+    engine_backend(bundle, "rtx", 1)
+    assert {f"unet/engines/{home.name}/subnet_0{i}.json" for i in (0, 1)} <= {entry.path for entry in seen[0].files}
 
 
 def test_engines_run_no_other_schedule_than_the_bundles(bundle):
@@ -68,11 +120,11 @@ def test_verify_climbs_to_the_engines(bundle, tmp_path, monkeypatch):
     for name, content in bundle.compiled.graphs.items():
         files[name].write_bytes(content)
 
-    def opened(*_, gpu_memory, trust):
+    def backend(*_, gpu_memory, trust):
         assert (gpu_memory, trust) == (2**30, True)
         return bundle.program, TensorRTBackend(Library(bundle.denoiser), files, gpu_memory=gpu_memory, device="cpu")
 
-    monkeypatch.setattr("dipgo_deploy.runtime.opened.engine_backend", opened)
+    monkeypatch.setattr("dipgo_deploy.runtime.opened.engine_backend", backend)
     report = verify(bundle, VerifyOptions(images=2, target="rtx", gpu_memory=2**30, trust_engines=True))
     assert report.passed
     assert report.rungs[-1].name == "rtx = onnxruntime"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
-from dipgo_deploy.runtime.profiling import ProfileOptions, ProfileProgress, probe_programs, profile
+from dipgo_deploy.runtime.profiling import ProfileOptions, ProfileProgress, probe_programs, profile, timed_call_by_call
 
 
 @pytest.mark.parametrize("target", ["onnxruntime-cpu", "torch-cpu"])
@@ -43,6 +46,31 @@ def test_probes_reuse_residuals_where_there_are_any(digits_dit, traced):
 def test_options_that_make_no_sense(change, message):
     with pytest.raises(UsageError, match=message):
         ProfileOptions(**change)
+
+
+def test_calls_and_marks_lie_on_the_backends_own_stream():
+    log = []
+
+    @contextmanager
+    def running():
+        log.append("enter")
+        yield
+        log.append("exit")
+
+    contract = SimpleNamespace(latent_shape=(1, 2, 2), guidance="none")
+    session = SimpleNamespace(
+        program=SimpleNamespace(contract=contract),
+        batch=1,
+        backend=SimpleNamespace(running=running),
+        begin=lambda *_: log.append("begin"),
+        calls=[lambda: log.append("call")] * 2,
+    )
+    clock = SimpleNamespace(
+        mark=lambda: log.append("mark") or len(log), elapsed_ms=lambda first, second: second - first
+    )
+    model = SimpleNamespace(num_classes=None, conditioning=lambda *_: {})
+    assert timed_call_by_call(session, model, clock) == [2, 2, 4]
+    assert log == ["begin", "enter", "mark", "call", "mark", "call", "mark", "exit"]
 
 
 @pytest.mark.gpu

@@ -108,6 +108,15 @@ def test_a_renumbered_graph_and_another_bundle_take_over_what_stands(tmp_path: P
     assert left == {"renamed.engine", "renamed.json"}
 
 
+def test_an_engine_that_others_built_is_built_anew(tmp_path: Path, monkeypatch) -> None:
+    wanted = job(tmp_path / "b")
+    assert outcomes(wanted) == {"g": "built"}
+    monkeypatch.setenv("DIPGO_CACHE", str(tmp_path / "another machine"))
+    assert outcomes(wanted) == {"g": "built"}
+    check_trusted(Path(wanted.folder) / "g.engine", load_engine_record(Path(wanted.folder) / "g.json"))
+    assert outcomes(wanted) == {"g": "kept"}
+
+
 def test_two_graphs_that_swap_names_are_not_built_again(tmp_path: Path) -> None:
     outcomes(job(tmp_path / "b", "one"), job(tmp_path / "b", "two", 2))
     one, two = job(tmp_path / "b", "two"), job(tmp_path / "b", "one", 2)

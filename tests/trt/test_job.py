@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -92,3 +92,8 @@ def test_profiles_follow_batch_and_guidance(bundle_folder):
 
 def test_folders_are_named_after_target_version_and_gpu():
     assert engine_folder("rtx", "1.7", "sm86+sm89") == "rtx-1.7-sm86+sm89"
+
+
+def test_no_flag_makes_an_engine_without_weights() -> None:
+    """Nothing here could put them in again, so nothing could run it."""
+    assert not [field.name for field in fields(BuildFlags) if "strip" in field.name]

@@ -20,6 +20,7 @@ from dipgo_deploy.trt.target import Target
 
 SM89 = Device(0, "NVIDIA L4", (8, 9), 24 << 30)
 FOLDER = "unet/engines/rtx-1.7-sm89"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 def target(version: str = "1.7", name: str = "rtx", device: Device = SM89) -> Target:
@@ -40,7 +41,7 @@ def bundle(bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             graph=graph,
             digest=graph_digest(graph_file(bundle_copy, graph).read_bytes()),
             graph_digest=graph_digest(graph_file(bundle_copy, graph).read_bytes()),
-            weights_digest="",
+            weights_digest=sha256_of(bundle_copy / WEIGHTS),
             target="rtx",
             version="1.7",
             gpu="sm89",
@@ -71,7 +72,7 @@ def graph_file(folder: Path, graph: str) -> Path:
 def checked(folder: Path, chosen: Target | None = None, batch: int = 4, trust: bool = False) -> dict:
     manifest, program = load_manifest(folder / "bundle.json"), load_program(folder / "program.json")
     graphs = {name: folder / path for name, path in manifest.graphs.items()}
-    return preflight(folder, manifest, program, graphs, chosen or target(), batch, trust=trust)
+    return preflight(folder, manifest, program, graphs, folder / WEIGHTS, chosen or target(), batch, trust=trust)
 
 
 def rewrite(folder: Path, graph: str = "subnet_00", **changes: object) -> None:
@@ -111,6 +112,7 @@ def test_a_bundle_without_engines_says_so(bundle_copy: Path) -> None:
     ("changes", "words"),
     [
         ({"graph_digest": "0" * 64}, r"was built from another graph \(000000000000\) than the bundle's"),
+        ({"weights_digest": "1" * 64}, r"was built from other weights \(111111111111\) than the bundle's \(\w{12}\)"),
         ({"gpu": "sm86"}, r"built for sm86, this GPU is sm89 \(NVIDIA L4\)"),
         ({"version": "1.6"}, "built with rtx 1.6, 1.7 is installed"),
         ({"target": "tensorrt"}, "built with tensorrt, rtx is wanted"),

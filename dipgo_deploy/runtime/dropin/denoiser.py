@@ -109,9 +109,13 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
         """The dtype of the bundle's network, whatever the pipeline was cast to: inputs are converted."""
         return DTYPES[self.bundle.manifest.contract.dtype]
 
-    def prepare(self, start: int = 0) -> None:
-        """Load the graphs of runs that begin at step ``start`` now, not in the first of them."""
-        self._programs.session(start, batch=self.bundle.manifest.contract.batch.min)
+    def prepare(self, start: int = 0, batch: int | None = None) -> None:
+        """Load the graphs of runs that begin at step ``start`` now, not in the first of them.
+
+        ``batch`` images, None for the fewest of the contract; engines take only those that they were built for.
+        Raises RefusedCall for others.
+        """
+        self._programs.session(start, batch=self.bundle.manifest.contract.batch.min if batch is None else batch)
 
     def reset(self) -> None:
         """Forget all runs. Needed only where a run was broken off and the next one begins at its very next step."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.backend import Act, Backend
 from dipgo_deploy.runtime.dropin.refusal import RefusedCall
@@ -79,7 +80,8 @@ class StepPrograms:
     def session(self, start: int, batch: int) -> StepSession:
         """New buffers for runs of ``batch`` images that begin at step ``start``; the graphs are shared.
 
-        Raises RefusedCall for a late start on engines: they are built for whole runs.
+        Raises RefusedCall for a late start on engines, which are built for whole runs, and for a batch that they do not
+        take.
         """
         built = self._options.backend in ("tensorrt", "rtx")
         key = (start, batch if built else None)
@@ -104,9 +106,12 @@ class StepPrograms:
                 f"the engines of {options.backend} are built for whole runs, this one begins at step {start}: use "
                 "backend onnxruntime, or fallback=True"
             )
-        return engine_steps(
-            self._bundle, options.backend, batch, gpu_memory=options.gpu_memory, trust=options.trust_engines
-        )
+        try:
+            return engine_steps(
+                self._bundle, options.backend, batch, gpu_memory=options.gpu_memory, trust=options.trust_engines
+            )
+        except UsageError as refusal:  # of preflight: another batch than the engines were built for
+            raise RefusedCall(str(refusal)) from None
 
 
 def _fill(buffer: Any, tensor: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,6 @@ def engines(bundle, monkeypatch):
         return given.program, TensorRTBackend(fake.Library(given.denoiser), files, device="cpu")
 
     monkeypatch.setattr(opened, "engine_backend", engine_backend)
-    monkeypatch.setattr(opened, "built_precision", lambda *_: None)
     return found
 
 
@@ -54,6 +54,26 @@ def test_engines_predict_what_the_graphs_predict(bundle, engines):
             np.testing.assert_allclose(found, wanted, atol=1e-4)
     options = {"gpu_memory": 10**9, "trust": False}
     assert engines == [("tensorrt", 1, options), ("tensorrt", 3, options)], "opened once for each batch"
+
+
+def test_a_batch_that_engines_were_not_built_for_is_refused(bundle, engines, monkeypatch):
+    takes_three = opened.engine_backend
+
+    def engine_backend(given, target, batch, **options):
+        if batch != 3:
+            raise UsageError(f"a batch of {batch} images is wanted, engine g takes 3 to 3")
+        return takes_three(given, target, batch, **options)
+
+    monkeypatch.setattr(opened, "engine_backend", engine_backend)
+    unet = DeployedDenoiser.from_bundle(bundle, backend="rtx")
+    unet.prepare(batch=3)
+    assert [batch for _, batch, _ in engines] == [3]
+    with pytest.raises(RefusedCall, match="a batch of 1 images is wanted, engine g takes 3 to 3"):
+        unet.prepare()
+    times = bundle.manifest.contract.sampler.timesteps
+    with pytest.raises(RefusedCall, match="a batch of 2 images is wanted"):
+        trajectory(unet, times, 2)
+    assert len(trajectory(unet, times, 3)) == len(times) and len(engines) == 1
 
 
 def test_a_late_start_on_engines_is_refused(bundle, engines):
@@ -93,10 +113,12 @@ def test_an_unknown_backend_is_refused(bundle):
         trajectory(DeployedDenoiser.from_bundle(bundle, backend="paper"), bundle.manifest.contract.sampler.timesteps)
 
 
-def test_engines_in_half_precision_get_slots_of_it(bundle, engines, monkeypatch):
+def test_engines_in_half_precision_get_slots_of_it(bundle, monkeypatch):
     wide = bundle.program.graphs[0].writes[0]
     variant = SimpleNamespace(record=SimpleNamespace(wide=(wide,)))
-    monkeypatch.setattr(opened, "built_precision", lambda *_: "float16")
+    contract = replace(bundle.program.contract, dtype="float16")
+    program = replace(bundle.program, contract=contract)
+    monkeypatch.setattr(opened, "engine_backend", lambda *_, **__: (program, None))
     monkeypatch.setattr(opened, "load_variant", lambda *_: variant)
     half, _ = opened.engine_steps(bundle, "rtx", 1)
     plain = bundle.lower_steps()
