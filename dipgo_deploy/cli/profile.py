@@ -16,6 +16,7 @@ from dipgo_deploy.cli.options import (
     Dtype,
     Granularity,
     Json,
+    Lora,
     Model,
     RandomWeights,
     Revision,
@@ -36,6 +37,7 @@ def profile(
     variant: Variant = None,
     revision: Revision = None,
     config: Config = None,
+    lora: Lora = None,
     out: Annotated[Path, typer.Option(help="Where the latency table is written.")] = Path("latency.json"),
     target: Annotated[
         Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"],
@@ -58,7 +60,7 @@ def profile(
     from dipgo_deploy.runtime.profiling import profile as measure
 
     check_target(out)
-    source = ModelSource(model, random_weights, dtype, variant=variant, revision=revision, config=config)
+    source = ModelSource(model, random_weights, dtype, False, tuple(lora or ()), variant, revision, config)
     command = shlex.join(["dipgo-deploy", *sys.argv[1:]])
     options = ProfileOptions(
         target=target, batch=batch, guidance=guidance, rounds=rounds, threads=threads, command=command

@@ -65,6 +65,17 @@ def test_a_checkpoint_of_one_file_is_loaded_on_a_config(folder: Path, tmp_path: 
         load_model(checkpoint)  # its keys are taken for those of Stable Diffusion 1
 
 
+def test_shapes_alone_of_a_checkpoint_of_one_file(folder: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copy(folder / "diffusion_pytorch_model.safetensors", tmp_path / "model.safetensors")
+    shapes = load_model(checkpoint, config=str(folder), meta=True)
+    assert not shapes.has_weights and shapes.weight_bytes == tiny("sd").weight_bytes
+
+
+def test_a_model_of_ones_own_has_no_shapes_alone() -> None:
+    with pytest.raises(UsageError, match="--meta does not apply to package.module:attribute"):
+        load_model("package.module:attribute", meta=True)
+
+
 def test_a_checkpoint_that_is_damaged_or_of_a_class_without_such_files(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"12345678" * 4)
@@ -134,6 +145,7 @@ def test_a_hub_name_is_loaded_from_the_cache_at_a_revision(
     cached(digits_unet.folder, tmp_path, monkeypatch)
     loaded = load_model("owner/digits", revision="v2")
     assert loaded.digest == digits_unet.digest
+    assert not load_model("owner/digits", revision="v2", meta=True).has_weights
     with pytest.raises(MissingError, match="no model owner/digits at v3"):
         load_model("owner/digits", revision="v3")
 
