@@ -14,6 +14,7 @@ printed sums up.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from resumable import Row, completed
 
 from dipgo_deploy.bench.contenders import Start
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
-from dipgo_deploy.core.errors import DipgoError, MissingError
+from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.files import load_schedule
 from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.program import Layout
@@ -165,13 +166,23 @@ def engines_of(of: Subject, schedule: Schedule, layout: Layout, given: Given, cu
     from dipgo_deploy.trt.target import load_target
 
     load_target("tensorrt", "run")
-    folder = given.work / f"{of.model.class_name}-{schedule.origin.get('method', 'full')}-{layout}"
+    folder = given.work / bundle_name(schedule, layout)
     if not folder.is_dir():
         export(of.model, schedule, folder, ExportOptions(layout=layout))
     for _ in build(load_bundle(folder), EngineOptions(target="tensorrt")):
         pass
     bundle = load_bundle(folder)
     return bundle.session(given.batch, backend="tensorrt", guidance_scale=SCALE, cuda_graph=cuda_graph)
+
+
+def bundle_name(schedule: Schedule, layout: Layout) -> str:
+    """Another for every model, dtype, sampler and schedule: an older bundle is never taken for a new one."""
+    contract = schedule.contract
+    made_for = (contract.model_digest, contract.dtype, contract.guidance, contract.latent_shape, contract.batch)
+    what = (made_for, schedule.kind, schedule.blocks, schedule.compute, sorted(schedule.forecasts.items()))
+    digest = hashlib.sha256(repr(what).encode()).hexdigest()
+    method = schedule.origin.get("method", "full")
+    return f"{contract.model_class}-{method}-{layout}-{contract.sampler.digest[:12]}-{digest[:12]}"
 
 
 def measure(cell: Cell, given: Given) -> Row:
@@ -255,7 +266,7 @@ def attempted(cells: Sequence[Cell], given: Given, out: Path) -> tuple[list[Row]
     for cell in cells:
         try:
             rows += completed(out, [cell], lambda one: measure(one, given))
-        except (MissingError, DipgoError) as error:
+        except DipgoError as error:
             left_out[f"{cell.model}:{cell.backend}"] = str(error)
             print(f"{cell.model}:{cell.backend} left out: {error}", file=sys.stderr, flush=True)
             continue

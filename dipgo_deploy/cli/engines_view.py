@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from dipgo_deploy.cli.units import count_text, mib_text
 
@@ -16,16 +17,33 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.precision import PrecisionRecord
     from dipgo_deploy.runtime.engines import EngineReport
 
-__all__ = ["engines_view"]
+__all__ = ["engine_view", "engines_view", "precision_view"]
 
 
 def engines_view(report: EngineReport) -> Iterator[RenderableType]:
     """What to print of a build."""
     if report.precision is not None:
         yield from _precision_lines(report.precision)
-    yield _table(report)
+    outcomes = {step.record.graph: step.outcome for step in report.steps}
+    yield _table([(record, outcomes[record.graph]) for record in report.records])
     done = ", ".join(f"{count} {outcome}" for outcome, count in report.counts.items() if count)
     yield f"{count_text(len(report.steps), 'engine')} ({done}) in {report.folder}"
+
+
+def precision_view(record: PrecisionRecord) -> Text:
+    """What half precision took."""
+    fixed = f"  float32: {count_text(len(record.fixed), 'node')} whatever the weights are"
+    return Text("\n".join([*_precision_lines(record), fixed]))
+
+
+def engine_view(record: EngineRecord) -> RenderableType:
+    """The record of one engine: its size, and where and as what it runs."""
+    from rich.console import Group
+
+    runs = f"{record.target} {record.version} on {record.gpu}, {record.precision}"
+    batch = f"{record.batch.min} to {record.batch.max} images, best at {record.batch.opt}"
+    flags = f"; {', '.join(record.flags)}" if record.flags else ""
+    return Group(_table([(record, "")]), Text(f"{runs}, {batch}{flags}; sha256 {record.sha256[:12]}"))
 
 
 def _precision_lines(record: PrecisionRecord) -> Iterator[str]:
@@ -39,13 +57,13 @@ def _precision_lines(record: PrecisionRecord) -> Iterator[str]:
         yield f"  float32: the feature {name}, which {record.dtype} cannot hold"
 
 
-def _table(report: EngineReport) -> Table:
+def _table(rows: Sequence[tuple[EngineRecord, str]]) -> Table:
+    """Records with what became of each."""
     table = Table()
     for title in ("engine", "", "size", "weights", "activations", "layers", "seconds"):
         table.add_column(title, justify="left" if title in ("engine", "") else "right")
-    outcomes = {step.record.graph: step.outcome for step in report.steps}
-    for record in report.records:
-        table.add_row(record.graph, outcomes[record.graph], *_numbers(record))
+    for record, outcome in rows:
+        table.add_row(record.graph, outcome, *_numbers(record))
     return table
 
 

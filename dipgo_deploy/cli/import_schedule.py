@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Dtype, Json, Lora, Meta, Model, RandomWeights
+from dipgo_deploy.cli.options import Config, Dtype, Json, Lora, Meta, Model, RandomWeights, Revision, Variant
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError
@@ -21,6 +21,9 @@ def import_schedule(
     form: Annotated[FormatName, typer.Option("--from", help="Whose schedule it is.")],
     model: Model = None,
     random_weights: RandomWeights = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    config: Config = None,
     file: Annotated[Path | None, typer.Option(help="Its settings as JSON; the options below stand above it.")] = None,
     interval: Annotated[int | None, typer.Option(help="Full step every so many steps (deepcache, fora).")] = None,
     branch: Annotated[int | None, typer.Option(help="cache_branch_id: 3 x level + layer (deepcache).")] = None,
@@ -42,7 +45,7 @@ def import_schedule(
     from dipgo_deploy.search.interchange import FORMATS
     from dipgo_deploy.search.interchange import import_schedule as imported
 
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()))
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config)
     given = {"interval": interval, "branch": branch, "skip-mode": skip_mode, "first": first, "last": last}
     document = _document(form, file, given)
     check_target(out)

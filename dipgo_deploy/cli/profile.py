@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from dipgo_deploy.cli.options import (
     Dtype,
     Granularity,
     Json,
+    Lora,
     Model,
     RandomWeights,
     Revision,
@@ -26,9 +27,6 @@ from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.progress import watched
 from dipgo_deploy.cli.source import ModelSource
 
-if TYPE_CHECKING:
-    from dipgo_deploy.core.latency import LatencyTable
-
 
 def profile(
     model: Model = None,
@@ -36,6 +34,7 @@ def profile(
     variant: Variant = None,
     revision: Revision = None,
     config: Config = None,
+    lora: Lora = None,
     out: Annotated[Path, typer.Option(help="Where the latency table is written.")] = Path("latency.json"),
     target: Annotated[
         Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"],
@@ -51,6 +50,7 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Profile MODEL: latencies of its blocks, fitted to calls timed inside whole trajectories."""
+    from dipgo_deploy.cli.latency_view import latency_view
     from dipgo_deploy.core.files import check_target, save_latency_table
     from dipgo_deploy.core.latency import LatencyTable
     from dipgo_deploy.graphs import trace
@@ -58,7 +58,7 @@ def profile(
     from dipgo_deploy.runtime.profiling import profile as measure
 
     check_target(out)
-    source = ModelSource(model, random_weights, dtype, variant=variant, revision=revision, config=config)
+    source = ModelSource(model, random_weights, dtype, False, tuple(lora or ()), variant, revision, config)
     command = shlex.join(["dipgo-deploy", *sys.argv[1:]])
     options = ProfileOptions(
         target=target, batch=batch, guidance=guidance, rounds=rounds, threads=threads, command=command
@@ -81,27 +81,3 @@ def profile(
         return
     result(latency_view(table))
     result(f"in {out}")
-
-
-def latency_view(table: LatencyTable) -> Any:
-    """The blocks with their share of a full call, and what calls cost besides."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    grid.add_column("block", no_wrap=True)
-    for heading in ("ms", "%"):
-        grid.add_column(heading, justify="right", no_wrap=True)
-    for name, ms in table.blocks_ms.items():
-        grid.add_row(name, f"{ms:.3f}", f"{100 * ms / table.forward_ms:.1f}")
-    outside = table.forward_ms - sum(table.blocks_ms.values())
-    grid.add_row("outside every block", f"{outside:.3f}", f"{100 * outside / table.forward_ms:.1f}", style="dim")
-    grid.add_row("whole call", f"{table.forward_ms:.3f}", "", style="bold")
-    head = f"{table.model_class} {table.model_digest[:12]} on {table.target}, {table.rows} rows, {table.dtype}"
-    cost = (
-        f"a call {1e3 * table.call_ms:.0f} \N{MICRO SIGN}s, a combination {1e3 * table.combine_ms:.0f} "
-        f"\N{MICRO SIGN}s, a MiB of weights fetched {table.cold_ms_per_mib:.2f} ms; calls are met to "
-        f"{table.spread:.0%} (root mean square)"
-    )
-    return Group(Text(head), grid, Text(cost))

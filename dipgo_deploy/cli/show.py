@@ -23,12 +23,12 @@ _FILES = ("bundle.json", "blocks.json", "schedule.json", "program.json")
 def show(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="blocks, schedule, program or bundle, or its folder; or benches."),
+        typer.Argument(metavar="FILE...", help="Any file that a command writes, a folder of those; or benches."),
     ],
     out: Annotated[Path | None, typer.Option(help="Also draw a schedule or benches as .png or .svg.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory, benches as tables."""
+    """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory, others as tables."""
     from dipgo_deploy.bench.canvas import check_picture
     from dipgo_deploy.core.files import check_target, format_of
 
@@ -88,6 +88,9 @@ def _load(file: Path, kind: str) -> Any:
         "schedule": files.load_schedule,
         "program": files.load_program,
         "bundle": files.load_manifest,
+        "latency": files.load_latency_table,
+        "precision": files.load_precision,
+        "engine": files.load_engine_record,
     }
     if kind not in loaders:
         raise InputError(f"{file} has format {kind!r}, one of {', '.join(loaders)}, bench is wanted: name an artifact")
@@ -95,14 +98,21 @@ def _load(file: Path, kind: str) -> Any:
 
 
 def _view(loaded: Any, kind: str, file: Path) -> Any:
-    from dipgo_deploy.cli import views
+    from dipgo_deploy.cli import engines_view, latency_view, views
     from dipgo_deploy.core.files import load_program
 
     if kind == "bundle":
         return views.bundle_view(loaded, file.parent, load_program(file.parent / "program.json"))
     if kind == "schedule":
         return _schedule_view(loaded, _blocks_beside(file))
-    return views.blocks_view(loaded) if kind == "blocks" else views.program_view(loaded)
+    others: dict[str, Any] = {
+        "blocks": views.blocks_view,
+        "program": views.program_view,
+        "latency": latency_view.latency_view,
+        "precision": engines_view.precision_view,
+        "engine": engines_view.engine_view,
+    }
+    return others[kind](loaded)
 
 
 def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:

@@ -7,7 +7,7 @@ environment; 130 interrupted.
 
 from __future__ import annotations
 
-__all__ = ["DipgoError", "GateError", "InputError", "MissingError", "UsageError"]
+__all__ = ["DipgoError", "GateError", "InputError", "MissingError", "UsageError", "first_line"]
 
 
 class DipgoError(Exception):
@@ -38,3 +38,8 @@ class MissingError(DipgoError):
     """The environment lacks something: a GPU, a driver, an optional package."""
 
     exit_code = 5
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, its type where it says nothing: messages are one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,15 +10,12 @@ A bundle is also a diffusers folder: the denoiser's folder holds config, weights
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
-from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import (
     check_target,
@@ -32,6 +29,7 @@ from dipgo_deploy.core.files import (
 )
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
+from dipgo_deploy.core.staging import staged
 from dipgo_deploy.graphs.cut import cut_program
 from dipgo_deploy.graphs.trace import MASTER_FILE, Trace, trace
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
@@ -74,14 +72,8 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
     lowering = LowerOptions(options.layout, share_graphs=options.max_graphs is not None)
     program = lower(schedule, traced.blocks, sampler, lowering)
     graphs = cut_program(traced.master, program, traced.blocks)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with staged(out) as temporary:
         _write(temporary, model, traced, schedule, program, graphs)
-        os.chmod(temporary, 0o755)
-        _put_in_place(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 
@@ -98,31 +90,6 @@ def _check_model(model: LoadedModel, schedule: Schedule) -> None:
             f"the schedule was made for a {contract.model_class} ({contract.model_digest[:12]}), this model is a "
             f"{model.class_name} ({model.digest[:12]}): search a schedule for this model"
         )
-
-
-def _put_in_place(temporary: Path, out: Path) -> None:
-    """Rename, setting an older bundle aside until the new one stands."""
-    if not out.exists():
-        temporary.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old.")) / "bundle"
-    out.rename(aside)
-    try:
-        temporary.rename(out)
-    except BaseException:
-        aside.rename(out)
-        aside.parent.rmdir()
-        raise
-    _keep_engines(aside, out)
-    shutil.rmtree(aside.parent)
-
-
-def _keep_engines(old: Path, new: Path) -> None:
-    """Move the engines of the older bundle to the new one, unrecorded: build-engine knows those that still fit."""
-    for engines in old.glob(f"*/{ENGINES_FOLDER}"):
-        home = new / engines.parent.name
-        if engines.is_dir() and not engines.is_symlink() and home.is_dir():
-            engines.rename(home / ENGINES_FOLDER)
 
 
 def _write(

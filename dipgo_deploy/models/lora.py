@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dipgo_deploy.core.errors import InputError, MissingError, UsageError
+import torch
+from torch import nn
+
+from dipgo_deploy.core.errors import InputError, MissingError, UsageError, first_line
 from dipgo_deploy.models.loading import LoadedModel
 
 __all__ = ["LoraFile", "lora_from_text", "loras_from_texts", "with_loras"]
@@ -29,6 +33,9 @@ _LOADERS = {
 """By model class, the part of diffusers that reads its LoRA files."""
 
 _SUFFIX = ".safetensors"
+
+_Adapter = tuple[dict[str, Any], dict[str, Any] | None]
+"""Tensors by the names of diffusers, and kohya's alphas where it has some."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,9 @@ def loras_from_texts(texts: Sequence[str] | None) -> tuple[LoraFile, ...]:
 
 
 def with_loras(model: LoadedModel, loras: Sequence[LoraFile]) -> LoadedModel:
-    """``model`` with adapters fused in, one after the other; its module is changed, and so its digest is another.
+    """``model`` with adapters fused in; its module is changed, and so its digest is another.
 
+    Every file is read before the first is fused, and what cannot be fused leaves the module as it was.
     Raises InputError where a file is damaged or made for another model, MissingError where peft is absent, UsageError
     for a class whose adapters diffusers does not read.
     """
@@ -75,35 +83,70 @@ def with_loras(model: LoadedModel, loras: Sequence[LoraFile]) -> LoadedModel:
         raise UsageError(f"a LoRA for {model.class_name} is not known, those of {known} are: fuse it yourself")
     if find_spec("peft") is None:
         raise MissingError("a LoRA needs peft, which is not installed: pip install 'dipgo-deploy[lora]'")
-    for lora in loras:
-        _fuse(model, lora)
+    _fuse(model, loras, [_own(model, lora.path) for lora in loras])
     return replace(model)
 
 
-def _fuse(model: LoadedModel, lora: LoraFile) -> None:
-    if not lora.path.is_file():
-        raise InputError(f"{lora.path} does not exist: check the path of the LoRA")
-    module: Any = model.module
-    try:
-        state, alphas = _read(model, lora.path)
-        own = {name: tensor for name, tensor in state.items() if name.startswith(f"{model.component}.")}
-        if own:
-            alphas = {name: alpha for name, alpha in (alphas or {}).items() if name.startswith(f"{model.component}.")}
-            module.load_lora_adapter(own, prefix=model.component, network_alphas=alphas or None)
-            module.fuse_lora(lora.scale, safe_fusing=True)
-            module.unload_lora()
-    except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{lora.path} cannot be fused into this {model.class_name} ({line}): use its own") from None
+def _own(model: LoadedModel, path: Path) -> _Adapter:
+    """The part of a file that adapts the denoiser, and its alphas."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: check the path of the LoRA")
+    with _named(model, str(path)):
+        state, alphas = _read(model, path)
+    prefix = f"{model.component}."
+    own = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
     if not own:
-        raise InputError(f"{lora.path} adapts nothing of this {model.class_name}: use a LoRA that was made for it")
+        raise InputError(f"{path} adapts nothing of this {model.class_name}: use a LoRA that was made for it")
+    if odd := next((name for name, tensor in own.items() if not tensor.isfinite().all()), None):
+        raise InputError(f"{path} holds numbers in {odd} that are not finite: use a whole file")
     if len(own) < len(state):
-        warnings.warn(f"{lora.path} also adapts text encoders: that part is left out", stacklevel=3)
-    module.requires_grad_(False)
+        warnings.warn(f"{path} also adapts text encoders: that part is left out", stacklevel=4)
+    return own, {name: alpha for name, alpha in (alphas or {}).items() if name.startswith(prefix)} or None
 
 
-def _read(model: LoadedModel, path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Tensors by the names of diffusers, and kohya's alphas where it has some."""
+def _fuse(model: LoadedModel, loras: Sequence[LoraFile], adapters: Sequence[_Adapter]) -> None:
+    """Make layers of all adapters, then merge them at once: whatever fails, the module is as it was."""
+    module: Any = model.module
+    names = [f"lora{index}" for index in range(len(loras))]
+    try:
+        for name, lora, (tensors, alphas) in zip(names, loras, adapters, strict=True):
+            with _named(model, str(lora.path)), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PEFT warns of a second adapter
+                module.load_lora_adapter(tensors, prefix=model.component, network_alphas=alphas, adapter_name=name)
+        with _named(model, ", ".join(str(lora.path) for lora in loras)), _restored(module):
+            module.set_adapters(names, [lora.scale for lora in loras])
+            module.fuse_lora(safe_fusing=True)
+    finally:
+        module.unload_lora()
+        module.requires_grad_(False)
+
+
+@contextmanager
+def _named(model: LoadedModel, files: str) -> Iterator[None]:
+    """Whatever diffusers and PEFT raise as an InputError that names the files."""
+    try:
+        yield
+    except Exception as error:
+        line = first_line(error)
+        raise InputError(f"{files} cannot be fused into this {model.class_name} ({line}): use its own") from None
+
+
+@contextmanager
+def _restored(module: nn.Module) -> Iterator[None]:
+    """Put the weights of adapted layers back where one of them cannot be merged."""
+    kept = {name: own.detach().clone() for name, own in module.named_parameters() if ".base_layer." in name}
+    try:
+        yield
+    except Exception:
+        with torch.no_grad():
+            for name, own in module.named_parameters():
+                if name in kept:
+                    own.copy_(kept[name])
+        raise
+
+
+def _read(model: LoadedModel, path: Path) -> _Adapter:
+    """All of a file."""
     import diffusers.loaders.lora_pipeline as loaders  # noqa: TID251 - the home of diffusers
 
     options: dict[str, Any] = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}

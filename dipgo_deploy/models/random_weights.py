@@ -10,12 +10,14 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
+from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import read_json
 from dipgo_deploy.models.loading import DTYPES, LoadedModel, model_from_module
@@ -24,6 +26,9 @@ from dipgo_deploy.models.presets import PRESETS
 __all__ = ["RandomConfig", "instantiate", "load_random", "read_random_config", "shipped_configs"]
 
 _FOLDER = Path(__file__).parent / "configs"
+
+_Count = Annotated[int, Field(ge=1)]
+_LatentShape = Annotated[tuple[_Count, ...], Field(min_length=3, max_length=4)]
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,9 @@ class RandomConfig:
     title: str = ""
     scheduler: Mapping[str, Any] | None = None
     guidance: Guidance | None = None
-    steps: int | None = None
-    latent_shape: tuple[int, ...] | None = None
-    text_tokens: int | None = None
+    steps: _Count | None = None
+    latent_shape: _LatentShape | None = None
+    text_tokens: _Count | None = None
 
 
 def shipped_configs() -> tuple[str, ...]:
@@ -63,10 +68,9 @@ def read_random_config(name: str | Path) -> RandomConfig:
     found = document if "denoiser" in document else {"denoiser": document}
     if odd := sorted(found.keys() - {*inspect.signature(RandomConfig).parameters}):
         raise InputError(f"{path} holds an unknown entry {odd[0]!r}: give a denoiser's config.json")
-    if not isinstance(found["denoiser"], dict) or found["denoiser"].get("_class_name") not in PRESETS:
+    if not isinstance(found["denoiser"], dict) or found["denoiser"].get("_class_name") not in [*PRESETS]:
         raise InputError(f"{path} names no supported denoiser class ({', '.join(PRESETS)}): give its config.json")
-    shape = found.get("latent_shape")
-    return RandomConfig(**{**found, "latent_shape": None if shape is None else tuple(shape)})
+    return checked(found, RandomConfig, str(path))
 
 
 def load_random(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.models.random_weights import RandomConfig, read_random_config
+from dipgo_deploy.models.random_weights import RandomConfig, instantiate, read_random_config
 
 __all__ = ["load_single_file"]
 
@@ -31,8 +31,12 @@ _CONFIGS = {
 """Shipped config of each kind of checkpoint that diffusers tells apart by its keys."""
 
 
-def load_single_file(path: Path, dtype: torch.dtype, config: str | None = None) -> tuple[nn.Module, RandomConfig]:
+def load_single_file(
+    path: Path, dtype: torch.dtype, config: str | None = None, meta: bool = False
+) -> tuple[nn.Module, RandomConfig]:
     """The denoiser in a checkpoint, and its config: ``config`` as for random weights, by default told from the keys.
+
+    With ``meta`` the denoiser has shapes alone.
 
     Raises InputError where the file is damaged, of an unknown kind or does not fit the config.
     """
@@ -42,6 +46,8 @@ def load_single_file(path: Path, dtype: torch.dtype, config: str | None = None) 
     kind = getattr(diffusers, known.denoiser["_class_name"])
     if not hasattr(kind, "from_single_file"):
         raise UsageError(f"diffusers loads no {kind.__name__} from a single file: give its folder")
+    if meta:
+        return instantiate(known.denoiser, dtype, device="meta"), known
     logging = diffusers.utils.logging
     before = logging.get_verbosity()
     logging.set_verbosity_error()

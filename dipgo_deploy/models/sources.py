@@ -62,22 +62,24 @@ def load_model(
         if value is not None and not takes:
             raise UsageError(f"--{option} {value} does not apply to {name}: leave it out")
     if is_file:
-        return _from_file(folder, dtype, config)
+        return _from_file(folder, dtype, config, meta)
     if from_hub:
         folder = fetch(name, revision=revision, variant=variant)
     if folder.is_dir():
         return _from_folder(folder, dtype, variant, meta)
     if is_python_name(name):
+        if meta:
+            raise UsageError(f"--meta does not apply to {name}, which makes its own weights: leave it out")
         return model_from_python(name, dtype)
     raise InputError(f"no model {name!r}: give a diffusers folder or one of {', '.join(REFERENCE_MODELS)}")
 
 
-def _from_file(path: Path, dtype: str, config: str | None) -> LoadedModel:
+def _from_file(path: Path, dtype: str, config: str | None, meta: bool) -> LoadedModel:
     if path.suffix in PICKLES:
         refuse_pickle(path)
     if path.suffix != ".safetensors" or not path.is_file():
         raise InputError(f"{path} is no .safetensors file: give a checkpoint or a diffusers folder")
-    module, known = load_single_file(path, DTYPES[dtype], config)
+    module, known = load_single_file(path, DTYPES[dtype], config, meta)
     return model_from_module(
         module,
         dtype=dtype,

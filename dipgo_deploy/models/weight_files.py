@@ -1,7 +1,7 @@
 """What weights a folder holds, looked at before diffusers opens any: safetensors alone, whole or in shards.
 
 A pickle runs code when it is opened, so that none ever is. A shard's name comes from a file that others wrote, so that
-each is looked for in its own folder.
+it has to be that of a file in the same folder. There it may be a link: in the hub's cache every file is one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import path_inside, read_json
+from dipgo_deploy.core.files import read_json
 
 __all__ = ["PICKLES", "check_weight_files", "refuse_pickle"]
 
@@ -55,6 +55,8 @@ def _check_shards(index: Path) -> None:
     if not (isinstance(shards, dict) and shards and all(isinstance(name, str) for name in shards.values())):
         raise InputError(f"{index} maps no weights to shards: restore the diffusers folder")
     for name in sorted(set(shards.values())):
-        shard = path_inside(index.parent, name)
+        if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+            raise InputError(f"{index} names the shard {name!r}, which is no plain file name: do not use this folder")
+        shard = index.parent / name
         if shard.suffix != ".safetensors" or not shard.is_file():
             raise InputError(f"{index} names the shard {name}, which is no safetensors file there: restore it")

@@ -100,8 +100,10 @@ class ProfileProgress:
 def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Iterator[ProfileProgress | LatencyTable]:
     """Measure ``model``, traced as ``trace``; yields its progress and lastly the table.
 
-    Raises MissingError where the target's device or library is missing.
+    Raises MissingError where the target's device or library is missing, UsageError for a model without weights.
     """
+    if not model.has_weights:
+        raise UsageError(f"this {model.class_name} has shapes alone, a profile runs it: load it with its weights")
     contract = make_contract(model, steps=options.steps, guidance=options.guidance)
     layouts: Sequence[Layout] = ("subnets", "segments") if options.target.startswith("onnxruntime") else ("subnets",)
     programs = probe_programs(trace.blocks, contract, layouts, options.seed)

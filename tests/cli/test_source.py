@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dipgo_deploy.cli import export, import_schedule, profile, search, trace
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError
@@ -25,6 +28,14 @@ def test_one_model_is_named():
         ModelSource()
     with pytest.raises(UsageError, match="MODEL is a and --random-weights b: give one of them"):
         ModelSource("a", "b")
+
+
+@pytest.mark.parametrize(
+    "command", [trace.trace, search.search, export.export, profile.profile, import_schedule.import_schedule]
+)
+def test_every_command_with_a_model_takes_all_its_options(command: Callable[..., None]):
+    wanted = {"model", "random_weights", "variant", "revision", "config", "lora"}
+    assert wanted <= inspect.signature(command).parameters.keys()
 
 
 def test_random_weights_become_a_bundle_that_verifies(config, tmp_path, capsys):
@@ -78,3 +89,13 @@ def test_random_weights_that_do_not_fit_leave_shapes(config, monkeypatch, capsys
     assert "KiB are free: shapes alone are traced, nothing can be run" in capsys.readouterr().err
     monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1 << 40)
     assert ModelSource(random_weights=config).load().has_weights
+
+
+def test_a_profile_refuses_shapes_alone(config, monkeypatch, tmp_path, capsys):
+    from dipgo_deploy.supernet import free_memory
+
+    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1000)
+    assert run(["profile", "--random-weights", config, "--out", str(tmp_path / "latency.json")]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: this UNet2DConditionModel has shapes alone, a profile runs it: load it")
+    assert not (tmp_path / "latency.json").exists()

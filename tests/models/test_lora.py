@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.models import lora as module
@@ -95,6 +95,29 @@ def test_a_damaged_or_missing_file_is_refused(tmp_path: Path, peft):
         with_loras(tiny("sd"), [LoraFile(tmp_path / "lora.safetensors")])
     with pytest.raises(InputError, match="does not exist: check the path"):
         with_loras(tiny("sd"), [LoraFile(tmp_path / "other.safetensors")])
+
+
+@pytest.mark.parametrize("damage", ["another layer", "another size", "not finite", "absent", "too large"])
+def test_what_cannot_be_fused_leaves_the_module_as_it_was(damage: str, tmp_path: Path, peft):
+    (good, _), (bad, _) = adapter("sd", tmp_path / "a"), adapter("sd", tmp_path / "b")
+    prefix = f"unet.{LAYERS['sd']}.lora_A.weight"
+    tensors, scale = load_file(bad), 1.0
+    if damage == "another layer":
+        tensors = {name.replace("to_q", "to_none"): tensor for name, tensor in tensors.items()}
+    elif damage == "another size":
+        tensors[prefix] = torch.randn(2, tensors[prefix].shape[1] + 1)
+    elif damage == "not finite":
+        tensors[prefix][0, 0] = torch.nan
+    elif damage == "too large":
+        scale = 1e300
+    save_file(tensors, bad)
+    if damage == "absent":
+        bad.unlink()
+    model, plain = tiny("sd"), tiny("sd").module.state_dict()
+    with pytest.raises(InputError, match="b/lora.safetensors"):
+        with_loras(model, [LoraFile(good), LoraFile(bad, scale)])
+    after = model.module.state_dict()
+    assert after.keys() == plain.keys() and all(torch.equal(after[name], plain[name]) for name in plain)
 
 
 def test_without_peft_it_says_what_is_missing(tmp_path: Path, monkeypatch):

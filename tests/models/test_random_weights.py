@@ -88,11 +88,33 @@ def test_configs_that_are_none(tmp_path: Path) -> None:
         ('{"_class_name": "AutoencoderKL"}', "names no supported denoiser class"),
         ('{"denoiser": {"_class_name": "UNet2DModel"}, "weights": 1}', "unknown entry 'weights'"),
         ('{"denoiser": []}', "names no supported denoiser class"),
+        ('{"_class_name": []}', "names no supported denoiser class"),
         ('{"_class_name": "UNet2DModel", "block_out_channels": [1]}', "UNet2DModel refuses this config"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=match):
             load_random(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("latent_shape", 5),
+        ("latent_shape", [4, 8]),
+        ("latent_shape", [4, 0, 8]),
+        ("steps", "50"),
+        ("steps", 0),
+        ("text_tokens", 7.5),
+        ("guidance", "strong"),
+        ("scheduler", ["DDIMScheduler"]),
+        ("title", 1),
+    ],
+)
+def test_entries_of_a_wrong_type_are_refused(entry: str, value: object, tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"denoiser": {"_class_name": "UNet2DModel"}, entry: value}))
+    with pytest.raises(InputError, match=rf"own.json: {entry}.*, found .*: mend it"):
+        read_random_config(path)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,17 @@ def test_a_checkpoint_of_one_file_is_loaded_on_a_config(folder: Path, tmp_path: 
         load_model(checkpoint)  # its keys are taken for those of Stable Diffusion 1
 
 
+def test_shapes_alone_of_a_checkpoint_of_one_file(folder: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copy(folder / "diffusion_pytorch_model.safetensors", tmp_path / "model.safetensors")
+    shapes = load_model(checkpoint, config=str(folder), meta=True)
+    assert not shapes.has_weights and shapes.weight_bytes == tiny("sd").weight_bytes
+
+
+def test_a_model_of_ones_own_has_no_shapes_alone() -> None:
+    with pytest.raises(UsageError, match="--meta does not apply to package.module:attribute"):
+        load_model("package.module:attribute", meta=True)
+
+
 def test_a_checkpoint_that_is_damaged_or_of_a_class_without_such_files(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"12345678" * 4)
@@ -100,7 +111,9 @@ def test_shards_stay_in_their_folder(folder: Path, tmp_path: Path) -> None:
     shutil.move(weights, tmp_path / "outside.safetensors")
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
     for shard, match in (
-        ("../outside.safetensors", "is no path inside that folder"),
+        ("../outside.safetensors", "names the shard '../outside.safetensors', which is no plain file name"),
+        (str(tmp_path / "outside.safetensors"), "which is no plain file name"),
+        ("..", "which is no plain file name"),
         ("missing.safetensors", "names the shard missing.safetensors, which is no safetensors file"),
         ("model.bin", "names the shard model.bin"),
     ):
@@ -128,26 +141,45 @@ def test_a_hub_name_that_is_not_to_be_had_is_missing(monkeypatch: pytest.MonkeyP
 def test_a_hub_name_is_loaded_from_the_cache_at_a_revision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_unet: LoadedModel
 ) -> None:
-    """Without a network: the cache as the hub's client lays it out, links to blobs included."""
-    commit, repo = "c" * 40, tmp_path / "models--owner--digits"
+    assert digits_unet.folder is not None
+    cached(digits_unet.folder, tmp_path, monkeypatch)
+    loaded = load_model("owner/digits", revision="v2")
+    assert loaded.digest == digits_unet.digest
+    assert not load_model("owner/digits", revision="v2", meta=True).has_weights
+    with pytest.raises(MissingError, match="no model owner/digits at v3"):
+        load_model("owner/digits", revision="v3")
+
+
+def test_shards_are_loaded_from_the_cache_where_each_is_a_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_unet: LoadedModel
+) -> None:
+    pipeline = tmp_path / "pipeline"
+    assert digits_unet.folder is not None
+    shutil.copytree(digits_unet.folder, pipeline)
+    (pipeline / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    size = digits_unet.weight_bytes * 6 // 10
+    digits_unet.module.save_pretrained(pipeline / "unet", max_shard_size=size)
+    assert len(list((pipeline / "unet").glob("*-of-*.safetensors"))) == 2
+    cached(pipeline, tmp_path, monkeypatch)
+    assert load_model("owner/digits", revision="v2").digest == digits_unet.digest
+
+
+def cached(pipeline: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache with ``pipeline`` as owner/digits at v2, as its client lays it out, links to blobs included."""
+    commit, repo = "c" * 40, cache / "models--owner--digits"
     snapshot = repo / "snapshots" / commit
     (repo / "refs").mkdir(parents=True)
     (repo / "blobs").mkdir()
     (repo / "refs" / "v2").write_text(commit)
-    assert digits_unet.folder is not None
-    for source in (path for path in digits_unet.folder.rglob("*") if path.is_file()):
-        place = snapshot / source.relative_to(digits_unet.folder)
+    for source in (path for path in pipeline.rglob("*") if path.is_file()):
+        place = snapshot / source.relative_to(pipeline)
         place.parent.mkdir(parents=True, exist_ok=True)
         blob = repo / "blobs" / f"{len(list((repo / 'blobs').iterdir())):064x}"
         shutil.copy(source, blob)
         place.symlink_to(os.path.relpath(blob, place.parent))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_CACHE", str(tmp_path), raising=False)
-    loaded = load_model("owner/digits", revision="v2")
-    assert loaded.digest == digits_unet.digest
-    with pytest.raises(MissingError, match="no model owner/digits at v3"):
-        load_model("owner/digits", revision="v3")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_CACHE", str(cache), raising=False)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pydantic import ConfigDict
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.search.interchange.document import checked
 from dipgo_deploy.search.published import schedule_from_table
 
 __all__ = ["DipgoTable", "read", "write"]

@@ -10,10 +10,10 @@ from pydantic import ConfigDict, Field
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets
-from dipgo_deploy.search.interchange.document import checked
 from dipgo_deploy.search.interchange.nearest import check_same
 
 __all__ = ["ForaSettings", "read", "write"]

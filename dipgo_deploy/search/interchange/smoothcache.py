@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.candidate import schedule_from_sets
-from dipgo_deploy.search.interchange.document import checked
 
 __all__ = ["read", "write"]
 

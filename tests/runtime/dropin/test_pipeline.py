@@ -80,6 +80,35 @@ def test_a_saved_denoiser_has_all_documents_of_its_bundle_and_no_other_component
     assert saved == kept | {"bundle.json", "config.json"} and "precision.fp16.json" in saved
 
 
+def test_a_denoiser_that_cannot_be_saved_leaves_the_older_bundle(sd_bundle: Path, tmp_path: Path, monkeypatch):
+    denoiser, older = DeployedDenoiser.from_bundle(sd_bundle), tmp_path / "unet"
+    denoiser.save_pretrained(older)
+    before = {path: path.read_bytes() for path in older.rglob("*") if path.is_file()}
+    copyfile = shutil.copyfile
+
+    def full_disk(source, target):
+        if Path(source).suffix == ".safetensors":
+            raise OSError(28, "No space left on device")
+        return copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", full_disk)
+    with pytest.raises(InputError, match=r"unet cannot be written \(No space left on device\): choose another place"):
+        denoiser.save_pretrained(older)
+    assert {path: path.read_bytes() for path in older.rglob("*") if path.is_file()} == before
+    assert [*tmp_path.iterdir()] == [older]
+
+
+def test_engines_that_are_recorded_but_gone_are_left_out_of_a_saved_denoiser(sd_bundle: Path, tmp_path: Path):
+    folder = shutil.copytree(sd_bundle, tmp_path / "bundle")
+    engine = folder / "unet" / "engines" / "rtx-1-sm89" / "subnet_00.engine"
+    engine.parent.mkdir(parents=True)
+    engine.write_bytes(b"engine")
+    changed(folder, tmp_path / "again")
+    (tmp_path / "again" / engine.relative_to(folder)).unlink()
+    DeployedDenoiser.from_bundle(tmp_path / "again").save_pretrained(tmp_path / "unet")
+    assert load_bundle(tmp_path / "unet").manifest.files and not list((tmp_path / "unet").rglob("*.engine"))
+
+
 def test_a_pipeline_made_from_it_shares_the_denoiser(pipeline):
     other = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(pipeline)
     assert other.unet is pipeline.unet

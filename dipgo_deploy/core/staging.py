@@ -1,0 +1,56 @@
+"""A bundle's folder, written under a temporary name and put in place whole: an older bundle stays until then."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dipgo_deploy.core.engine import ENGINES_FOLDER
+
+__all__ = ["staged"]
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """An empty folder beside ``out`` that takes its place at the end of the context, and is gone after an exception.
+
+    Engines of an older bundle at ``out`` move to the new one, unrecorded: build-engine knows those that still fit.
+    Raises OSError where it cannot be written.
+    """
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        _put_in_place(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, out: Path) -> None:
+    """Rename, setting an older bundle aside until the new one stands."""
+    if not out.exists():
+        temporary.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old.")) / "bundle"
+    out.rename(aside)
+    try:
+        temporary.rename(out)
+    except BaseException:
+        aside.rename(out)
+        aside.parent.rmdir()
+        raise
+    _keep_engines(aside, out)
+    shutil.rmtree(aside.parent)
+
+
+def _keep_engines(old: Path, new: Path) -> None:
+    for engines in old.glob(f"*/{ENGINES_FOLDER}"):
+        place = new / engines.parent.name / ENGINES_FOLDER
+        if engines.is_dir() and not engines.is_symlink() and place.parent.is_dir() and not place.exists():
+            engines.rename(place)

@@ -1,0 +1,75 @@
+"""show prints each of the formats: those that other tests do not come by anyway."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dipgo_deploy.cli.main import run
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.engine import EngineRecord
+from dipgo_deploy.core.files import save_engine_record, save_latency_table, save_precision
+from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.core.precision import Island, PrecisionRecord
+
+DIGEST = "ab" * 32
+LATENCY = LatencyTable(
+    "UNet2DConditionModel", DIGEST, "stage", ("mid_block",), "float32", "onnxruntime-cpu", 2, 4, 1,
+    (1.5, 2.5), {"mid_block": 1.5, "prediction": 2.0}, 5.0, 0.04, 0.1, 0.2, 1 << 20, 0.003, 0.01, 1.0, 0.07,
+)  # fmt: skip
+PRECISION = PrecisionRecord(
+    "float16", DIGEST, 0.02, 2, ("sin", "cos"), (Island("mid_block", ("a",), "reaches 1e6"),), ("w",), 1e-3, 2e-3
+)
+ENGINE = EngineRecord(
+    "subnet_00", "1" * 64, "2" * 64, "3" * 64, "rtx", "1.2", "sm89", "float16", ("refit",), BatchRange(1, 4, 8),
+    {}, {}, DIGEST, 3 << 20, 2 << 20, None, 17, 4.5, 1 << 30,
+)  # fmt: skip
+SHOWN = {
+    "latency": [
+        "UNet2DConditionModel abababababab on onnxruntime-cpu, 4 rows, float32",
+        "1.500 30.0",
+        "outside every block 1.500 30.0",
+        "a call 40",
+    ],
+    "precision": [
+        "float16: deviates by 1.0e-03 a graph and 2.0e-03 in the image (0.02 allowed a graph, 2 images)",
+        "1 node of mid_block, for reaches 1e6",
+        "the feature w, which float16 cannot hold",
+        "2 nodes whatever the weights are",
+    ],
+    "engine": [
+        "subnet_00",
+        "3.0 MiB",
+        "unknown",
+        "rtx 1.2 on sm89, float16, 1 to 8 images, best at 4; refit; sha256 abababababab",
+    ],
+}
+
+
+@pytest.fixture(params=SHOWN)
+def kind(request, tmp_path: Path) -> str:
+    """Name of a format, a file of which lies in ``tmp_path``."""
+    file = tmp_path / f"{request.param}.json"
+    if request.param == "latency":
+        save_latency_table(file, LATENCY)
+    elif request.param == "precision":
+        save_precision(file, PRECISION)
+    else:
+        save_engine_record(file, ENGINE)
+    return str(request.param)
+
+
+def test_it_is_shown(kind: str, tmp_path: Path, capsys):
+    assert run(["show", str(tmp_path / f"{kind}.json")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert [words for words in SHOWN[kind] if words not in text] == []
+
+
+def test_it_is_printed_as_json_and_not_drawn(kind: str, tmp_path: Path, capsys):
+    file = tmp_path / f"{kind}.json"
+    assert run(["show", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["document"] == json.loads(file.read_text())
+    assert run(["show", str(file), "--out", str(tmp_path / "p.png")]) == 2
+    assert f"is a {kind} file: leave --out away" in capsys.readouterr().err
