@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
+from math import prod
 from typing import get_args
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE
@@ -10,6 +13,7 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_engine_record, load_manifest
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.tensors import DTYPE_BYTES
 from dipgo_deploy.graphs.precision import half_blocks
 from dipgo_deploy.graphs.variant import load_variant
 from dipgo_deploy.lowering import StepProgram
@@ -18,7 +22,7 @@ from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.preflight import engines_home, preflight
 from dipgo_deploy.trt.target import Target, load_target
 
-__all__ = ["built_precision", "engine_backend", "engine_records", "engine_steps"]
+__all__ = ["built_precision", "engine_backend", "engine_records", "engine_steps", "work_bytes"]
 
 
 def engine_backend(
@@ -38,7 +42,19 @@ def engine_backend(
         bundle.folder, manifest, source.program, source.graphs, source.weights, found, batch, trust=trust
     )
     files = {name: one.path for name, one in engines.items()}
-    return source.program, TensorRTBackend(found.module, files, gpu_memory=gpu_memory, name=target)
+    records, rows = [one.record for one in engines.values()], bundle.manifest.contract.sizes(batch)["rows"]
+    reserve = work_bytes(records, rows)
+    return source.program, TensorRTBackend(found.module, files, gpu_memory=gpu_memory, reserve=reserve, name=target)
+
+
+def work_bytes(records: Sequence[EngineRecord], rows: int) -> int:
+    """Bytes that engines share besides their own: the largest activations that are known, and a scratch for outputs."""
+    scratch: list[int] = []
+    for record in records:
+        outputs = [tensor for tensor in record.io.values() if tensor.mode == "output"]
+        sizes = [prod(rows if dim < 0 else dim for dim in one.shape) * DTYPE_BYTES[one.dtype] for one in outputs]
+        scratch = [max(pair) for pair in zip_longest(scratch, sizes, fillvalue=0)]
+    return max((record.activation_bytes or 0 for record in records), default=0) + sum(scratch)
 
 
 def engine_steps(

@@ -32,7 +32,30 @@ class Residency:
         return sum(self._held.values())
 
     def use(self, name: str, size: int) -> tuple[str, ...] | None:
-        """Make ``name`` the most recently used; what has to go before it is loaded, None where it is in already.
+        """``make_room``, then ``hold``: for a load that cannot fail."""
+        gone = self.make_room(name, size)
+        if gone is not None:
+            self.hold(name, size)
+        return gone
+
+    def hold(self, name: str, size: int) -> None:
+        """Note that ``name`` was loaded, after ``make_room``."""
+        self._held[name] = size
+
+    def pin(self, pinned: int) -> tuple[str, ...]:
+        """Take ``pinned`` bytes off the budget from now on; what has to go for it, never the most recently used.
+
+        Raises MissingError where that one does not fit beside them; then nothing is in memory.
+        """
+        self._pinned, gone = pinned, []
+        while self._budget is not None and self._held and self.held_bytes > self._budget - pinned:
+            if len(self._held) == 1:
+                raise self._too_large(*self._held.popitem())
+            gone.append(self._held.popitem(last=False)[0])
+        return tuple(gone)
+
+    def make_room(self, name: str, size: int) -> tuple[str, ...] | None:
+        """What has to go before ``name`` is loaded; None where it is in, and now the most recently used.
 
         Raises MissingError where it does not fit even alone.
         """
@@ -43,14 +66,16 @@ class Residency:
         if self._budget is not None:
             room = self._budget - self._pinned
             if size > room:
-                raise MissingError(
-                    f"{name} needs {_mib(size)} beside {_mib(self._pinned)} of slots and activations, "
-                    f"{_mib(self._budget)} of GPU memory are given: give more, or export with layout segments"
-                )
+                raise self._too_large(name, size)
             while self.held_bytes + size > room:
                 gone.append(self._held.popitem(last=False)[0])
-        self._held[name] = size
         return tuple(gone)
+
+    def _too_large(self, name: str, size: int) -> MissingError:
+        return MissingError(
+            f"{name} needs {_mib(size)} beside {_mib(self._pinned)} of slots and activations, "
+            f"{_mib(self._budget or 0)} of GPU memory are given: give more, or export with layout segments"
+        )
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ class TensorRTBackend(TorchMemory):
     Args:
         trt: the module, tensorrt or tensorrt_rtx.
         engines: each graph's engine file by its name, past preflight.
-        gpu_memory: bytes that engines, slots and activations may take together; None for no limit.
+        gpu_memory: bytes that engines, slots, activations and scratch may take together; None for no limit.
+        reserve: bytes of activations and scratch that the engines will need, as far as known, kept free from the start.
         name: of the target, for messages.
         device: ``cuda``; tests with a library of their own run on ``cpu``.
 
@@ -49,6 +50,7 @@ class TensorRTBackend(TorchMemory):
         engines: Mapping[str, Path],
         *,
         gpu_memory: int | None = None,
+        reserve: int = 0,
         name: str = "tensorrt",
         device: str = "cuda",
     ) -> None:
@@ -56,7 +58,7 @@ class TensorRTBackend(TorchMemory):
         self.name, self._trt, self._files = name, trt, dict(engines)
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._stream = WorkStream(device)
-        self._budget, self._pinned = gpu_memory, 0
+        self._budget, self._pinned, self._reserve = gpu_memory, 0, reserve
         self._residency: Residency | None = None
         self._open: dict[str, OpenEngine] = {}
         self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -113,25 +115,38 @@ class TensorRTBackend(TorchMemory):
     def device_bytes(self) -> int:
         """Bytes of slots, timesteps, activations, scratch, and of the files of the engines in memory."""
         held = self._residency.held_bytes if self._residency else 0
-        return self._pinned + self._activations.nbytes + sum(part.nbytes for part in self._scratch) + held
+        return self._pinned + self._work_bytes + held
+
+    @property
+    def _work_bytes(self) -> int:
+        return self._activations.nbytes + sum(part.nbytes for part in self._scratch)
 
     def _opened(self, graph: str) -> OpenEngine:
         if self._residency is None:  # slots are all allocated by now
-            self._residency = Residency(self._budget, self._pinned)
-        gone = self._residency.use(graph, self._files[graph].stat().st_size)
+            self._residency = Residency(self._budget, self._pinned + self._reserve)
+        size = self._files[graph].stat().st_size
+        gone = self._residency.make_room(graph, size)
         if gone is not None:
-            self._load(graph, gone)
+            self._give_up(gone)
+            opened = self._load(graph)
+            self._residency.hold(graph, size)
+            self._open[graph] = opened
+            try:
+                self._residency.pin(self._pinned + max(self._reserve, self._work_bytes))
+            finally:
+                self._give_up([name for name in self._open if name not in self._residency.names])
         return self._open[graph]
 
-    def _load(self, graph: str, gone: Sequence[str]) -> None:
+    def _give_up(self, gone: Sequence[str]) -> None:
         if gone:
             self._wait()  # what they compute may still be queued
         for name in gone:
             del self._open[name]
+
+    def _load(self, graph: str) -> OpenEngine:
         opened = open_engine(
             self._trt, self._runtime, graph, self._files[graph], self._shapes[graph], self.device_bytes
         )
-        self._open[graph] = opened
         if opened.activation_bytes > self._activations.nbytes:
             self._wait()
             self._activations = self._bytes(opened.activation_bytes)
@@ -141,6 +156,7 @@ class TensorRTBackend(TorchMemory):
             if size > self._scratch[index].nbytes:
                 self._wait()
                 self._scratch[index] = self._bytes(size)
+        return opened
 
     def _with_scratch(self, opened: OpenEngine, addresses: Mapping[str, int]) -> Mapping[str, int]:
         """Addresses of all tensors: outputs that the call leaves out go to scratch."""

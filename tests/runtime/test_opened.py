@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +10,11 @@ import pytest
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.core.amend import amend_manifest
 from dipgo_deploy.core.contract import BatchRange
-from dipgo_deploy.core.engine import EngineRecord
+from dipgo_deploy.core.engine import EngineRecord, EngineTensor
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.files import save_engine_record
 from dipgo_deploy.runtime import VerifyOptions, load_bundle, opened, verify
-from dipgo_deploy.runtime.opened import built_precision, engine_backend, engine_records
+from dipgo_deploy.runtime.opened import built_precision, engine_backend, engine_records, work_bytes
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.driver import CudaDriver, Device
 from dipgo_deploy.trt.target import Target
@@ -108,6 +109,16 @@ def test_engines_built_since_the_bundle_was_opened_are_known(bundle_copy, monkey
     monkeypatch.setattr(opened, "TensorRTBackend", lambda *_, **__: None)
     engine_backend(bundle, "rtx", 1)
     assert {f"unet/engines/{home.name}/subnet_0{i}.json" for i in (0, 1)} <= {entry.path for entry in seen[0].files}
+
+
+def test_what_engines_share_is_the_largest_activations_and_outputs(bundle_copy):
+    home = bundle_copy / "unet" / "engines" / "rtx-1.7-sm89"
+    records(home)
+    one, two = engine_records(load_bundle(bundle_copy), here())
+    half, wide = EngineTensor("output", (-1, 4), "float16"), EngineTensor("output", (2, 8), "float32")
+    one = replace(one, activation_bytes=100, io={"x": EngineTensor("input", (-1, 99), "float32"), "y": half})
+    two = replace(two, activation_bytes=None, io={"y": wide, "z": half})
+    assert work_bytes([one, two], 3) == 100 + 64 + 24 and work_bytes([], 3) == 0
 
 
 def test_engines_run_no_other_schedule_than_the_bundles(bundle):

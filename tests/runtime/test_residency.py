@@ -32,6 +32,23 @@ def test_one_that_never_fits_is_refused():
         Residency(8 * MIB, MIB).use("a", 8 * MIB)
 
 
+def test_what_is_not_held_after_a_failed_load_is_loaded_again():
+    residency = Residency(budget=10)
+    assert residency.make_room("a", 6) == () and residency.names == ()
+    assert residency.make_room("a", 6) == ()
+    residency.hold("a", 6)
+    assert residency.make_room("a", 6) is None
+
+
+def test_more_that_is_pinned_makes_the_least_recently_used_go():
+    residency = Residency(budget=30 * MIB)
+    for name in "abc":
+        residency.use(name, 10 * MIB)
+    assert residency.pin(0) == () and residency.pin(5 * MIB) == ("a",) and residency.names == ("b", "c")
+    with pytest.raises(MissingError, match="c needs 10.0 MiB beside 21.0 MiB of slots and activations, 30.0 MiB"):
+        residency.pin(21 * MIB)
+
+
 def test_a_run_that_fits_loads_nothing_again():
     assert traffic("abab", {"a": 5, "b": 5}, 10, 0) == Traffic(0, 0)
     assert traffic("abab", {"a": 5, "b": 5}, 9, 0) == Traffic(4, 20)

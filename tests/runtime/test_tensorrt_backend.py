@@ -91,9 +91,7 @@ def test_a_call_of_the_same_addresses_sets_none():
 def test_engines_make_way_under_a_budget_and_images_stay_the_same(bundle, compiled, engines, given):
     _, free = session_of(bundle, compiled, engines)
     wanted = free.run(*given)
-    library, session = session_of(bundle, compiled, engines)
-    slots = session.backend.device_bytes
-    library, session = session_of(bundle, compiled, engines, gpu_memory=slots + total_of(engines) - 1)
+    library, session = session_of(bundle, compiled, engines, gpu_memory=free.backend.device_bytes - 1)
     np.testing.assert_array_equal(session.run(*given), wanted)
     assert 0 < len(session.backend.loaded) < len(engines)
     np.testing.assert_array_equal(session.run(*given), wanted)
@@ -128,6 +126,44 @@ def test_a_damaged_engine_is_refused(bundle, compiled, engines, given):
     _, session = session_of(bundle, compiled, engines)
     with pytest.raises(InputError, match="cannot be loaded .see the log above.: build the engine anew"):
         session.run(*given)
+
+
+def test_the_budget_holds_activations_and_scratch_too(bundle, compiled, engines, given):
+    _, session = session_of(bundle, compiled, engines)
+    slots = session.backend.device_bytes
+    session.run(*given)
+    whole = session.backend.device_bytes
+    for reserve in (0, whole - slots - total_of(engines)):
+        _, session = session_of(bundle, compiled, engines, gpu_memory=whole, reserve=reserve)
+        session.run(*given)
+        assert len(session.backend.loaded) == len(engines)
+        _, session = session_of(bundle, compiled, engines, gpu_memory=whole - 1, reserve=reserve)
+        for _ in range(2):
+            session.begin(*given)
+            for call in session.calls:
+                call()
+                assert session.backend.device_bytes <= whole - 1
+        assert len(session.backend.loaded) < len(engines)
+
+
+def test_activations_that_turn_out_too_large_are_refused_every_time(bundle, compiled, engines, given):
+    library = fake.Library(bundle.denoiser, activations=lambda name: 1 << 24)
+    _, session = session_of(bundle, compiled, engines, library, gpu_memory=1 << 24)
+    for _ in range(2):
+        with pytest.raises(MissingError, match="16.0 MiB of GPU memory are given"):
+            session.run(*given)
+        assert session.backend.loaded == ()
+
+
+def test_a_load_that_failed_can_be_tried_again(bundle, compiled, engines, given, monkeypatch):
+    _, session = session_of(bundle, compiled, engines)
+    with monkeypatch.context() as patch:
+        patch.setattr(fake.ICudaEngine, "create_execution_context", lambda *_: None)
+        for _ in range(2):
+            with pytest.raises(MissingError, match="finds no room beside"):
+                session.run(*given)
+    assert session.backend.loaded == ()
+    assert np.isfinite(session.run(*given)).all()
 
 
 def test_a_missing_engine_is_refused(bundle, compiled, engines):
