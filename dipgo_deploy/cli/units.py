@@ -6,11 +6,9 @@ import re
 
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.latency import MIB
 
 __all__ = ["batch_range", "byte_count", "count_text", "macs_text", "mib_text", "step_range"]
-
-MIB = 2**20
-"""Bytes of one MiB."""
 
 
 def macs_text(macs: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE, FileRecord
+from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.files import load_manifest, save_manifest, sha256_of
 
 __all__ = ["amend_manifest", "drop_records"]
@@ -19,7 +20,7 @@ __all__ = ["amend_manifest", "drop_records"]
 def amend_manifest(folder: Path, written: Iterable[Path]) -> None:
     """Record the files ``written`` below ``folder``, and drop the records of files below ``engines`` that are gone."""
     manifest = load_manifest(folder / BUNDLE_FILE)
-    records = {r.path: r for r in manifest.files if "/engines/" not in r.path or (folder / r.path).is_file()}
+    records = {r.path: r for r in manifest.files if f"/{ENGINES_FOLDER}/" not in r.path or (folder / r.path).is_file()}
     for path in written:
         name = path.relative_to(folder).as_posix()
         records[name] = FileRecord(name, path.stat().st_size, sha256_of(path))

@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from dipgo_deploy.core.errors import MissingError
+from dipgo_deploy.models.quiet import quiet_diffusers
 
 __all__ = ["fetch", "is_hub_name"]
 
@@ -28,13 +29,11 @@ def fetch(name: str, *, revision: str | None = None, variant: str | None = None)
     import diffusers  # noqa: TID251 - the home of diffusers
 
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE
-    logging = diffusers.utils.logging
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        folder = diffusers.DiffusionPipeline.download(
-            name, revision=revision, variant=variant, use_safetensors=True, local_files_only=offline
-        )
+        with quiet_diffusers():
+            folder = diffusers.DiffusionPipeline.download(
+                name, revision=revision, variant=variant, use_safetensors=True, local_files_only=offline
+            )
     except Exception as error:
         line = shorten(str(error) or type(error).__name__, 120)
         where = "in the hub's cache, and HF_HUB_OFFLINE is set" if offline else f"here or on the hub ({line})"
@@ -42,6 +41,4 @@ def fetch(name: str, *, revision: str | None = None, variant: str | None = None)
         raise MissingError(
             f"there is no model {name}{at} {where}: check the name, fetch it where there is a network, or give a folder"
         ) from None
-    finally:
-        logging.set_verbosity(before)
     return Path(folder)

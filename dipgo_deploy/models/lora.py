@@ -21,6 +21,7 @@ from torch import nn
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError, first_line
 from dipgo_deploy.models.loading import LoadedModel
+from dipgo_deploy.models.quiet import quiet_diffusers
 
 __all__ = ["LoraFile", "lora_from_text", "loras_from_texts", "with_loras"]
 
@@ -110,7 +111,7 @@ def _fuse(model: LoadedModel, loras: Sequence[LoraFile], adapters: Sequence[_Ada
     names = [f"lora{index}" for index in range(len(loras))]
     try:
         for name, lora, (tensors, alphas) in zip(names, loras, adapters, strict=True):
-            with _named(model, str(lora.path)), warnings.catch_warnings():
+            with _named(model, str(lora.path)), quiet_diffusers(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PEFT warns of a second adapter
                 module.load_lora_adapter(tensors, prefix=model.component, network_alphas=alphas, adapter_name=name)
         with _named(model, ", ".join(str(lora.path) for lora in loras)), _restored(module):

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dipgo_deploy.core.errors import DipgoError, InputError, MissingError
+from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first_line
 from dipgo_deploy.core.files import path_inside, read_json
+from dipgo_deploy.models.quiet import quiet_transformers
 
 __all__ = [
     "VAE",
@@ -23,7 +23,6 @@ __all__ = [
     "load_module",
     "load_text_encoder",
     "load_tokenizer",
-    "quiet_transformers",
     "running",
     "token_count",
 ]
@@ -69,7 +68,7 @@ def running(folder: Path, name: str) -> Iterator[tuple[Any, Path]]:
     except DipgoError:
         raise
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise InputError(f"{home} cannot be run as {class_name} ({line}): restore its files") from None
 
 
@@ -100,24 +99,6 @@ def load_tokenizer(folder: Path) -> Any:
     """The component ``tokenizer``; see `running`."""
     with running(folder, _TOKENIZER) as (kind, home):
         return kind.from_pretrained(home, local_files_only=True)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' warnings and bars, where it is installed, off a terminal where a refusal is one line."""
-    if find_spec("transformers") is None:
-        yield
-        return
-    logging = import_module("transformers.utils.logging")
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _index(folder: Path) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.document import checked
-from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.errors import InputError, UsageError, first_line
 from dipgo_deploy.core.files import read_json
 from dipgo_deploy.models.loading import DTYPES, LoadedModel, model_from_module
 from dipgo_deploy.models.presets import PRESETS
@@ -105,7 +105,7 @@ def instantiate(config: Mapping[str, Any], dtype: torch.dtype, seed: int = 0, de
             torch.manual_seed(seed)
             module: nn.Module = kind.from_config(dict(config))
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise InputError(f"{kind.__name__} refuses this config ({line}): give one that diffusers wrote") from None
     finally:
         torch.set_default_dtype(before)

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.errors import InputError, UsageError, first_line
+from dipgo_deploy.models.quiet import quiet_diffusers
 from dipgo_deploy.models.random_weights import RandomConfig, instantiate, read_random_config
 
 __all__ = ["load_single_file"]
@@ -48,22 +49,17 @@ def load_single_file(
         raise UsageError(f"diffusers loads no {kind.__name__} from a single file: give its folder")
     if meta:
         return instantiate(known.denoiser, dtype, device="meta"), known
-    logging = diffusers.utils.logging
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, quiet_diffusers():
             (Path(folder) / "config.json").write_text(json.dumps(dict(known.denoiser)), encoding="utf-8")
             module: nn.Module = kind.from_single_file(
                 str(path), config=folder, torch_dtype=dtype, local_files_only=True
             )
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise InputError(
             f"{path} cannot be loaded as {kind.__name__} ({line}): name its config.json with --config"
         ) from None
-    finally:
-        logging.set_verbosity(before)
     if missing := [name for name, tensor in module.state_dict().items() if tensor.is_meta]:
         raise InputError(f"{path} has no {missing[0]}, which its config asks for: name its config.json with --config")
     return module, known
@@ -78,7 +74,7 @@ def _kind_of(path: Path) -> str:
     try:
         found = infer_diffusers_model_type(load_single_file_checkpoint(str(path), local_files_only=True))
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise InputError(f"{path} is no readable safetensors checkpoint ({line}): restore it") from None
     if found not in _CONFIGS:
         known = ", ".join(_CONFIGS)

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.errors import InputError, UsageError, first_line
 from dipgo_deploy.models.from_python import is_python_name, model_from_python
 from dipgo_deploy.models.hub import fetch, is_hub_name
 from dipgo_deploy.models.loading import DTYPES, LoadedModel, model_from_module, usual_component
 from dipgo_deploy.models.presets import PRESETS
+from dipgo_deploy.models.quiet import quiet_diffusers
 from dipgo_deploy.models.random_weights import instantiate
 from dipgo_deploy.models.single_file import load_single_file
 from dipgo_deploy.models.weight_files import PICKLES, check_weight_files, refuse_pickle
@@ -143,19 +144,14 @@ def _from_pretrained(
 ) -> nn.Module:
     from importlib import import_module
 
-    from diffusers.utils import logging  # noqa: TID251 - the home of diffusers
-
     # A bundle's weights file also holds the graphs' own constants, which diffusers would warn about.
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        kind = getattr(import_module(package), class_name)
-        model: nn.Module = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, variant=variant
-        )
+        with quiet_diffusers():
+            kind = getattr(import_module(package), class_name)
+            model: nn.Module = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, variant=variant
+            )
     except Exception as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        line = first_line(error)
         raise InputError(f"{folder} cannot be loaded as {class_name} ({line}): restore its files") from None
-    finally:
-        logging.set_verbosity(before)
     return model.eval().requires_grad_(False)

@@ -13,7 +13,7 @@ import torch
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
-from dipgo_deploy.runtime.dropin.latency import PartTimes, timed_parts
+from dipgo_deploy.runtime.dropin.part_times import PartTimes, timed_parts
 from dipgo_deploy.runtime.dropin.pipeline import call_arguments, load_pipeline
 from dipgo_deploy.runtime.loaded import BackendName
 

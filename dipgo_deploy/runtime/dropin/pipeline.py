@@ -7,8 +7,7 @@ safetensors, and nothing is downloaded.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.errors import DipgoError, InputError, MissingError
+from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first_line
 from dipgo_deploy.core.files import path_inside, read_json
-from dipgo_deploy.models.pipeline_folder import quiet_transformers
+from dipgo_deploy.models.quiet import quiet_diffusers, quiet_transformers
 from dipgo_deploy.models.samplers import scheduler_from_spec
 from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
 from dipgo_deploy.runtime.dropin.stepping import StepOptions
@@ -60,12 +59,12 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, **given: Any) -
     parts = {**absent, name: denoiser, "scheduler": scheduler_from_spec(sampler), **given}
     _check_whole(home, index, parts)
     try:
-        with _quiet():
+        with quiet_diffusers(), quiet_transformers():
             pipeline = DiffusionPipeline.from_pretrained(home, local_files_only=True, use_safetensors=True, **parts)
     except DipgoError:
         raise
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise InputError(f"{home} cannot be loaded as {index['_class_name']} ({line}): restore its files") from None
     # Set again: pipelines of Stable Diffusion change old configs when they are built, and timesteps with them.
     pipeline.scheduler = scheduler_from_spec(sampler)
@@ -124,23 +123,6 @@ def _denoiser(home: Path, index: Mapping[str, Any]) -> tuple[str, Path]:
     if index[name] != _OURS:
         raise InputError(f"{home} has no {BUNDLE_FILE} and no deployed denoiser: give a bundle that export wrote")
     return name, path_inside(home, name)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' bars off the terminal, and their warning that the denoiser's class is not the usual one."""
-    from diffusers.utils import logging  # noqa: TID251 - as the import of its pipelines
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with quiet_transformers():
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _check_whole(home: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dipgo_deploy.runtime.dropin.latency import timed_parts
+from dipgo_deploy.runtime.dropin.part_times import timed_parts
 
 
 class Slow(torch.nn.Module):
