@@ -172,5 +172,7 @@ class GradientSearch:
         computed = sets_from_mask(mask, graph.block_names)
         if pricer.ratio(computed) > ratio + TOLERANCE:
             scores = np.where(mask, 2.0, self.training.scores())  # above every probability
-            computed = list(sets_of(mask_of_ratio(scores, graph, pricer, ratio), graph, pricer))
+            fuller = list(sets_of(mask_of_ratio(scores, graph, pricer, ratio), graph, pricer))
+            if pricer.ratio(fuller) >= ratio - TOLERANCE:
+                computed = fuller
         return Candidate(computed, pricer.ratio(computed), {**start.knobs, "polished": "yes"})

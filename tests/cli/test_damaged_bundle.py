@@ -86,7 +86,7 @@ class TestEveryRunner:
 
     def test_a_graph_that_the_bundle_lacks(self, command, bundle_copy, capsys):
         edit(bundle_copy / "bundle.json", lambda manifest: manifest["graphs"].clear())
-        refused(reading(command, bundle_copy), "is not among the graphs", capsys)
+        refused(reading(command, bundle_copy), "and its program differ in graph", capsys)
 
 
 def test_a_guidance_scale_without_guidance(bundle_folder, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.trt.build import build_engines, drop_stale
 from dipgo_deploy.trt.job import BuildFlags, EngineJob, job_to_json
-from dipgo_deploy.trt.store import check_trusted
+from dipgo_deploy.trt.store import check_trusted, is_trusted
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'dipgo-deploy[rtx]'")
 pytestmark = pytest.mark.tensorrt
@@ -183,11 +183,11 @@ def test_a_killed_build_goes_on_at_the_next_graph(tmp_path: Path) -> None:
     process.stdin.close()
     first = Path(jobs[0].folder) / "g0.json"
     deadline = time.monotonic() + 120
-    while not first.is_file() and time.monotonic() < deadline:
+    while not (first.is_file() and is_trusted(load_engine_record(first))) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    kept = {path.stem for path in first.parent.glob("*.json")}
+    kept = {path.stem for path in first.parent.glob("*.json") if is_trusted(load_engine_record(path))}
     assert "g0" in kept and len(kept) < 3
     found = outcomes(*jobs)
     assert {name for name, outcome in found.items() if outcome == "kept"} == kept and set(found) == {"g0", "g1", "g2"}
