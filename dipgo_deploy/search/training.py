@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -185,5 +186,5 @@ class Training:
 
 def _optimiser(pruner: Pruner, options: DipgoOptions) -> torch.optim.Optimizer:
     kinds: Mapping[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.AdamW}
-    arguments: dict[str, float] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
-    return kinds[options.optimiser](list(pruner.parameters()), **arguments)  # type: ignore[call-arg]
+    arguments: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay, "fused": True}
+    return kinds[options.optimiser](list(pruner.parameters()), **arguments)
