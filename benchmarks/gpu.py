@@ -26,15 +26,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from resumable import Row, completed
 
 from dipgo_deploy.bench.contenders import Start
+from dipgo_deploy.bench.stages import queued
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.files import load_schedule
-from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs import ExportOptions, Trace, cut_program, export, trace
@@ -44,6 +43,7 @@ from dipgo_deploy.models.random_weights import load_random, read_random_config
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.clock import clock_for
+from dipgo_deploy.runtime.inputs import Inputs, run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import onnxruntime_class
 from dipgo_deploy.runtime.torch_backend import TorchBackend
@@ -188,7 +188,7 @@ def bundle_name(schedule: Schedule, layout: Layout) -> str:
 def measure(cell: Cell, given: Given) -> Row:
     """Full run and schedule of one cell."""
     of = subject(cell.model, given)
-    inputs = inputs_of(of.model, of.full, given.batch)
+    inputs = run_inputs(of.model, of.full.contract, range(given.batch))
     full, full_start = begun(lambda: session_of(of, of.full, cell, given), inputs, given.device)
     pruned, pruned_start = begun(lambda: session_of(of, of.pruned, cell, given), inputs, given.device)
     acts = {"full": partial(queued, full, inputs), "schedule": partial(queued, pruned, inputs)}
@@ -214,21 +214,6 @@ def measure(cell: Cell, given: Given) -> Row:
         "first_image_ms": {"full": full_start.first_image_ms, "schedule": pruned_start.first_image_ms},
         "device_bytes": {"full": full_start.device_bytes, "schedule": pruned_start.device_bytes},
     }
-
-
-Inputs = tuple[np.ndarray, dict[str, np.ndarray]]
-
-
-def inputs_of(model: LoadedModel, schedule: Schedule, batch: int) -> Inputs:
-    """Noise and conditioning of one batch."""
-    contract = schedule.contract
-    return noise_for(range(batch), contract.latent_shape), model.conditioning([0] * batch, contract.guidance)
-
-
-def queued(session: Session, inputs: Inputs) -> None:
-    """A run without the copy of its images to the host."""
-    session.begin(*inputs)
-    session.go()
 
 
 def begun(make: Callable[[], Session], inputs: Inputs, device: str) -> tuple[Session, Start]:

@@ -19,7 +19,6 @@ from dipgo_deploy.bench.report import Kind
 from dipgo_deploy.bench.variants import SPACINGS
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError, InputError, UsageError
-from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.core.schedule import Schedule, full_schedule
@@ -28,6 +27,7 @@ from dipgo_deploy.models import sampler_spec
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.backend import Backend
+from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import onnxruntime_class
 from dipgo_deploy.runtime.opened import engine_records
@@ -172,10 +172,7 @@ def started(make: Callable[[], Session], bundle: LoadedBundle, device: str) -> t
     before = _free_bytes(device)
     began = time.perf_counter()
     session = make()
-    contract = session.program.contract
-    classes = bundle.model.num_classes or 1
-    given = bundle.model.conditioning([index % classes for index in range(session.batch)], contract.guidance)
-    session.run(noise_for(range(session.batch), contract.latent_shape), given, seed=0)
+    session.run(*run_inputs(bundle.model, session.program.contract, range(session.batch)), seed=0)
     took = 1e3 * (time.perf_counter() - began)
     after = _free_bytes(device)
     return session, Start(took, None if before is None or after is None else max(0, before - after))

@@ -22,7 +22,6 @@ from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract, Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
-from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs.cut import cut_program
@@ -33,6 +32,7 @@ from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.clock import Clock, clock_for
 from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.latency_fit import Timed, fit_latencies
 from dipgo_deploy.runtime.loaded import onnxruntime_class
@@ -167,10 +167,7 @@ def _session(model: LoadedModel, trace: Trace, program: Program, options: Profil
 
 def timed_call_by_call(session: Session, model: LoadedModel, clock: Clock) -> list[float]:
     """Run once; milliseconds of every call, and lastly of the whole run."""
-    contract = session.program.contract
-    labels = [index % (model.num_classes or 1) for index in range(session.batch)]
-    given = noise_for(range(session.batch), contract.latent_shape), model.conditioning(labels, contract.guidance)
-    session.begin(*given)
+    session.begin(*run_inputs(model, session.program.contract, range(session.batch)))
     with session.backend.running():
         marks = [clock.mark()]
         for act in session.calls:
