@@ -34,7 +34,8 @@ from dipgo_deploy.runtime.clock import Clock, HostClock
 from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from dipgo_deploy.runtime.profiling import ProfileOptions, medians, probe_programs, table_of, timed_call_by_call
+from dipgo_deploy.runtime.probes import probe_programs
+from dipgo_deploy.runtime.profiling import ProfileOptions, medians, table_of, timed_call_by_call
 from dipgo_deploy.search.random_schedule import random_schedule
 
 RESULTS = Path(__file__).parent / "results" / "planner.json"
