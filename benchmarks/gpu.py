@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from published_schedule import published_schedule
 from resumable import Row, completed
 
 from dipgo_deploy.bench.contenders import Start
@@ -48,10 +49,8 @@ from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import onnxruntime_class
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.search import SearchOptions, search_schedule
-from dipgo_deploy.search.published import schedule_from_table
 
 HERE = Path(__file__).parent
-PUBLISHED = HERE.parent / "tests" / "data" / "dipgo_sd15_ratio080.json"
 CONFIGS = {"sd15": "sd15", "dit-xl-2": "dit-xl-2-256"}
 TINY: dict[str, dict[str, Any]] = {
     "sd15": {
@@ -135,8 +134,7 @@ def subject(name: str, given: Given) -> Subject:
     if given.schedule is not None:
         return Subject(model, traced, full, load_schedule(given.schedule))
     if name == "sd15" and given.steps == 50:
-        table = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-        return Subject(model, traced, full, schedule_from_table(table["compute"], blocks, contract, table["source"]))
+        return Subject(model, traced, full, published_schedule(blocks, contract))
     kind = "residual" if any(block.residual_input for block in blocks.blocks) else "output"
     options = SearchOptions("random", RATIO, kind=kind)  # type: ignore[arg-type]
     return Subject(model, traced, full, search_schedule(blocks, contract, options))
