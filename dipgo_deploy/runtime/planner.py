@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from dipgo_deploy.core.errors import MissingError, UsageError
-from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.core.latency import LatencyTable, check_table
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.graphs.activations import activation_bytes
 from dipgo_deploy.lowering.latency import predict_ms
@@ -84,11 +84,8 @@ def plan(bundle: LoadedBundle, options: PlanOptions = PlanOptions()) -> Plan:
     Raises InputError where the table is another model's, UsageError where its batch is not the asked one.
     """
     table = options.table
-    if table is not None and options.batch not in (None, table.batch):
-        raise UsageError(
-            f"the latency table was measured with {table.batch} images, {options.batch} are asked for: profile with "
-            f"--batch {options.batch}"
-        )
+    if table is not None:
+        check_table(table, bundle.blocks, options.batch)
     batch = options.batch or (table.batch if table else bundle.manifest.contract.batch.opt)
     layouts = tuple(_layout(bundle, layout, batch, options) for layout in get_args(Layout))
     chosen, reason = _recommended(layouts, options)
