@@ -75,6 +75,7 @@ def search(
 ) -> None:
     """Search a schedule for MODEL that prunes the asked share of MACs."""
     from dipgo_deploy.cli.asked import Asked, GradientAsked, check_asked
+    from dipgo_deploy.cli.search_view import search_summary, search_text
     from dipgo_deploy.cli.searching import search_asked
     from dipgo_deploy.core.files import check_target, load_latency_table, save_schedule
     from dipgo_deploy.search.options import SearchOptions
@@ -92,8 +93,6 @@ def search(
     )  # fmt: skip
     check_asked(asked)
     check_target(out)
-    from dipgo_deploy.cli.search_view import search_summary, search_text
-
     schedule, graph = search_asked(asked)
     save_schedule(out, schedule)
     summary = search_summary(schedule, graph, options)

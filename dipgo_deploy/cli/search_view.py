@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dipgo_deploy.cli.units import count_text, macs_text, mib_text
-from dipgo_deploy.core.blocks import BlockGraph
-from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, schedule_macs
-from dipgo_deploy.core.program import memory_bytes
-from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.lowering import lower
-from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.search.options import SearchOptions
-from dipgo_deploy.search.pricing import Pricer
+
+if TYPE_CHECKING:
+    from dipgo_deploy.core.blocks import BlockGraph
+    from dipgo_deploy.core.schedule import Schedule
+    from dipgo_deploy.search.options import SearchOptions
 
 __all__ = ["search_summary", "search_text"]
 
 
 def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions) -> dict[str, Any]:
     """Asked and reached ratio, MACs per image in both conventions (guidance rows included), and what it lowers to."""
+    from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, schedule_macs
+    from dipgo_deploy.core.program import memory_bytes
+    from dipgo_deploy.lowering import lower
+    from dipgo_deploy.models.sampler_reading import read_sampler
+    from dipgo_deploy.search.pricing import Pricer
+
     program = lower(schedule, graph, read_sampler(schedule.contract.sampler))
     rows = schedule.contract.rows_per_image
     kept, full = schedule_macs(schedule, graph), graph.macs

@@ -39,7 +39,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Verify BUNDLE: backends against each other call by call, and the schedule against the full run."""
-    how = run_options(target, device, False, False, gpu_memory, trust_engines)
+    how = run_options(target, None, False, False, gpu_memory, trust_engines)  # the device is that of the other rungs
     if once:
         if guidance is not None or min_psnr is not None or target != "onnxruntime" or device == "cuda":
             raise UsageError(
