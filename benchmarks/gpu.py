@@ -18,8 +18,7 @@ import hashlib
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
@@ -30,7 +29,7 @@ import torch
 from published_schedule import published_schedule
 from resumable import Row, completed
 
-from dipgo_deploy.bench.contenders import Start
+from dipgo_deploy.bench.contenders import started
 from dipgo_deploy.bench.stages import queued
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
 from dipgo_deploy.core.errors import DipgoError
@@ -187,8 +186,8 @@ def measure(cell: Cell, given: Given) -> Row:
     """Full run and schedule of one cell."""
     of = subject(cell.model, given)
     inputs = run_inputs(of.model, of.full.contract, range(given.batch))
-    full, full_start = begun(lambda: session_of(of, of.full, cell, given), inputs, given.device)
-    pruned, pruned_start = begun(lambda: session_of(of, of.pruned, cell, given), inputs, given.device)
+    full, full_start = started(lambda: session_of(of, of.full, cell, given), inputs, given.device)
+    pruned, pruned_start = started(lambda: session_of(of, of.pruned, cell, given), inputs, given.device)
     acts = {"full": partial(queued, full, inputs), "schedule": partial(queued, pruned, inputs)}
     watch = Stopwatch("full")
     for measured in time_rounds(acts, "full", given.rounds, 0, clock_for(given.device)):
@@ -212,20 +211,6 @@ def measure(cell: Cell, given: Given) -> Row:
         "first_image_ms": {"full": full_start.first_image_ms, "schedule": pruned_start.first_image_ms},
         "device_bytes": {"full": full_start.device_bytes, "schedule": pruned_start.device_bytes},
     }
-
-
-def begun(make: Callable[[], Session], inputs: Inputs, device: str) -> tuple[Session, Start]:
-    """A session after its first run, and what that took."""
-    before, started = free_bytes(device), time.perf_counter()
-    session = make()
-    session.run(*inputs)
-    took = 1e3 * (time.perf_counter() - started)
-    return session, Start(took, None if before is None else before - (free_bytes(device) or 0))
-
-
-def free_bytes(device: str) -> int | None:
-    """Free memory of the GPU, as its driver counts it."""
-    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else None
 
 
 def host_share(session: Session, inputs: Inputs, given: Given) -> float:
