@@ -15,6 +15,7 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.precision import is_half
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.models import LoadedModel
@@ -135,7 +136,7 @@ class _Ladder:
                 f"the model in {bundle.folder} is {bundle.model.digest[:12]}, its contract is for "
                 f"{contract.model_digest[:12]}: export the bundle again"
             )
-        self.half = contract.dtype in ("float16", "bfloat16")
+        self.half = is_half(contract.dtype)
         self.bundle, self.options = bundle, options
         self.local = local_tolerance(options, contract.dtype)
         self.free = options.free_tolerance or (_HALF if self.half else _SINGLE)[1]
@@ -174,7 +175,7 @@ class _Ladder:
         )
         found = recorded(session, self.inputs, options.seed)
         self.image = found.image
-        if any(slot.dtype in ("float16", "bfloat16") for slot in session.program.slots):
+        if any(is_half(slot.dtype) for slot in session.program.slots):
             self.local, self.free = options.local_tolerance or _HALF[0], options.free_tolerance or _HALF[1]
         return self._compared(f"{target} = onnxruntime", session, found, wanted)
 
@@ -246,4 +247,4 @@ class _Ladder:
 
 def local_tolerance(options: VerifyOptions, dtype: str) -> float:
     """Deviation of one call that is allowed in ``dtype``, relative to the slot's largest value."""
-    return options.local_tolerance or (_HALF if dtype in ("float16", "bfloat16") else _SINGLE)[0]
+    return options.local_tolerance or (_HALF if is_half(dtype) else _SINGLE)[0]
