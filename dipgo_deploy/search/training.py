@@ -26,7 +26,7 @@ import torch
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.search.cost import GateCost, block_milliseconds
@@ -171,7 +171,7 @@ class Training:
         try:
             self.pruner.load_state_dict(own)
         except RuntimeError as error:
-            line = str(error).splitlines()[0]
+            line = first_line(error)
             raise InputError(f"the pruner's file holds another pruner ({line}): name another file") from None
         state = self.optimiser.state_dict()
         moments: dict[int, dict[str, torch.Tensor]] = {}
