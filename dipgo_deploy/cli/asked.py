@@ -37,8 +37,8 @@ class Asked:
     source: ModelSource
     options: SearchOptions
     sampler: str | None
-    steps: int
-    guidance: Guidance
+    steps: int | None
+    guidance: Guidance | None
     granularity: str
     patterns: tuple[str, ...] | None
     seed: int | None

@@ -11,12 +11,15 @@ from dipgo_deploy.cli.options import (
     Config,
     Dtype,
     FormatName,
+    GuidanceLayout,
     Json,
     Lora,
     Meta,
     Model,
     RandomWeights,
     Revision,
+    Sampler,
+    Steps,
     Variant,
 )
 from dipgo_deploy.cli.output import emit, result, working
@@ -37,9 +40,9 @@ def import_schedule(
     skip_mode: Annotated[str | None, typer.Option(help="How full steps are spread: uniform (deepcache).")] = None,
     first: Annotated[int | None, typer.Option(help="First blocks always computed (cache-dit).")] = None,
     last: Annotated[int | None, typer.Option(help="Last blocks always computed (cache-dit).")] = None,
-    sampler: Annotated[str, typer.Option(help="Sampler by name, as search takes it.")] = "ddim",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler's full run.")] = 50,
-    guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: GuidanceLayout = None,
     lora: Lora = None,
     dtype: Dtype = "float32",
     meta: Meta = False,
@@ -67,9 +70,10 @@ def import_schedule(
     save_schedule(out, schedule)
     ratio = pruned_ratio(schedule, graph)
     if as_json:
-        emit({"out": str(out), "from": form, "ratio": ratio, "steps": schedule.steps})
+        emit({"out": str(out), "from": form, "ratio": ratio, "steps": schedule.steps, "guidance": contract.guidance})
         return
-    result(f"{form}: ratio {ratio:.4f} of {schedule.steps} steps\nin {out}")
+    made_for = f"made for {contract.sampler.class_name}, guidance {contract.guidance}"
+    result(f"{form}: ratio {ratio:.4f} of {schedule.steps} steps\n{made_for}\nin {out}")
 
 
 def _document(form: FormatName, file: Path | None, given: dict[str, Any]) -> dict[str, Any]:

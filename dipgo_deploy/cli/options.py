@@ -23,6 +23,7 @@ __all__ = [
     "FormatName",
     "GpuMemory",
     "Granularity",
+    "GuidanceLayout",
     "GuidanceScale",
     "Json",
     "Layout",
@@ -32,6 +33,8 @@ __all__ = [
     "RandomWeights",
     "TrustEngines",
     "Revision",
+    "Sampler",
+    "Steps",
     "Variant",
     "patterns_of",
     "run_options",
@@ -77,6 +80,12 @@ FormatName = Literal["deepcache", "fora", "smoothcache", "cache-dit", "dipgo"]
 """Formats of other tools: the names in `search.interchange.FORMATS`, which brings too much to be asked for help."""
 
 Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
+Sampler = Annotated[str | None, typer.Option(help="Sampler by name, such as ddim; the model's own if left out.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler's full run; the model's own if left out.")]
+GuidanceLayout = Annotated[
+    Literal["none", "concat"] | None,
+    typer.Option("--guidance", help="Classifier-free guidance layout; the model's own if left out."),
+]
 GuidanceScale = Annotated[
     float | None, typer.Option("--guidance", min=0.0, help="Guidance scale; 2 under guidance if left out.")
 ]

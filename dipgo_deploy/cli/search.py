@@ -12,12 +12,15 @@ from dipgo_deploy.cli.options import (
     Config,
     Dtype,
     Granularity,
+    GuidanceLayout,
     Json,
     Lora,
     Meta,
     Model,
     RandomWeights,
     Revision,
+    Sampler,
+    Steps,
     Variant,
     patterns_of,
 )
@@ -39,11 +42,9 @@ def search(
     cost: Annotated[
         Path | None, typer.Option(help="Latency table that profile wrote: the ratio is then a share of time.")
     ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="Sampler by name, such as ddim; the model's own if left out.")
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler's full run.")] = 50,
-    guidance: Annotated[Literal["none", "concat"], typer.Option(help="Classifier-free guidance layout.")] = "none",
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: GuidanceLayout = None,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     lora: Lora = None,

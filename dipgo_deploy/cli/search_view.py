@@ -24,7 +24,8 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
     from dipgo_deploy.search.pricing import Pricer
 
     program = lower(schedule, graph, read_sampler(schedule.contract.sampler))
-    rows = schedule.contract.rows_per_image
+    contract = schedule.contract
+    rows = contract.rows_per_image
     kept, full = schedule_macs(schedule, graph), graph.macs
     by_time = {"time_ratio": Pricer(graph, options.kind, options.cost).ratio(schedule.computed)} if options.cost else {}
     return {
@@ -33,6 +34,8 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
         **by_time,
         "calls": sum(bool(plan.reach.pieces) for plan in plan_steps(schedule, graph)),
         "steps": schedule.steps,
+        "sampler": contract.sampler.class_name,
+        "guidance": contract.guidance,
         "graphs": len(program.graphs),
         "slot_bytes": memory_bytes(program, batch=1)["slots"],
         "macs": {"papers": kept.papers * rows, "full": kept.full * rows},
@@ -46,6 +49,7 @@ def search_text(summary: Mapping[str, Any], method: str) -> str:
     if "time_ratio" in summary:
         lines = [f"{method}: ratio {summary['time_ratio']:.4f} of the time foretold (asked {summary['asked_ratio']:g})"]
         lines += [f"ratio of MACs: {summary['ratio']:.4f}"]
+    lines += [f"made for {summary['sampler']}, guidance {summary['guidance']}"]
     lines += [f"network calls: {summary['calls']} of {summary['steps']}"]
     lines += [f"lowers to {count_text(summary['graphs'], 'graph')}, slots {mib_text(summary['slot_bytes'])} an image"]
     for convention in ("papers", "full"):

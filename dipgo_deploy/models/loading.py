@@ -36,7 +36,7 @@ class LoadedModel:
     ``component`` is its folder name in a pipeline (``unet`` or ``transformer``); ``latent_shape`` is ``(C, H, W)``, or
     ``(C, F, H, W)`` with frames; ``text_tokens`` is the length of its text, None for what its family takes;
     ``class_embedder`` turns labels into cross-attention tokens, where the pipeline has one or prompts were given (see
-    ``with_prompts``).
+    ``with_prompts``); ``guidance`` and ``steps`` are the usual ones, None where its pipeline tells (``usual_run``).
     """
 
     module: nn.Module
@@ -50,6 +50,8 @@ class LoadedModel:
     preset: Preset
     class_embedder: Any = None
     text_tokens: int | None = None
+    guidance: Guidance | None = None
+    steps: int | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -166,11 +168,14 @@ def model_from_module(
     preset: Preset | None = None,
     latent_shape: tuple[int, ...] | None = None,
     text_tokens: int | None = None,
+    guidance: Guidance | None = None,
+    steps: int | None = None,
 ) -> LoadedModel:
     """Wrap a live module. A class without a built-in preset needs ``preset``: its inputs, forward and latent shape.
 
     ``component`` is the module's folder in a pipeline, by default what diffusers calls one of its class;
-    ``latent_shape`` and ``text_tokens`` stand above what config and preset say.
+    ``latent_shape`` and ``text_tokens`` stand above what config and preset say, ``guidance`` and ``steps`` above what
+    pipelines of this class do unless a contract asks for others.
     """
     class_name = type(module).__name__
     known = preset or PRESETS.get(class_name)
@@ -190,6 +195,8 @@ def model_from_module(
         preset=known,
         class_embedder=class_embedder,
         text_tokens=text_tokens,
+        guidance=guidance,
+        steps=steps,
     )
 
 

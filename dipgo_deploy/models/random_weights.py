@@ -90,6 +90,8 @@ def load_random(
         scheduler_config=known.scheduler,
         latent_shape=known.latent_shape,
         text_tokens=known.text_tokens,
+        guidance=known.guidance,
+        steps=known.steps,
     )
 
 

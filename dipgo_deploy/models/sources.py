@@ -87,6 +87,8 @@ def _from_file(path: Path, dtype: str, config: str | None, meta: bool) -> Loaded
         scheduler_config=known.scheduler,
         latent_shape=known.latent_shape,
         text_tokens=known.text_tokens,
+        guidance=known.guidance,
+        steps=known.steps,
     )
 
 

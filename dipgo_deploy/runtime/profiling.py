@@ -51,14 +51,14 @@ Target = Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda
 class ProfileOptions:
     """Target, images of a call, guidance layout and sizes of one profile.
 
-    ``rounds`` are timed, after one to warm up; ``steps`` are those of every random schedule, drawn from ``seed``;
-    ``threads`` of ONNX Runtime, None for its own choice; programs whose weights exceed ``memory_bytes`` together are
-    timed apart. Raises UsageError for a value that makes no sense.
+    ``guidance`` is the model's own if None; ``rounds`` are timed, after one to warm up; ``steps`` are those of every
+    random schedule, drawn from ``seed``; ``threads`` of ONNX Runtime, None for its own choice; programs whose weights
+    exceed ``memory_bytes`` together are timed apart. Raises UsageError for a value that makes no sense.
     """
 
     target: str = "onnxruntime-cpu"
     batch: int = 8
-    guidance: Guidance = "none"
+    guidance: Guidance | None = None
     rounds: int = 10
     steps: int = 12
     seed: int = 0
@@ -96,6 +96,7 @@ def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Iterat
     if not model.has_weights:
         raise UsageError(f"this {model.class_name} has shapes alone, a profile runs it: load it with its weights")
     contract = make_contract(model, steps=options.steps, guidance=options.guidance)
+    options = replace(options, guidance=contract.guidance)
     layouts: Sequence[Layout] = ("subnets", "segments") if options.target.startswith("onnxruntime") else ("subnets",)
     programs = probe_programs(trace.blocks, contract, layouts, options.seed)
     groups = list(loaded_together(programs, options.memory_bytes))

@@ -14,6 +14,7 @@ from dipgo_deploy.cli import export, import_schedule, profile, search, trace
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.files import load_schedule
 from tests.models.families import tiny
 
 
@@ -104,3 +105,30 @@ def test_a_profile_refuses_shapes_alone(config, monkeypatch, tmp_path, capsys):
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: this UNet2DConditionModel has shapes alone, a profile runs it: load it")
     assert not (tmp_path / "latency.json").exists()
+
+
+def test_guidance_and_steps_are_the_models_own_unless_asked_for(config, tmp_path, capsys):
+    own, asked = str(tmp_path / "own.json"), str(tmp_path / "asked.json")
+    (tmp_path / "sd.json").write_text(
+        json.dumps({"denoiser": json.loads(Path(config).read_text()), "guidance": "concat", "steps": 7})
+    )
+    meta = ["--random-weights", str(tmp_path / "sd.json"), "--meta", "--ratio", "0.5"]
+    assert run(["search", *meta, "--out", own, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (summary["guidance"], summary["steps"], summary["sampler"]) == ("concat", 7, "DDIMScheduler")
+    assert load_schedule(Path(own)).contract.guidance == "concat"
+    assert run(["search", *meta, "--guidance", "none", "--steps", "5", "--out", asked]) == 0
+    assert "made for DDIMScheduler, guidance none\nnetwork calls: " in capsys.readouterr().out
+    imported = ["import-schedule", *meta[:3], "--from", "deepcache", "--interval", "2", "--out", own]
+    assert run([*imported, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["guidance"] == "concat"
+    assert load_schedule(Path(own)).contract.sampler.steps == 7
+
+
+@pytest.mark.parametrize("command", ["search", "import-schedule", "profile"])
+def test_help_says_that_the_models_own_is_the_default(command, capsys):
+    assert run([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "guidance layout; the model's own if left out" in text
+    if command != "profile":
+        assert "full run; the model's own if left out" in text and "such as ddim; the model's own if left out" in text

@@ -19,6 +19,7 @@ from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first
 from dipgo_deploy.core.files import path_inside, read_json
 from dipgo_deploy.models.quiet import quiet_diffusers, quiet_transformers
 from dipgo_deploy.models.samplers import scheduler_from_spec
+from dipgo_deploy.models.usual_run import DOUBLING
 from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
 from dipgo_deploy.runtime.dropin.stepping import StepOptions
 from dipgo_deploy.runtime.loading import load_bundle
@@ -29,9 +30,6 @@ _INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
 _OURS = [DeployedDenoiser.__module__, DeployedDenoiser.__name__]
 """How ``save_pretrained`` of a pipeline records a deployed denoiser."""
-
-_DOUBLING = ("UNet2DConditionModel", "DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel")
-"""Classes whose pipelines double the rows for a guidance_scale above 1; others call twice, or take it as an input."""
 
 _SETTINGS = (bool, int, float, str, type(None))
 
@@ -86,7 +84,7 @@ def call_arguments(pipeline: Any, contract: Contract) -> dict[str, Any]:
         arguments |= {"height": contract.latent_shape[-2] * scale, "width": contract.latent_shape[-1] * scale}
     if len(contract.latent_shape) > 3:
         arguments["num_frames"] = (contract.latent_shape[1] - 1) * pipeline.vae_scale_factor_temporal + 1
-    if contract.guidance == "none" and contract.model_class in _DOUBLING:
+    if contract.guidance == "none" and contract.model_class in DOUBLING:
         arguments["guidance_scale"] = 1.0
     return arguments
 
