@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError, first_line
@@ -68,11 +69,10 @@ def load_single_file(
 def _kind_of(path: Path) -> str:
     from diffusers.loaders.single_file_utils import (  # noqa: TID251 - the home of diffusers
         infer_diffusers_model_type,
-        load_single_file_checkpoint,
     )
 
     try:
-        found = infer_diffusers_model_type(load_single_file_checkpoint(str(path), local_files_only=True))
+        found = infer_diffusers_model_type(_shapes(path))
     except Exception as error:
         line = first_line(error)
         raise InputError(f"{path} is no readable safetensors checkpoint ({line}): restore it") from None
@@ -80,3 +80,10 @@ def _kind_of(path: Path) -> str:
         known = ", ".join(_CONFIGS)
         raise InputError(f"{path} is a checkpoint of {found}, known are {known}: give a folder or --config")
     return _CONFIGS[found]
+
+
+def _shapes(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint without their numbers: only its header is read."""
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}

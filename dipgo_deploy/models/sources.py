@@ -65,7 +65,7 @@ def load_model(
     if is_file:
         return _from_file(folder, dtype, config, meta)
     if from_hub:
-        folder = fetch(name, revision=revision, variant=variant)
+        folder = fetch(name, revision=revision, variant=variant, configs_only=meta)
     if folder.is_dir():
         return _from_folder(folder, dtype, variant, meta)
     if is_python_name(name):
@@ -108,8 +108,7 @@ def _from_folder(folder: Path, dtype: str, variant: str | None, meta: bool) -> L
     scheduler = folder / "scheduler" / "scheduler_config.json"
     embedder = None
     if index is not None and "class_embedder" in index:
-        _read_config(folder / "class_embedder" / "config.json")
-        embedder = _from_pretrained("dipgo_deploy.models.class_embedder", "ClassEmbedder", folder / "class_embedder")
+        embedder = _class_embedder(folder / "class_embedder", meta)
     return model_from_module(
         module,
         dtype=dtype,
@@ -118,6 +117,17 @@ def _from_folder(folder: Path, dtype: str, variant: str | None, meta: bool) -> L
         scheduler_config=_read_config(scheduler) if scheduler.is_file() else {},
         class_embedder=embedder,
     )
+
+
+def _class_embedder(home: Path, meta: bool) -> nn.Module:
+    from dipgo_deploy.models.class_embedder import ClassEmbedder
+
+    config = _read_config(home / "config.json")
+    if meta:
+        with torch.device("meta"):
+            embedder: nn.Module = ClassEmbedder.from_config(config)
+        return embedder
+    return _from_pretrained(ClassEmbedder.__module__, ClassEmbedder.__name__, home)
 
 
 def _component(folder: Path, index: Mapping[str, Any] | None) -> str:

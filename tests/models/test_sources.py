@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -162,6 +164,45 @@ def test_shards_are_loaded_from_the_cache_where_each_is_a_link(
     assert len(list((pipeline / "unet").glob("*-of-*.safetensors"))) == 2
     cached(pipeline, tmp_path, monkeypatch)
     assert load_model("owner/digits", revision="v2").digest == digits_unet.digest
+
+
+def test_shapes_alone_of_a_hub_name_are_fetched_as_configs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_unet: LoadedModel
+) -> None:
+    assert digits_unet.folder is not None
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append((name, options))
+        for source in (path for path in digits_unet.folder.rglob("*") if path.is_file()):
+            relative = source.relative_to(digits_unet.folder)
+            if any(fnmatch(str(relative), pattern) for pattern in options["allow_patterns"]):
+                place = tmp_path / "snapshot" / relative
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, place)
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", None)
+    shapes = load_model("owner/digits", revision="v2", meta=True)
+    assert not shapes.has_weights and shapes.weight_bytes == digits_unet.weight_bytes
+    assert shapes.class_embedder is not None and shapes.class_embedder.embedding.weight.is_meta
+    assert (shapes.num_classes, shapes.tokens) == (digits_unet.num_classes, digits_unet.tokens)
+    assert [name for name, _ in asked] == ["owner/digits"] and asked[0][1]["revision"] == "v2"
+    assert not asked[0][1]["local_files_only"]
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json"}
+
+
+def test_shapes_alone_of_a_folder_open_no_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_unet: LoadedModel
+) -> None:
+    assert digits_unet.folder is not None
+    shutil.copytree(digits_unet.folder, tmp_path / "copy")
+    for weights in (tmp_path / "copy").rglob("*.safetensors"):
+        weights.write_bytes(b"these are no weights")
+    shapes = load_model(tmp_path / "copy", meta=True)
+    assert not shapes.has_weights and shapes.scheduler_config == digits_unet.scheduler_config
 
 
 def cached(pipeline: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
