@@ -37,6 +37,7 @@ from dipgo_deploy.lowering import LowerOptions, limit_graphs, lower
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.models.contracts import library_versions
 from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.text_loras import save_text_encoder
 
 __all__ = ["ExportOptions", "export"]
 
@@ -130,7 +131,9 @@ def _write_pipeline(folder: Path, model: LoadedModel) -> None:
         index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
         for name, entry in index.items():
             source = path_inside(model.folder, name)
-            if isinstance(entry, list) and name != model.component and source.is_dir():
+            if name in model.text_loras:
+                save_text_encoder(model, name, path_inside(folder, name))
+            elif isinstance(entry, list) and name != model.component and source.is_dir():
                 shutil.copytree(source, path_inside(folder, name))
     if not (folder / "scheduler").exists() and model.scheduler_config:
         write_atomic(folder / "scheduler" / "scheduler_config.json", json.dumps(dict(model.scheduler_config), indent=2))

@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torch import nn
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models.presets import PRESETS, Preset
+
+if TYPE_CHECKING:
+    from dipgo_deploy.models.lora import LoraFile
 
 __all__ = ["DTYPES", "LoadedModel", "canonical_config", "model_from_module", "usual_component"]
 
@@ -36,7 +39,8 @@ class LoadedModel:
     ``component`` is its folder name in a pipeline (``unet`` or ``transformer``); ``latent_shape`` is ``(C, H, W)``, or
     ``(C, F, H, W)`` with frames; ``text_tokens`` is the length of its text, None for what its family takes;
     ``class_embedder`` turns labels into cross-attention tokens, where the pipeline has one or prompts were given (see
-    ``with_prompts``); ``guidance`` and ``steps`` are the usual ones, None where its pipeline tells (``usual_run``).
+    ``with_prompts``); ``guidance`` and ``steps`` are the usual ones, None where its pipeline tells (``usual_run``);
+    ``text_loras`` are adapters that text encoders of ``folder``, by name, are to be used with (``text_loras``).
     """
 
     module: nn.Module
@@ -52,6 +56,7 @@ class LoadedModel:
     text_tokens: int | None = None
     guidance: Guidance | None = None
     steps: int | None = None
+    text_loras: Mapping[str, Sequence[LoraFile]] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:

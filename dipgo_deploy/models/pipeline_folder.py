@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -72,10 +72,10 @@ def running(folder: Path, name: str) -> Iterator[tuple[Any, Path]]:
         raise InputError(f"{home} cannot be run as {class_name} ({line}): restore its files") from None
 
 
-def load_module(kind: Any, home: Path) -> Any:
-    """A component's module in float32, for evaluation; ``kind`` and ``home`` are those of `running`."""
-    dtype = {_DTYPE[kind.__module__.split(".")[0]]: torch.float32}
-    module = kind.from_pretrained(home, local_files_only=True, use_safetensors=True, **dtype)
+def load_module(kind: Any, home: Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Any:
+    """A component's module in ``dtype``, by ``auto`` that of its file; ``kind`` and ``home`` are those of `running`."""
+    wanted = {_DTYPE[kind.__module__.split(".")[0]]: dtype}
+    module = kind.from_pretrained(home, local_files_only=True, use_safetensors=True, **wanted)
     return module.eval().requires_grad_(False)
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models.loading import LoadedModel
 from dipgo_deploy.models.pipeline_folder import component_names, load_text_encoder, load_tokenizer, running
+from dipgo_deploy.models.text_loras import fuse_text_loras
 
 __all__ = ["PromptTable", "with_prompts"]
 
@@ -52,7 +53,7 @@ def with_prompts(model: LoadedModel, prompts: Sequence[str]) -> LoadedModel:
     if not prompts:
         raise UsageError("no prompt is given, one or more are wanted: name some")
     _check_conditioned_on_text(model)
-    rows = _encoded(_pipeline(model), (*prompts, ""))
+    rows = _encoded(model, _pipeline(model), (*prompts, ""))
     found, wanted = rows.shape[-1], model.example_inputs(1)[_INPUT].shape[-1]
     if found != wanted:
         raise InputError(
@@ -85,12 +86,13 @@ def _pipeline(model: LoadedModel) -> Path:
     return folder
 
 
-def _encoded(folder: Path, prompts: Sequence[str]) -> torch.Tensor:
+def _encoded(model: LoadedModel, folder: Path, prompts: Sequence[str]) -> torch.Tensor:
     """Last hidden states (prompts, tokens, dim), one prompt at a time: together they may not fit the memory."""
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one of a folder without vocabulary
         raise InputError(f"{folder / 'tokenizer'} holds no vocabulary, one is wanted: restore its files")
     encoder, tokens = load_text_encoder(folder)
+    fuse_text_loras(model, "text_encoder", encoder)
     with running(folder, "text_encoder"), torch.no_grad():
         return torch.cat([_hidden(encoder, tokenizer, prompt, tokens) for prompt in prompts])
 

@@ -75,10 +75,11 @@ def test_kohyas_names_and_alphas_are_read(tmp_path: Path, peft):
     assert torch.allclose(fused.module.state_dict()[weight], expected, atol=1e-6)
 
 
-def test_a_part_for_text_encoders_is_left_out_and_said(tmp_path: Path, peft):
+def test_a_part_for_text_encoders_that_are_not_there_is_left_out_and_said(tmp_path: Path, peft):
     path, _ = adapter("sd", tmp_path, extra="text_encoder.text_model.encoder.layers.0.self_attn.q_proj")
-    with pytest.warns(UserWarning, match="also adapts text encoders: that part is left out"):
-        with_loras(tiny("sd"), [LoraFile(path)])
+    says = "also adapts text_encoder, which this UNet2DConditionModel lacks: that is left out"
+    with pytest.warns(UserWarning, match=says):
+        assert not with_loras(tiny("sd"), [LoraFile(path)]).text_loras
 
 
 def test_a_lora_of_another_model_is_refused(tmp_path: Path, peft):
