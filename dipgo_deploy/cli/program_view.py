@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dipgo_deploy.cli.contract_view import contract_line
 from dipgo_deploy.cli.units import count_text, macs_text, mib_text, step_range
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.program import Call, Program, Run, memory_bytes
@@ -41,6 +42,7 @@ def program_view(program: Program) -> RenderableType:
         Text(f"{len(program.calls)} calls: {_counts(program.calls)}; {count_text(len(program.graphs), 'graph')}"),
         Text(f"MACs per image (papers): {macs_text(macs.papers)} of {macs_text(full.papers)}; "
              f"full: {macs_text(macs.full)} of {macs_text(full.full)}"),
+        Text(contract_line(program.contract)),
     ]  # fmt: skip
     slots = Text(count_text(len(program.slots), "slot"))
     memory = [Text(memory_line(program, batch)) for batch in (1, 8)]

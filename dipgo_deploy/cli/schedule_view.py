@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dipgo_deploy.bench.cells import COMPUTED, DEAD, Cells, origin_line, read_cells, sampler_line, short_names
+from dipgo_deploy.cli.contract_view import contract_line
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.schedule import Schedule
 
@@ -35,6 +36,7 @@ def schedule_view(schedule: Schedule, graph: BlockGraph | None = None) -> Render
     chunk = max(10, (_WIDTH - margin) // 10 * 10)
     marks = _marks(cells)
     lines = [Text(origin_line(schedule, cells), style="bold"), Text(sampler_line(schedule, cells))]
+    lines.append(Text(contract_line(schedule.contract)))
     for start in range(0, schedule.steps, chunk):
         part = slice(start, start + chunk)
         lines.append(Text(" " * margin + _ruler(start, min(start + chunk, schedule.steps)), style="dim"))

@@ -12,12 +12,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dipgo_deploy.cli.contract_view import contract_table, shape_text
 from dipgo_deploy.cli.program_view import memory_line, program_view
 from dipgo_deploy.cli.schedule_view import schedule_view
 from dipgo_deploy.cli.units import count_text, macs_text, mib_text
 from dipgo_deploy.core.blocks import Block, BlockGraph, Macs
 from dipgo_deploy.core.bundle import BundleManifest
-from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.program import Program
 
 __all__ = ["blocks_view", "bundle_view", "memory_line", "program_view", "schedule_view"]
@@ -48,7 +48,8 @@ def blocks_view(graph: BlockGraph) -> RenderableType:
         f"{graph.model_class} {graph.model_digest[:12]}, {graph.dtype}: {len(graph.blocks)} blocks at granularity "
         f"{graph.granularity}; MACs and stored features of one row, conventions papers and full"
     )
-    return Group(Text(heading), table, *_outside_warning(graph))
+    inputs = ", ".join(f"{spec.name} {shape_text(spec.shape)}" for spec in graph.inputs)
+    return Group(Text(heading), Text(f"inputs: {inputs}; all but rows is fixed"), table, *_outside_warning(graph))
 
 
 def _stored(graph: BlockGraph, blocks: Iterable[Block]) -> str:
@@ -74,7 +75,7 @@ def _costs(macs: Macs, graph: BlockGraph) -> tuple[str, str, str]:
 
 def _shape(graph: BlockGraph, name: str) -> str:
     spec = graph.values.get(name)
-    return "?" if spec is None else "\N{MULTIPLICATION SIGN}".join(str(dim) for dim in spec.shape)
+    return "?" if spec is None else shape_text(spec.shape)
 
 
 def bundle_view(manifest: BundleManifest, folder: Path | None = None, program: Program | None = None) -> RenderableType:
@@ -97,19 +98,4 @@ def bundle_view(manifest: BundleManifest, folder: Path | None = None, program: P
     versions = ", ".join(f"{tool} {version}" for tool, version in manifest.versions.items())
     memory = [Text(memory_line(program, batch)) for batch in (1, 8)] if program else []
     made = [Text(f"made with {versions}", style="dim")] if versions else []
-    return Group(heading, _contract_table(manifest.contract), files, Text(summary), *memory, *made)
-
-
-def _contract_table(contract: Contract) -> Table:
-    sampler, batch = contract.sampler, contract.batch
-    rows = {
-        "model": f"{contract.model_class} {contract.model_digest[:12]}, {contract.dtype}",
-        "sampler": f"{sampler.class_name}, {sampler.steps} steps, {sampler.calls} calls, config {sampler.digest[:12]}",
-        "guidance": contract.guidance,
-        "latent": "\N{MULTIPLICATION SIGN}".join(map(str, contract.latent_shape)),
-        "batch": f"{batch.min} to {batch.max}, best at {batch.opt}",
-    }
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+    return Group(heading, contract_table(manifest.contract), files, Text(summary), *memory, *made)

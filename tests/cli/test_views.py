@@ -47,6 +47,16 @@ def test_schedule_view_marks_every_cell() -> None:
     assert "█ computed  ▒ reused, 1 step old  ░ older" in lines[-1] and "forecast" not in lines[-1]
 
 
+def test_views_state_what_is_fixed() -> None:
+    schedule = schedule_of("deepcache", 0.2, 6, interval=3)
+    line = "fixed: latent " + X.join(map(str, schedule.contract.latent_shape)) + ", guidance none; 1 to 64 images"
+    assert line in render(schedule_view(schedule)).splitlines()
+    assert line in render(program_view(program_of(schedule))).splitlines()
+    spec = GRAPH.inputs[0]
+    assert f"inputs: {spec.name} {X.join(map(str, spec.shape))}" in render(blocks_view(GRAPH))
+    assert "all but rows is fixed" in " ".join(render(blocks_view(GRAPH)).split())
+
+
 def test_schedule_view_marks_forecasts_and_what_is_computed_in_vain() -> None:
     graph = chain_like()
     options = SearchOptions("deepcache", 0.5, interval=2, depth=1)
