@@ -76,12 +76,26 @@ def generate(
     each = count or _PER_CLASS
     options = GenerateOptions(seed=seed, classes=tuple(classes or ()), count=each, guidance_scale=guidance, **how)
     with working(f"generating with {bundle}"):
-        images = draw(load_bundle(bundle), options)
+        loaded = load_bundle(bundle)
+        _check_drawable(loaded.manifest.contract.latent_shape)
+        images = draw(loaded, options)
         image_grid(images, out, columns=min(each, _COLUMNS))
     if as_json:
         emit({"images": len(images), "seed": seed, "out": str(out)})
         return
     result(f"{len(images)} images in {out}")
+
+
+def _check_drawable(latent_shape: tuple[int, ...]) -> None:
+    """UsageError for latents that are no images: refused before they are drawn."""
+    if len(latent_shape) != 3 or latent_shape[0] not in (1, 3):
+        from dipgo_deploy.cli.contract_view import shape_text
+
+        shape = shape_text(latent_shape)
+        raise UsageError(
+            f"this bundle draws latents of shape {shape}, which are no pictures until a pipeline decodes them: give "
+            "--prompt, or call load_pipeline in Python"
+        )
 
 
 def _check_pipeline_run(how: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ class ModelSource:
     @property
     def label(self) -> str:
         """What is being loaded, for a line of progress."""
-        return self.model or f"{self.random_weights} with random weights"
+        return self.model if self.model is not None else f"{self.random_weights} with random weights"
 
     def load(self) -> LoadedModel:
         """The model, with whatever its loader raises; without weights where random ones would not fit the memory."""

@@ -51,6 +51,10 @@ def load_model(
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
     name = str(source)
+    if not name:
+        raise InputError(
+            f"the name of the model is empty: give a diffusers folder or one of {', '.join(REFERENCE_MODELS)}"
+        )
     folder = _REFERENCE / name if name in REFERENCE_MODELS else Path(source)
     is_file = folder.is_file() or folder.suffix in (".safetensors", *PICKLES)
     from_hub = not is_file and not folder.is_dir() and is_hub_name(name)

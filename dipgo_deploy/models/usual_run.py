@@ -16,6 +16,7 @@ from typing import Any
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.files import read_json
 from dipgo_deploy.models.loading import LoadedModel
+from dipgo_deploy.models.quiet import quiet_diffusers, quiet_transformers
 
 __all__ = ["DOUBLING", "usual_guidance", "usual_steps"]
 
@@ -52,7 +53,8 @@ def _pipeline_defaults(model: LoadedModel) -> Mapping[str, Any] | None:
     if name == _BASE:
         return {}
     # What needs a package that is absent stands there as a class of no use.
-    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+    with quiet_diffusers(), quiet_transformers():
+        kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
         return None
     return {one.name: one.default for one in inspect.signature(kind.__call__).parameters.values()}

@@ -32,6 +32,8 @@ def check_weight_files(folder: Path, class_name: str, variant: str | None) -> No
         return
     if pickles := sorted(path for path in folder.glob(f"{_STEM}*") if PICKLES[0] == path.suffix):
         refuse_pickle(pickles[0], class_name)
+    if variant is not None and (folder / f"{_STEM}.safetensors").is_file():
+        raise InputError(f"{folder} has no {stem}.safetensors, found {_STEM}.safetensors: leave --variant out")
     variants = sorted({path.name.split(".")[1] for path in folder.glob(f"{_STEM}.*.safetensors")} - {"safetensors"})
     found = f"variants {', '.join(variants)}" if variants else "no safetensors"
     remedy = f"ask for --variant {variants[0]}" if variants else "save the model with safetensors"

@@ -44,6 +44,11 @@ def test_a_bundle_without_a_pipeline_draws_no_prompts(bundle_folder: Path, tmp_p
     refused(command, "holds a denoiser and no pipeline", capsys, 3)
 
 
+def test_latents_are_no_pictures_and_none_are_drawn(sd_bundle: Path, tmp_path: Path, capsys):
+    words = "latents of shape 4\N{MULTIPLICATION SIGN}8\N{MULTIPLICATION SIGN}8, which are no pictures until a pipeline"
+    refused(["generate", sd_bundle, "--out", tmp_path / "g.png"], words, capsys, 2)
+
+
 @pytest.mark.parametrize("command", ["trace", "search", "export"])
 def test_a_lora_of_another_format_or_model_is_refused(command: str, bundle_folder: Path, tmp_path: Path, capsys):
     options = ["--schedule", bundle_folder / "schedule.json"] if command == "export" else []

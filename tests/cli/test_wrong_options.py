@@ -118,6 +118,7 @@ def test_generate(options, words, bundle_folder, tmp_path, capsys):
         (["--tolerance", -1], "local_tolerance -1"),
         (["--tolerance", 0], "local_tolerance 0"),
         (["--min-psnr", NAN], "min_psnr_db nan"),
+        (["--once", "--device", "cuda"], "--once compares single calls on the CPU: leave"),
     ],
 )
 def test_verify(options, words, bundle_folder, capsys):

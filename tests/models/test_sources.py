@@ -46,6 +46,16 @@ def test_a_variant_is_loaded_where_it_is_named(tmp_path: Path) -> None:
     assert load_model(sharded, variant="fp16", dtype="float16").digest == half.digest
 
 
+def test_a_variant_of_which_there_are_none(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no diffusion_pytorch_model.fp16.safetensors, found .*: leave --variant out"):
+        load_model(folder, variant="fp16")
+
+
+def test_a_name_that_is_empty_is_no_folder() -> None:
+    with pytest.raises(InputError, match="the name of the model is empty: give a diffusers folder or one of"):
+        load_model("")
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_model_is_loaded_in_the_asked_dtype(folder: Path, dtype: str) -> None:
     loaded = load_model(folder, dtype=dtype)

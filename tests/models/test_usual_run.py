@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from dipgo_deploy.models import load_model, load_random, make_contract, read_random_config, shipped_configs
 from dipgo_deploy.models.usual_run import usual_guidance, usual_steps
 from tests.models.families import FAMILIES, tiny
+
+ROOT = Path(__file__).parents[2]
 
 
 def in_pipeline(name: str, pipeline: object, folder: Path):
@@ -49,6 +52,20 @@ def test_a_pipeline_folder_takes_what_its_pipeline_takes(name, pipeline, guidanc
     pytest.importorskip("transformers")
     model = in_pipeline(name, pipeline, tmp_path)
     assert (usual_guidance(model), usual_steps(model)) == (guidance, steps)
+
+
+def test_nothing_is_said_while_a_pipeline_is_looked_up(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    code = (
+        "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\n"
+        "from tests.models.families import tiny\nfrom dipgo_deploy.models.usual_run import usual_guidance\n"
+        "print(usual_guidance(replace(tiny('sd'), folder=Path(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout == "concat\n" and "CLIPImageProcessor" not in done.stderr
 
 
 @pytest.mark.parametrize("name", FAMILIES)
