@@ -19,6 +19,7 @@ from dipgo_deploy.cli.options import (
 )
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
+from dipgo_deploy.cli.units import count_text
 
 
 def export(
@@ -61,5 +62,6 @@ def export(
     if as_json:
         emit({"bundle": str(folder), "layout": layout, "graphs": graphs, "nfe": program.nfe, "slot_bytes": slots})
         return
-    result(f"{len(graphs)} graphs, {program.nfe} network calls an image, slots {slots / 1024:.0f} KiB an image")
+    size = f"slots {slots / 1024:.0f} KiB an image"
+    result(f"{count_text(len(graphs), 'graph')}, {program.nfe} network calls an image, {size}")
     result(f"in {folder}")

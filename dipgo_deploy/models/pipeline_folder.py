@@ -16,6 +16,7 @@ import torch
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first_line
 from dipgo_deploy.core.files import path_inside, read_json
 from dipgo_deploy.models.quiet import quiet_transformers
+from dipgo_deploy.models.weight_files import only_variant
 
 __all__ = [
     "VAE",
@@ -75,7 +76,8 @@ def running(folder: Path, name: str) -> Iterator[tuple[Any, Path]]:
 def load_module(kind: Any, home: Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Any:
     """A component's module in ``dtype``, by ``auto`` that of its file; ``kind`` and ``home`` are those of `running`."""
     wanted = {_DTYPE[kind.__module__.split(".")[0]]: dtype}
-    module = kind.from_pretrained(home, local_files_only=True, use_safetensors=True, **wanted)
+    variant = only_variant(home)
+    module = kind.from_pretrained(home, local_files_only=True, use_safetensors=True, variant=variant, **wanted)
     return module.eval().requires_grad_(False)
 
 

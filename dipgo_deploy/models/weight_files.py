@@ -6,17 +6,20 @@ it has to be that of a file in the same folder. There it may be a link: in the h
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import read_json
 
-__all__ = ["PICKLES", "check_weight_files", "refuse_pickle"]
+__all__ = ["PICKLES", "check_weight_files", "only_variant", "refuse_pickle"]
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 """Endings of files that PyTorch unpickles."""
 
 _STEM = "diffusion_pytorch_model"
+_NAMED = re.compile(r"(model|diffusion_pytorch_model)(\.(?P<variant>[\w-]+?))?(-\d+-of-\d+)?\.safetensors")
+"""How diffusers and transformers name weights: whole or in shards, plain or of a variant."""
 
 
 def check_weight_files(folder: Path, class_name: str, variant: str | None) -> None:
@@ -50,6 +53,16 @@ def refuse_pickle(path: Path, class_name: str = "UNet2DConditionModel") -> None:
         f"{path} is a pickle, which runs code when opened, and safetensors are wanted: convert it if you trust it, by "
         f'python -c "from diffusers import {class_name}; {act}"'
     )
+
+
+def only_variant(folder: Path) -> str | None:
+    """The variant that a component's folder holds in the place of plain weights, such as ``fp16``; None else.
+
+    Reading one needs its name, and whoever reads a bundle's text encoders and VAE was not told it.
+    """
+    names = [_NAMED.fullmatch(path.name) for path in folder.glob("*.safetensors")]
+    variants = {match["variant"] for match in names if match}
+    return min(variants, default=None) if None not in variants else None
 
 
 def _check_shards(index: Path) -> None:

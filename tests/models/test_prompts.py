@@ -159,3 +159,9 @@ def test_an_encoder_without_safetensors_and_a_machine_without_transformers(plain
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingError, match="transformers is not installed: pip install transformers"):
         with_prompts(plain, PROMPTS)
+
+
+def test_a_text_encoder_of_a_variant_alone_is_found(copied, prompted):
+    (copied / "text_encoder" / "model.safetensors").rename(copied / "text_encoder" / "model.fp16.safetensors")
+    found = with_prompts(load_model(copied), PROMPTS)
+    assert torch.equal(found.class_embedder.rows, prompted.class_embedder.rows)

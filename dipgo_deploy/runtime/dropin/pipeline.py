@@ -20,6 +20,7 @@ from dipgo_deploy.core.files import path_inside, read_json
 from dipgo_deploy.models.quiet import quiet_diffusers, quiet_transformers
 from dipgo_deploy.models.samplers import scheduler_from_spec
 from dipgo_deploy.models.usual_run import DOUBLING
+from dipgo_deploy.models.weight_files import only_variant
 from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
 from dipgo_deploy.runtime.dropin.stepping import StepOptions
 from dipgo_deploy.runtime.loading import load_bundle
@@ -56,6 +57,7 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, **given: Any) -
     absent = {part: None for part, entry in index.items() if entry == [None, None]}
     parts = {**absent, name: denoiser, "scheduler": scheduler_from_spec(sampler), **given}
     _check_whole(home, index, parts)
+    parts.setdefault("variant", _variant(home, index, parts))
     try:
         with quiet_diffusers(), quiet_transformers():
             pipeline = DiffusionPipeline.from_pretrained(home, local_files_only=True, use_safetensors=True, **parts)
@@ -121,6 +123,12 @@ def _denoiser(home: Path, index: Mapping[str, Any]) -> tuple[str, Path]:
     if index[name] != _OURS:
         raise InputError(f"{home} has no {BUNDLE_FILE} and no deployed denoiser: give a bundle that export wrote")
     return name, path_inside(home, name)
+
+
+def _variant(home: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """The variant of the first part that has no plain weights; diffusers takes plain ones where others have no such."""
+    names = [name for name, entry in index.items() if isinstance(entry, list) and name not in given]
+    return next(filter(None, (only_variant(path_inside(home, name)) for name in names)), None)
 
 
 def _check_whole(home: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> None:

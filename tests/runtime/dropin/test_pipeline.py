@@ -15,9 +15,11 @@ import dipgo_deploy
 from dipgo_deploy.core.errors import InputError, MissingError
 from dipgo_deploy.runtime import VerifyOptions, load_bundle, verify
 from dipgo_deploy.runtime.dropin import DeployedDenoiser, RefusedCall, call_arguments, load_pipeline
-from tests.runtime.dropin.pipelines import SIDE, drawn
+from tests.runtime.dropin.pipelines import SIDE, drawn, make_bundle
 
 CALL = {"prompt": "a cat", "guidance_scale": 4.0, "output_type": "latent"}
+
+IMAGE = {"output_type": "np"}
 
 
 @pytest.fixture
@@ -33,6 +35,15 @@ def test_it_is_the_usual_pipeline_with_the_scheduler_of_the_contract(pipeline, c
     assert type(pipeline) is diffusers.StableDiffusionPipeline and isinstance(pipeline.unet, DeployedDenoiser)
     assert call(pipeline) == {**CALL, "num_inference_steps": 6, "height": SIDE, "width": SIDE}
     assert pipeline.scheduler.config.steps_offset == 1 and drawn(pipeline, call(pipeline)).shape == (1, 4, 8, 8)
+
+
+def test_a_pipeline_of_which_only_a_variant_was_fetched(sd_pipeline: Path, pipeline, tmp_path: Path):
+    fetched = shutil.copytree(sd_pipeline, tmp_path / "pipeline")
+    (fetched / "text_encoder" / "model.safetensors").rename(fetched / "text_encoder" / "model.fp16.safetensors")
+    weights = fetched / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    found = load_pipeline(make_bundle("sd", fetched, tmp_path / "bundle", sampler="ddim"))
+    assert np.array_equal(drawn(found, call(found) | IMAGE), drawn(pipeline, call(pipeline) | IMAGE))
 
 
 def test_loading_says_nothing(sd_bundle: Path, capfd, caplog):
