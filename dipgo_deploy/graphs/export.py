@@ -111,7 +111,7 @@ def _write(
     save_block_graph(folder / "blocks.json", traced.blocks)
     save_schedule(folder / "schedule.json", schedule)
     save_program(folder / "program.json", program)
-    write_atomic(folder / "README.md", _card(schedule, program, traced))
+    write_atomic(folder / "README.md", _card(model, schedule, program, traced))
     manifest = BundleManifest(
         contract=schedule.contract,
         denoiser=model.component,
@@ -140,7 +140,7 @@ def _write_pipeline(folder: Path, model: LoadedModel) -> None:
     write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 
-def _card(schedule: Schedule, program: Program, traced: Trace) -> str:
+def _card(model: LoadedModel, schedule: Schedule, program: Program, traced: Trace) -> str:
     contract = schedule.contract
     memory = memory_bytes(program, contract.batch.opt)
     made = ", ".join(f"{key} {value}" for key, value in schedule.origin.items())
@@ -157,7 +157,16 @@ A bundle of dipgo-deploy: a reuse schedule compiled to ONNX graphs. Schedule: {m
 | guidance, dtype | {contract.guidance}, {contract.dtype} |
 | weights on disk | {traced.blocks.weight_bytes / 2**20:.1f} MiB, one file |
 | slots for {contract.batch.opt} images | {memory["slots"] / 2**20:.2f} MiB |
-
+{_text_loras(model)}
 Fixed: sampler, number of steps, guidance layout, latent shape {contract.latent_shape}. Run it with
 `dipgo-deploy generate`, check it with `dipgo-deploy verify`, measure it with `dipgo-deploy bench`.
 """
+
+
+def _text_loras(model: LoadedModel) -> str:
+    """A row for each text encoder that adapters are fused into."""
+    named = {
+        name: ", ".join(f"{lora.path.name} x {lora.scale:g}" for lora in found)
+        for name, found in model.text_loras.items()
+    }
+    return "".join(f"| LoRA fused into {name} | {files} |\n" for name, files in named.items())

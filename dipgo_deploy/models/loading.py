@@ -56,7 +56,7 @@ class LoadedModel:
     text_tokens: int | None = None
     guidance: Guidance | None = None
     steps: int | None = None
-    text_loras: Mapping[str, Sequence[LoraFile]] = field(default_factory=dict)
+    text_loras: Mapping[str, tuple[LoraFile, ...]] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:

@@ -116,6 +116,8 @@ def test_a_bundles_pipeline_has_every_text_encoder_fused(tmp_path: Path):
         assert found.keys() == wanted.keys()
         assert max((found[key] - wanted[key]).abs().max().item() for key in wanted) <= 1e-6
     assert ours.unet.bundle.model.digest == fused.digest
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "| LoRA fused into text_encoder_2 | style.safetensors x 0.5 |\n\nFixed: " in card
 
 
 def text_width(folder: Path, name: str) -> int:
