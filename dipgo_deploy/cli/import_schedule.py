@@ -19,6 +19,7 @@ from dipgo_deploy.cli.options import (
     RandomWeights,
     Revision,
     Sampler,
+    Size,
     Steps,
     Variant,
 )
@@ -34,6 +35,7 @@ def import_schedule(
     variant: Variant = None,
     revision: Revision = None,
     config: Config = None,
+    size: Size = None,
     file: Annotated[Path | None, typer.Option(help="Its settings as JSON; the options below stand above it.")] = None,
     interval: Annotated[int | None, typer.Option(help="Full step every so many steps (deepcache, fora).")] = None,
     branch: Annotated[int | None, typer.Option(help="cache_branch_id: 3 x level + layer (deepcache).")] = None,
@@ -55,7 +57,7 @@ def import_schedule(
     from dipgo_deploy.search.interchange import FORMATS
     from dipgo_deploy.search.interchange import import_schedule as imported
 
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
     given = {"interval": interval, "branch": branch, "skip-mode": skip_mode, "first": first, "last": last}
     document = _document(form, file, given)
     check_target(out)

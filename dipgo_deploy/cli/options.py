@@ -34,6 +34,7 @@ __all__ = [
     "TrustEngines",
     "Revision",
     "Sampler",
+    "Size",
     "Steps",
     "Variant",
     "patterns_of",
@@ -80,6 +81,10 @@ FormatName = Literal["deepcache", "fora", "smoothcache", "cache-dit", "dipgo"]
 """Formats of other tools: the names in `search.interchange.FORMATS`, which brings too much to be asked for help."""
 
 Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="HEIGHTxWIDTH", help="Size of the latent, such as 96x96; the model's own if left out."),
+]
 Sampler = Annotated[str | None, typer.Option(help="Sampler by name, such as ddim; the model's own if left out.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler's full run; the model's own if left out.")]
 GuidanceLayout = Annotated[

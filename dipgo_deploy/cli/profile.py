@@ -21,6 +21,7 @@ from dipgo_deploy.cli.options import (
     Model,
     RandomWeights,
     Revision,
+    Size,
     Variant,
     patterns_of,
 )
@@ -35,6 +36,7 @@ def profile(
     variant: Variant = None,
     revision: Revision = None,
     config: Config = None,
+    size: Size = None,
     lora: Lora = None,
     out: Annotated[Path, typer.Option(help="Where the latency table is written.")] = Path("latency.json"),
     target: Annotated[
@@ -59,7 +61,7 @@ def profile(
     from dipgo_deploy.runtime.profiling import profile as measure
 
     check_target(out)
-    source = ModelSource(model, random_weights, dtype, False, tuple(lora or ()), variant, revision, config)
+    source = ModelSource(model, random_weights, dtype, False, tuple(lora or ()), variant, revision, config, size)
     command = shlex.join(["dipgo-deploy", *sys.argv[1:]])
     options = ProfileOptions(
         target=target, batch=batch, guidance=guidance, rounds=rounds, threads=threads, command=command

@@ -20,6 +20,7 @@ from dipgo_deploy.cli.options import (
     RandomWeights,
     Revision,
     Sampler,
+    Size,
     Steps,
     Variant,
     patterns_of,
@@ -36,6 +37,7 @@ def search(
     variant: Variant = None,
     revision: Revision = None,
     config: Config = None,
+    size: Size = None,
     out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
     method: Annotated[str, typer.Option(help=_METHODS)] = "uniform",
     ratio: Annotated[float, typer.Option(help="Share of the full run's MACs to prune, in [0, 1).")] = 0.8,
@@ -87,7 +89,7 @@ def search(
         cost=None if cost is None else load_latency_table(cost),
     )  # fmt: skip
     gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
     asked = Asked(
         source, options, sampler, steps, guidance, granularity, patterns_of(blocks), seed, images, conditions,
         guidance_scale, gradient, out, picture, limit_graphs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelSource"]
 
+_SIZE = r"[1-9]\d{0,4}x[1-9]\d{0,4}"
 _MEMORY_OF_A_TRACE = 2.2
 """Peak memory of a trace and a cut, in weights of the model."""
 
@@ -22,7 +24,8 @@ _MEMORY_OF_A_TRACE = 2.2
 class ModelSource:
     """Either ``model`` (see ``load_model``) or ``random_weights`` (see ``load_random``), and a dtype.
 
-    ``meta`` asks for shapes alone, ``loras`` are fused into the weights. Raises UsageError unless one source is given.
+    ``meta`` asks for shapes alone, ``loras`` are fused into the weights, ``size`` is that of the latent. Raises
+    UsageError unless one source is given, or for a size that is none.
     """
 
     model: str | None = None
@@ -33,6 +36,7 @@ class ModelSource:
     variant: str | None = None
     revision: str | None = None
     config: str | None = None
+    size: str | None = None
 
     def __post_init__(self) -> None:
         if self.model is not None and self.random_weights is not None:
@@ -42,6 +46,8 @@ class ModelSource:
         for option in ("variant", "revision", "config"):
             if self.random_weights is not None and getattr(self, option) is not None:
                 raise UsageError(f"--{option} belongs to weights that are loaded, not to random ones: leave it out")
+        if self.size is not None and not re.fullmatch(_SIZE, self.size):
+            raise UsageError(f"--size {self.size!r} is no size of a latent: give HEIGHTxWIDTH, such as 96x96")
 
     @property
     def label(self) -> str:
@@ -55,6 +61,8 @@ class ModelSource:
         loras, model = loras_from_texts(self.loras), self._without_loras()
         if loras and not model.has_weights:
             raise UsageError(f"{self.label} has shapes alone, a LoRA is fused into weights: leave --lora out")
+        if self.size is not None:
+            model = model.with_latent_shape((*model.latent_shape[:-2], *map(int, self.size.split("x"))))
         return with_loras(model, loras)
 
     def _without_loras(self) -> LoadedModel:

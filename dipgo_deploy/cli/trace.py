@@ -18,6 +18,7 @@ from dipgo_deploy.cli.options import (
     Model,
     RandomWeights,
     Revision,
+    Size,
     Variant,
     patterns_of,
 )
@@ -31,6 +32,7 @@ def trace(
     variant: Variant = None,
     revision: Revision = None,
     config: Config = None,
+    size: Size = None,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     lora: Lora = None,
@@ -41,7 +43,7 @@ def trace(
 ) -> None:
     """Trace MODEL: which blocks can be skipped, what each needs, gives and costs."""
     patterns = patterns_of(blocks)
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
     from dipgo_deploy.cli.views import blocks_view
     from dipgo_deploy.graphs import trace as trace_model
 

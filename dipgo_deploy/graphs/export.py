@@ -61,6 +61,7 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
     if not model.has_weights:
         raise InputError(f"this {model.class_name} has shapes alone, a bundle needs its weights: load it with them")
     _check_model(model, schedule)
+    model = model.with_latent_shape(schedule.contract.latent_shape)
     if options.dtype is not None and options.dtype != model.dtype:
         model = model.as_dtype(options.dtype)
         contract = replace(schedule.contract, dtype=model.dtype, model_digest=model.digest)

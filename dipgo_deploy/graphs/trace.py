@@ -24,7 +24,7 @@ from filelock import FileLock
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import DipgoError, InputError, first_line
 from dipgo_deploy.core.files import check_target, load_block_graph, save_block_graph, write_atomic
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.capture import PARAMETER_PREFIX, Capture, capture
@@ -155,7 +155,7 @@ def _chosen(model: LoadedModel, granularity: str, patterns: Sequence[str] | None
 
 
 def _key(model: LoadedModel, patterns: Sequence[str]) -> str:
-    text = json.dumps([_code_digest(), library_versions(), model.digest, model.tokens, patterns])
+    text = json.dumps([_code_digest(), library_versions(), model.digest, model.tokens, model.latent_shape, patterns])
     return f"{model.class_name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -186,10 +186,27 @@ def _write_trace(model: LoadedModel, label: str, patterns: Sequence[str], strict
 
 
 def _order(model: LoadedModel, names: Sequence[str]) -> list[str]:
-    """The blocks in execution order, found on shapes alone."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        example = model.example_inputs(2)
-        return execution_order(model.module, names, lambda: model.forward(**example))
+    """The blocks in execution order, found on shapes alone; InputError where the model does not take its latent's."""
+
+    def forward() -> None:
+        found = tuple(model.forward(**example).shape)
+        if found[2:] != model.latent_shape[1:]:
+            raise InputError(
+                f"this {model.class_name} makes outputs of shape {found[1:]} from latents of shape "
+                f"{model.latent_shape}, height and width are to stay: give another size"
+            )
+
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            example = model.example_inputs(2)
+            return execution_order(model.module, names, forward)
+    except DipgoError:
+        raise
+    except Exception as error:
+        line = first_line(error)
+        raise InputError(
+            f"this {model.class_name} cannot run on latents of shape {model.latent_shape} ({line}): give another size"
+        ) from error
 
 
 def _write_master(master: ir.Model, specs: Mapping[str, TensorSpec], folder: Path) -> None:

@@ -108,6 +108,10 @@ class LoadedModel:
             return self
         return replace(self, module=_converted(self.module, DTYPES[dtype]), dtype=dtype)
 
+    def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
+        """The same model on latents of another shape; whether it runs on them is seen when it is traced."""
+        return self if shape == self.latent_shape else replace(self, latent_shape=shape)
+
     def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         keep = name == "timestep" or not tensor.is_floating_point()
         return tensor if keep else tensor.to(DTYPES[self.dtype])

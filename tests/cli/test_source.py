@@ -15,6 +15,7 @@ from dipgo_deploy.cli.main import run
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.files import load_schedule
+from tests.cli.refusal import refused
 from tests.models.families import tiny
 
 
@@ -36,6 +37,7 @@ def test_one_model_is_named():
 )
 def test_every_command_with_a_model_takes_all_its_options(command: Callable[..., None]):
     wanted = {"model", "random_weights", "variant", "revision", "config", "lora"}
+    wanted |= set() if command is export.export else {"size"}  # a schedule brings it
     assert wanted <= inspect.signature(command).parameters.keys()
 
 
@@ -132,3 +134,27 @@ def test_help_says_that_the_models_own_is_the_default(command, capsys):
     assert "guidance layout; the model's own if left out" in text
     if command != "profile":
         assert "full run; the model's own if left out" in text and "such as ddim; the model's own if left out" in text
+
+
+def test_another_size_goes_the_whole_way(config, tmp_path, capsys):
+    schedule, bundle = str(tmp_path / "s.json"), str(tmp_path / "bundle")
+    model = ["--random-weights", config]
+    assert run(["search", *model, "--steps", "4", "--ratio", "0.5", "--size", "12x16", "--out", schedule]) == 0
+    assert load_schedule(Path(schedule)).contract.latent_shape == (4, 12, 16)
+    assert run(["export", *model, "--schedule", schedule, "--out", bundle]) == 0
+    assert run(["verify", bundle, "--once"]) == 0
+    assert run(["show", bundle]) == 0
+    assert "4\N{MULTIPLICATION SIGN}12\N{MULTIPLICATION SIGN}16, fixed" in capsys.readouterr().out
+
+
+def test_a_size_that_is_none_or_that_the_model_does_not_take(tmp_path, capsys):
+    command = ["trace", "--random-weights", tmp_path / "config.json", "--out", tmp_path / "trace", "--size"]
+    tiny("dit").module.save_config(tmp_path)
+    for odd in ("8", "8x", "0x8", "8x8x8", "-8x8", "8 x 8", "999999x8"):
+        refused([*command, odd], f"--size {odd!r} is no size of a latent: give HEIGHTxWIDTH", capsys, 2)
+    words = (
+        "makes outputs of shape (8, 8, 8) from latents of shape (4, 9, 9), height and width are to stay: give another"
+    )
+    refused([*command, "9x9"], words, capsys, 3)
+    tiny("sd3").module.save_config(tmp_path)
+    refused([*command, "32x32"], "this SD3Transformer2DModel cannot run on latents of shape (4, 32, 32)", capsys, 3)
