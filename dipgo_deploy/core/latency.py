@@ -59,6 +59,7 @@ class LatencyTable(LatencyCosts):
         blocks_ms: by block, the sum over the pieces that a full step would not run without it, their weights fetched.
         forward_ms: of one call that computes everything, as foretold from the rest; where nothing is in the caches.
         environment: machine, versions and command.
+        latent_shape: of one image; None in tables that were written before it was recorded.
     """
 
     model_class: str
@@ -73,6 +74,7 @@ class LatencyTable(LatencyCosts):
     blocks_ms: Mapping[str, float]
     forward_ms: float
     environment: Mapping[str, Any] = field(default_factory=dict)
+    latent_shape: tuple[int, ...] | None = None
 
     @property
     def digest(self) -> str:
@@ -87,9 +89,9 @@ class LatencyTable(LatencyCosts):
 
 
 def check_table(table: LatencyTable, graph: BlockGraph, batch: int | None = None) -> None:
-    """Refuse a table that was measured on another model, other blocks or another batch.
+    """Refuse a table that was measured on another model, other blocks, another latent or another batch.
 
-    Raises InputError for another model or other blocks, UsageError for another batch.
+    Raises InputError for another model, other blocks or another latent, UsageError for another batch.
     """
     for name in ("model_class", "model_digest", "granularity", "patterns", "dtype"):
         ours, theirs = getattr(graph, name), getattr(table, name)
@@ -97,6 +99,12 @@ def check_table(table: LatencyTable, graph: BlockGraph, batch: int | None = None
             raise InputError(
                 f"the latency table was measured for {name} {_brief(theirs)}, {_brief(ours)} is wanted: profile that"
             )
+    latent = tuple(graph.inputs[0].shape[1:])
+    if table.latent_shape not in (None, latent):
+        raise InputError(
+            f"the latency table was measured for latents of shape {table.latent_shape}, {latent} is wanted: profile "
+            "that"
+        )
     if len(table.pieces_ms) != len(graph.pieces):
         raise InputError(
             f"the latency table has {len(table.pieces_ms)} pieces, the model {len(graph.pieces)}: profile it anew"

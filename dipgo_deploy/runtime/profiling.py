@@ -158,6 +158,7 @@ def table_of(timed: Sequence[Timed], blocks: BlockGraph, options: ProfileOptions
         blocks_ms={},
         forward_ms=0.0,
         environment=_environment(options),
+        latent_shape=contract.latent_shape,
         **asdict(fit),
     )
     return _with_blocks(table, blocks)

@@ -44,6 +44,10 @@ def test_a_table_of_another_model_is_refused():
         check_table(replace(table_for(graph), pieces_ms=(1.0, 2.0)), graph)
     with pytest.raises(UsageError, match="measured with 8 images, 4 are asked for: profile with --batch 4"):
         check_table(table_for(graph), graph, batch=4)
+    latent = tuple(graph.inputs[0].shape[1:])
+    check_table(replace(table_for(graph), latent_shape=latent), graph)
+    with pytest.raises(InputError, match=r"measured for latents of shape \(4, 96, 96\), .* is wanted: profile that"):
+        check_table(replace(table_for(graph), latent_shape=(4, 96, 96)), graph)
 
 
 def test_the_digest_follows_the_costs_alone():
