@@ -112,6 +112,7 @@ def _print(report: EngineReport, as_json: bool) -> None:
                 "folder": str(report.folder),
                 "counts": report.counts,
                 "foretold": dict(report.foretold),
+                "note": report.note,
                 "precision": None if report.precision is None else asdict(report.precision),
                 "engines": [asdict(record) for record in report.records],
             }

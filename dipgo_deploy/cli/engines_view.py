@@ -25,6 +25,8 @@ def engines_view(report: EngineReport) -> Iterator[RenderableType]:
     """What to print of a build."""
     if report.precision is not None:
         yield from _precision_lines(report.precision)
+    if report.note:
+        yield Text(report.note)
     outcomes = {step.record.graph: step.outcome for step in report.steps}
     yield _table([(record, outcomes[record.graph]) for record in report.records])
     done = ", ".join(f"{count} {outcome}" for outcome, count in report.counts.items() if count)
@@ -37,6 +39,8 @@ def dry_run_view(found: DryRun) -> Iterator[RenderableType]:
     """What to print of a build that was not done."""
     if found.converts:
         yield "half-precision graphs and weights would be made first, after a search for islands"
+    if found.note:
+        yield Text(found.note)
     table = Table()
     for title in ("engine", "would be", "size", "", "weights", "digest"):
         table.add_column(title, justify="right" if title in ("size", "weights") else "left")

@@ -9,7 +9,14 @@ from pathlib import Path
 from dipgo_deploy.core.engine import engine_folder
 from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.core.precision import HalfType
-from dipgo_deploy.runtime.engines import EngineOptions, engine_jobs, engine_source, foretold_sizes, standing_variant
+from dipgo_deploy.runtime.engines import (
+    EngineOptions,
+    engine_jobs,
+    engine_source,
+    foretold_sizes,
+    islands_note,
+    standing_variant,
+)
 from dipgo_deploy.runtime.foretold import foretell
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.trt.build import Outcome, engine_path, standing
@@ -38,11 +45,15 @@ class WantedEngine:
 
 @dataclass(frozen=True)
 class DryRun:
-    """The name of the engines' folder, every engine, and whether half-precision graphs would be made before."""
+    """The name of the engines' folder, every engine, and whether half-precision graphs would be made before.
+
+    ``note`` is that of an EngineReport.
+    """
 
     folder: str
     engines: tuple[WantedEngine, ...]
     converts: bool
+    note: str
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -56,14 +67,15 @@ def dry_run(bundle: LoadedBundle, options: EngineOptions) -> DryRun:
     target = load_target(options.target)
     gpus = target.check_gpus(options.gpus)
     batch = check_batch(bundle.manifest.contract, options.batch)
+    note = islands_note(bundle, options)
     folder = engine_folder(target.name, target.version, "+".join(gpus))
     own, wanted = bundle.manifest.contract.dtype, options.precision
     if wanted not in (None, own) and own == "float32" and standing_variant(bundle, options) is None:
-        return DryRun(folder, tuple(_unmade(bundle, wanted, target, options.flags)), True)
+        return DryRun(folder, tuple(_unmade(bundle, wanted, target, options.flags)), True, note)
     source = engine_source(bundle, wanted)
     jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
     sizes = foretold_sizes(bundle, jobs)
-    return DryRun(folder, tuple(_wanted(job, sizes[job.graph]) for job in jobs), False)
+    return DryRun(folder, tuple(_wanted(job, sizes[job.graph]) for job in jobs), False, note)
 
 
 def _wanted(job: EngineJob, size: int) -> WantedEngine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,13 +24,12 @@ from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.graphs.trace import MASTER_FILE, cache_folder
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.variant import load_variant, write_variant
-from dipgo_deploy.runtime.foretold import engine_bytes
+from dipgo_deploy.runtime.foretold import job_bytes
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.islands import IslandOptions, find_islands
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.trt.build import BuildStep, build_engines, drop_stale
 from dipgo_deploy.trt.job import BuildFlags, EngineJob, check_batch, graph_tensors, profile_of
-from dipgo_deploy.trt.sizes import size_fit
 from dipgo_deploy.trt.target import Target, load_target
 
 __all__ = [
@@ -40,7 +39,7 @@ __all__ = [
     "build",
     "engine_jobs",
     "engine_source",
-    "foretold_sizes",
+    "islands_note",
     "standing_variant",
 ]
 
@@ -76,7 +75,8 @@ class EngineSource:
 class EngineReport:
     """The folder of the engines, what was done for each, and where half precision was converted its record.
 
-    ``foretold`` are the bytes that each engine was expected to have.
+    ``foretold`` are the bytes that each engine was expected to have; ``note`` says what a bundle exported in half
+    precision cannot have.
     """
 
     folder: Path
@@ -84,6 +84,7 @@ class EngineReport:
     precision: PrecisionRecord | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     foretold: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def records(self) -> tuple[EngineRecord, ...]:
@@ -102,6 +103,7 @@ def build(
     target = load_target(options.target)
     gpus = target.check_gpus(options.gpus)
     batch = check_batch(bundle.manifest.contract, options.batch)
+    note = islands_note(bundle, options)
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / hashlib.sha256(str(bundle.folder.absolute()).encode()).hexdigest()[:16]):
@@ -111,7 +113,7 @@ def build(
             yield 0.0, line, None
         source = engine_source(bundle, options.precision)
         jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
-        foretold = foretold_sizes(bundle, jobs)
+        foretold = job_bytes(bundle, jobs)
         yield 0.0, f"{sum(foretold.values()) / MIB:.1f} MiB of engines are foretold", None
         folder = Path(jobs[0].folder)
         steps: list[BuildStep] = []
@@ -125,7 +127,26 @@ def build(
                 drop_stale(folder, list(source.graphs))
                 amend_manifest(bundle.folder, sorted(p for p in folder.iterdir() if p.suffix in (".engine", ".json")))
         counts = {kind: sum(step.outcome == kind for step in steps) for kind in ("kept", "copied", "built")}
-        yield 1.0, "done", EngineReport(folder, tuple(steps), record, counts, foretold)
+        yield 1.0, "done", EngineReport(folder, tuple(steps), record, counts, foretold, note)
+
+
+def islands_note(bundle: LoadedBundle, options: EngineOptions) -> str:
+    """What to say where half precision has no search for islands: it judges by float32 weights, which are gone.
+
+    Raises UsageError for a tolerance where nothing is searched.
+    """
+    own, wanted = bundle.manifest.contract.dtype, options.precision or bundle.manifest.contract.dtype
+    if options.islands.tolerance is not None and (own != "float32" or wanted == "float32"):
+        raise UsageError(
+            f"--tolerance is for the search for islands, and a bundle in {own} built in {wanted} has none: leave it "
+            f"out, or {'build with --fp16 or --bf16' if own == 'float32' else 'export in float32'}"
+        )
+    if own == "float32":
+        return ""
+    return (
+        f"{own} as exported, without a search for islands, which needs float32 weights: for one, export in float32 and "
+        f"build with {'--fp16' if own == 'float16' else '--bf16'}"
+    )
 
 
 def engine_source(bundle: LoadedBundle, precision: HalfType | None) -> EngineSource:
@@ -183,14 +204,6 @@ def engine_jobs(
         )
         for graph in source.program.graphs
     ]
-
-
-def foretold_sizes(bundle: LoadedBundle, jobs: Sequence[EngineJob]) -> dict[str, int]:
-    """Foretold bytes of every job's engine."""
-    first = jobs[0]
-    fit = size_fit(first.target, first.precision, first.version)
-    weights = {job.graph: job.weight_bytes for job in jobs}
-    return engine_bytes(weights, bundle.compiled.graphs, bundle.value_specs, fit, not first.flags.static)
 
 
 def _digests(manifest: BundleManifest) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dipgo_deploy.core.blocks import BlockGraph
@@ -16,9 +16,10 @@ from dipgo_deploy.graphs.precision import half_blocks
 from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.loaded import LoadedBundle
-from dipgo_deploy.trt.sizes import SizeFit, code_bytes, with_profile
+from dipgo_deploy.trt.job import EngineJob
+from dipgo_deploy.trt.sizes import SizeFit, code_bytes, size_fit, with_profile
 
-__all__ = ["Foretold", "engine_bytes", "foretell"]
+__all__ = ["Foretold", "foretell", "job_bytes"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,12 @@ class Foretold:
         return activation_bytes(self.graphs.values(), self.specs, rows)
 
     def engine_bytes(self, fit: SizeFit | None, has_profile: bool = True) -> dict[str, int]:
-        """Bytes of every graph's engine."""
+        """Bytes of every graph's engine; ``has_profile`` for engines that take a range of batches.
+
+        Without a ``fit`` code is left out.
+        """
         weights = {graph.name: graph.weight_bytes for graph in self.program.graphs}
-        return engine_bytes(weights, self.graphs, self.specs, fit, has_profile)
+        return _bytes(weights, self.graphs, self.specs, fit, has_profile)
 
 
 def foretell(bundle: LoadedBundle, layout: Layout, precision: HalfType | None = None) -> Foretold:
@@ -67,17 +71,22 @@ def foretell(bundle: LoadedBundle, layout: Layout, precision: HalfType | None = 
     return Foretold(program, blocks, compiled.graphs, specs)
 
 
-def engine_bytes(
+def job_bytes(bundle: LoadedBundle, jobs: Sequence[EngineJob]) -> dict[str, int]:
+    """Foretold bytes of every job's engine, which share target, precision and flags."""
+    first = jobs[0]
+    fit = size_fit(first.target, first.precision, first.version)
+    weights = {job.graph: job.weight_bytes for job in jobs}
+    return _bytes(weights, bundle.compiled.graphs, bundle.value_specs, fit, not first.flags.static)
+
+
+def _bytes(
     weights: Mapping[str, int],
     graphs: Mapping[str, bytes],
     specs: Mapping[str, TensorSpec],
     fit: SizeFit | None,
-    has_profile: bool = True,
+    has_profile: bool,
 ) -> dict[str, int]:
-    """Foretold bytes of engines by graph: ``weights`` in bytes and the code of serialized ``graphs``.
-
-    Without a ``fit`` code is left out. ``has_profile`` is for engines that take a range of batches.
-    """
+    """Weights and, where there is a ``fit``, code of each graph."""
     return {
         name: size + code_bytes(with_profile(kernel_counts(graphs[name], specs), has_profile), fit)
         for name, size in weights.items()

@@ -120,6 +120,11 @@ def test_a_bundle_exported_in_half_precision_is_built_as_it_is_if_it_is_finite(t
     folder = export(model, scheduled(model, (1, 0)), tmp_path / "half", ExportOptions(dtype="float16"))
     report = built(load_bundle(folder))
     assert report.precision is None and {record.precision for record in report.records} == {"float16"}
+    assert report.note.startswith("float16 as exported, without a search for islands, which needs float32 weights")
+    assert report.note.endswith("export in float32 and build with --fp16")
+    strict = replace(FP16, islands=replace(QUICK, tolerance=1e-3))
+    with pytest.raises(UsageError, match="--tolerance is for the search for islands, and a bundle in float16 built in"):
+        built(load_bundle(folder), strict)
     assert {io.dtype for record in report.records for io in record.io.values()} <= {"float16", "float32", "int64"}
     with monkeypatch.context() as patch:
         patch.setattr(Session, "run", lambda *_: np.full(1, np.inf))
