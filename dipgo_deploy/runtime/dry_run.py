@@ -13,11 +13,10 @@ from dipgo_deploy.runtime.engines import (
     EngineOptions,
     engine_jobs,
     engine_source,
-    foretold_sizes,
     islands_note,
     standing_variant,
 )
-from dipgo_deploy.runtime.foretold import foretell
+from dipgo_deploy.runtime.foretold import foretell, job_bytes
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.trt.build import Outcome, engine_path, standing
 from dipgo_deploy.trt.job import BuildFlags, EngineJob, check_batch
@@ -74,7 +73,7 @@ def dry_run(bundle: LoadedBundle, options: EngineOptions) -> DryRun:
         return DryRun(folder, tuple(_unmade(bundle, wanted, target, options.flags)), True, note)
     source = engine_source(bundle, wanted)
     jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
-    sizes = foretold_sizes(bundle, jobs)
+    sizes = job_bytes(bundle, jobs)
     return DryRun(folder, tuple(_wanted(job, sizes[job.graph]) for job in jobs), False, note)
 
 
