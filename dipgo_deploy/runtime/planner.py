@@ -2,7 +2,8 @@
 
 1. Engines do not share weights in device memory: a layout holds the weights of each of its graphs. What an engine
    holds besides, code, is foretold from engines that were measured (trt/sizes.py).
-2. Slots are counted by the program; activations are one buffer, as large as the graph that needs most.
+2. Slots are counted by the program; activations are one buffer, as large as the graph that needs most, and the
+   workspace that every context of the target has been seen to take.
 3. Where a budget holds not all engines, the least recently used one goes: what a run then loads is counted.
 4. Time comes from a latency table, where there is one.
 Recommended is the quickest layout that fits whole, without a table the one of fewer calls; else the one that loads
@@ -117,6 +118,7 @@ def _layout(bundle: LoadedBundle, layout: Layout, batch: int, options: PlanOptio
     sizes = foretold.engine_bytes(fit)
     slots = memory_bytes(program, batch)["slots"]
     activations = foretold.activation_bytes(batch * program.contract.rows_per_image)
+    activations += 0 if fit is None else fit.workspace_bytes
     total, pinned = sum(sizes.values()), slots + activations
     return LayoutPlan(
         layout=layout,

@@ -25,8 +25,9 @@ SIZES_FILE = Path(__file__).with_name("engine_sizes.json")
 class SizeFit:
     """What one of each count adds to an engine, in ``bytes``, for a target, version and precision.
 
-    ``source`` says what it was fitted to. ``errors`` holds relative errors of the foretold sum of each bundle's
-    engines: ``held_out`` by a fit that left out the bundle's family, ``fitted`` by this one.
+    ``workspace_bytes`` is the device memory that a context takes besides the values of its graph. ``source`` says what
+    all was fitted to. ``errors`` holds relative errors by bundle: of the foretold sum of its engines, ``held_out`` by
+    a fit that left out the bundle's family and ``fitted`` by this one, and of its ``activations``.
     """
 
     target: TargetName
@@ -34,6 +35,7 @@ class SizeFit:
     precision: str
     source: str
     bytes: dict[str, float]
+    workspace_bytes: int
     errors: dict[str, dict[str, float]]
 
 
