@@ -9,7 +9,7 @@ import typer
 from dipgo_deploy.cli.options import Bf16, BundleFolder, Fp16, Json, half_type
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.progress import watched
-from dipgo_deploy.cli.units import batch_range, byte_count
+from dipgo_deploy.cli.units import architectures, batch_range, byte_count
 
 if TYPE_CHECKING:
     from dipgo_deploy.runtime.engines import EngineOptions, EngineReport
@@ -61,9 +61,11 @@ def build_engine(
         weight_streaming=weight_streaming,
         refit=refit,
     )
-    gpus = tuple(part.strip() for part in gpu.split(",")) if gpu else ()
+    gpus = () if gpu is None else architectures(gpu)
     images = None if batch is None else batch_range(batch)
-    load_target(target).check_gpus(gpus)  # before anything heavy is imported
+    usable = load_target(target)  # before anything heavy is imported
+    usable.check_gpus(gpus)
+    usable.check_refit(refit)
     from dipgo_deploy.runtime import load_bundle
     from dipgo_deploy.runtime.engines import EngineOptions, build
     from dipgo_deploy.runtime.islands import IslandOptions

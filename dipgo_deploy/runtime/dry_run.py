@@ -65,6 +65,7 @@ def dry_run(bundle: LoadedBundle, options: EngineOptions) -> DryRun:
     """What `build` with the same options would do; raises as it does before it builds anything."""
     target = load_target(options.target)
     gpus = target.check_gpus(options.gpus)
+    target.check_refit(options.flags.refit)
     batch = check_batch(bundle.manifest.contract, options.batch)
     note = islands_note(bundle, options)
     folder = engine_folder(target.name, target.version, "+".join(gpus))

@@ -102,6 +102,7 @@ def build(
     """
     target = load_target(options.target)
     gpus = target.check_gpus(options.gpus)
+    target.check_refit(options.flags.refit)
     batch = check_batch(bundle.manifest.contract, options.batch)
     note = islands_note(bundle, options)
     locks = cache_folder() / "locks"

@@ -50,6 +50,11 @@ def test_plan_in_half_precision_refuses_times_of_float32(latency, bundle_folder,
     refused(["plan", bundle_folder, "--fp16", "--bf16"], "exclude each other: choose one", capsys, code=2)
 
 
+def test_profile_refuses_what_numpy_lacks_before_it_traces(tmp_path, capsys):
+    asked = ["profile", "digits-unet", "--dtype", "bfloat16", "--out", tmp_path / "latency.json"]
+    refused(asked, "onnxruntime-cpu has no bfloat16: choose another --target", capsys, code=2)
+
+
 def test_search_by_time_reaches_the_asked_share_of_it(latency, tmp_path, capsys):
     out = tmp_path / "schedule.json"
     asked = ["search", "digits-unet", "--method", "random", "--ratio", "0.6", "--steps", "10", "--cost", str(latency)]
