@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
@@ -29,10 +27,10 @@ from dipgo_deploy.core.files import write_atomic
 from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs import export, trace
-from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, LoadedModel, load_model, make_contract
-from dipgo_deploy.runtime import LoadedBundle, load_bundle
+from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
+from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.environment import environment
-from dipgo_deploy.runtime.generate import noise_for
+from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.search import SearchOptions, search_schedule
 
 RESULTS = Path(__file__).parent / "results" / "efficiency.json"
@@ -84,8 +82,8 @@ def time_schedule(network: FullNetwork, schedule: Schedule, rounds: int) -> dict
     bundle, options = network.bundle, network.options
     full = network.full().session
     own = bundle.session(options.batch, compiled=bundle.compile(schedule), threads=options.threads)
-    noise, conditioning = inputs(bundle, bundle.model, options.batch)
-    acts = {"full": partial(full.run, noise, conditioning), "schedule": partial(own.run, noise, conditioning)}
+    inputs = run_inputs(bundle.model, bundle.manifest.contract, range(options.batch))
+    acts = {"full": partial(full.run, *inputs), "schedule": partial(own.run, *inputs)}
     watch = Stopwatch("full")
     for measured in time_rounds(acts, "full", rounds, options.seed):
         watch.add(measured)
@@ -101,13 +99,6 @@ def time_schedule(network: FullNetwork, schedule: Schedule, rounds: int) -> dict
         "efficiency": speedup / macs_ratio,
         "aa_ratio": watch.aa_ratio,
     }
-
-
-def inputs(bundle: LoadedBundle, model: LoadedModel, batch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Noise and conditioning of one batch, classes in turn."""
-    contract = bundle.manifest.contract
-    labels = [i % (model.num_classes or 1) for i in range(batch)]
-    return noise_for(range(batch), contract.latent_shape), model.conditioning(labels, contract.guidance)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from published_schedule import published_schedule
 from resumable import Row, completed
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE
@@ -27,13 +28,14 @@ from dipgo_deploy.models import make_contract
 from dipgo_deploy.models.random_weights import load_random
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.engines import EngineOptions, build
-from dipgo_deploy.search.published import schedule_from_table
 from dipgo_deploy.trt.job import BuildFlags
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "engines.json"
-TABLE = HERE.parent / "tests" / "data" / "dipgo_sd15_ratio080.json"
-"""The published schedule, as the tests hold it."""
+RESULTS = Path(__file__).parent / "results" / "engines.json"
+RECORDED = (
+    "graph", "bytes", "weight_bytes", "activation_bytes", "layers", "seconds", "version", "build_memory_bytes",
+    "precision",
+)  # fmt: skip
+"""Fields of an engine's record that the results keep."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,7 @@ def bundle_of(cell: Cell) -> Path:
     if not (folder / BUNDLE_FILE).is_file():
         model = load_random(cell.model, dtype="float16")
         contract = make_contract(model, sampler="ddim", steps=50, guidance="concat", batch=BatchRange(1, 1, 4))
-        document = json.loads(TABLE.read_text(encoding="utf-8"))
-        blocks = trace(model, granularity="stage").blocks
-        schedule = schedule_from_table(document["compute"], blocks, contract, document["source"])
+        schedule = published_schedule(trace(model, granularity="stage").blocks, contract)
         export(model, schedule, folder, ExportOptions(cell.layout))
     return folder
 
@@ -75,15 +75,7 @@ def measured(cell: Cell) -> Row:
     return {
         "seconds": seconds,
         "counts": dict(report.counts),
-        "engines": [
-            {
-                name: value
-                for name, value in asdict(record).items()
-                if name in ("graph", "bytes", "weight_bytes", "activation_bytes", "layers", "seconds", "version")
-                or name in ("build_memory_bytes", "precision")
-            }
-            for record in records
-        ],
+        "engines": [{name: value for name, value in asdict(record).items() if name in RECORDED} for record in records],
         "model_weight_bytes": bundle.manifest.model_weight_bytes,
         "weights_over_model": sum(r.weight_bytes for r in records) / bundle.manifest.model_weight_bytes,
         "engine_bytes_over_model": sum(r.bytes for r in records) / bundle.manifest.model_weight_bytes,

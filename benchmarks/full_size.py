@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from published_schedule import published_schedule
 from resumable import completed
 
 from dipgo_deploy.core.program import memory_bytes
@@ -35,11 +36,8 @@ from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.graph_check import check_graphs
 from dipgo_deploy.search import SearchOptions, search_schedule
-from dipgo_deploy.search.published import schedule_from_table
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "full_size.json"
-PUBLISHED = ROOT / "tests" / "data" / "dipgo_sd15_ratio080.json"
+RESULTS = Path(__file__).parent / "results" / "full_size.json"
 
 WANTED = {
     "sd15": (338.749, 401.637),
@@ -139,9 +137,7 @@ def run_trace(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
     contract = make_contract(model, sampler=size.sampler, steps=50, guidance=guidance)
     with clock.part("schedule"):
         if size.config == "sd15":
-            schedule = schedule_from_table(
-                json.loads(PUBLISHED.read_text())["compute"], blocks, contract, "DiP-GO 0.80"
-            )
+            schedule = published_schedule(blocks, contract)
         else:
             schedule = search_schedule(blocks, contract, SearchOptions("random", 0.8))
     with clock.part("export"):

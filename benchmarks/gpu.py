@@ -18,23 +18,22 @@ import hashlib
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from published_schedule import published_schedule
 from resumable import Row, completed
 
-from dipgo_deploy.bench.contenders import Start
+from dipgo_deploy.bench.contenders import started
+from dipgo_deploy.bench.stages import queued
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.files import load_schedule
-from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs import ExportOptions, Trace, cut_program, export, trace
@@ -44,14 +43,13 @@ from dipgo_deploy.models.random_weights import load_random, read_random_config
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.clock import clock_for
+from dipgo_deploy.runtime.inputs import Inputs, run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import onnxruntime_class
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.search import SearchOptions, search_schedule
-from dipgo_deploy.search.published import schedule_from_table
 
 HERE = Path(__file__).parent
-PUBLISHED = HERE.parent / "tests" / "data" / "dipgo_sd15_ratio080.json"
 CONFIGS = {"sd15": "sd15", "dit-xl-2": "dit-xl-2-256"}
 TINY: dict[str, dict[str, Any]] = {
     "sd15": {
@@ -135,8 +133,7 @@ def subject(name: str, given: Given) -> Subject:
     if given.schedule is not None:
         return Subject(model, traced, full, load_schedule(given.schedule))
     if name == "sd15" and given.steps == 50:
-        table = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-        return Subject(model, traced, full, schedule_from_table(table["compute"], blocks, contract, table["source"]))
+        return Subject(model, traced, full, published_schedule(blocks, contract))
     kind = "residual" if any(block.residual_input for block in blocks.blocks) else "output"
     options = SearchOptions("random", RATIO, kind=kind)  # type: ignore[arg-type]
     return Subject(model, traced, full, search_schedule(blocks, contract, options))
@@ -188,9 +185,9 @@ def bundle_name(schedule: Schedule, layout: Layout) -> str:
 def measure(cell: Cell, given: Given) -> Row:
     """Full run and schedule of one cell."""
     of = subject(cell.model, given)
-    inputs = inputs_of(of.model, of.full, given.batch)
-    full, full_start = begun(lambda: session_of(of, of.full, cell, given), inputs, given.device)
-    pruned, pruned_start = begun(lambda: session_of(of, of.pruned, cell, given), inputs, given.device)
+    inputs = run_inputs(of.model, of.full.contract, range(given.batch))
+    full, full_start = started(lambda: session_of(of, of.full, cell, given), inputs, given.device)
+    pruned, pruned_start = started(lambda: session_of(of, of.pruned, cell, given), inputs, given.device)
     acts = {"full": partial(queued, full, inputs), "schedule": partial(queued, pruned, inputs)}
     watch = Stopwatch("full")
     for measured in time_rounds(acts, "full", given.rounds, 0, clock_for(given.device)):
@@ -214,35 +211,6 @@ def measure(cell: Cell, given: Given) -> Row:
         "first_image_ms": {"full": full_start.first_image_ms, "schedule": pruned_start.first_image_ms},
         "device_bytes": {"full": full_start.device_bytes, "schedule": pruned_start.device_bytes},
     }
-
-
-Inputs = tuple[np.ndarray, dict[str, np.ndarray]]
-
-
-def inputs_of(model: LoadedModel, schedule: Schedule, batch: int) -> Inputs:
-    """Noise and conditioning of one batch."""
-    contract = schedule.contract
-    return noise_for(range(batch), contract.latent_shape), model.conditioning([0] * batch, contract.guidance)
-
-
-def queued(session: Session, inputs: Inputs) -> None:
-    """A run without the copy of its images to the host."""
-    session.begin(*inputs)
-    session.go()
-
-
-def begun(make: Callable[[], Session], inputs: Inputs, device: str) -> tuple[Session, Start]:
-    """A session after its first run, and what that took."""
-    before, started = free_bytes(device), time.perf_counter()
-    session = make()
-    session.run(*inputs)
-    took = 1e3 * (time.perf_counter() - started)
-    return session, Start(took, None if before is None else before - (free_bytes(device) or 0))
-
-
-def free_bytes(device: str) -> int | None:
-    """Free memory of the GPU, as its driver counts it."""
-    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else None
 
 
 def host_share(session: Session, inputs: Inputs, given: Given) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from published_macs import FIGURES, SETTINGS, Figure, Setting
+from published_schedule import TABLE
 from resumable import completed
 
 from dipgo_deploy.core.blocks import ZERO_MACS, BlockGraph, Macs
@@ -27,7 +28,6 @@ from dipgo_deploy.search import SearchOptions, search_schedule
 from dipgo_deploy.search.interchange import FORMATS, import_schedule
 
 RESULTS = Path(__file__).parent / "results" / "paper_macs.json"
-PUBLISHED = Path(__file__).parents[1] / "tests" / "data" / "dipgo_sd15_ratio080.json"
 TOLERANCE = 0.005
 """A larger difference from the published figure needs a reason in its note."""
 
@@ -68,7 +68,7 @@ def scheduled(architecture: str, setting: Setting, step: int | None) -> tuple[Ma
     if rule:
         schedule = search_schedule(graph, contract, SearchOptions(**setting.settings))
     else:
-        schedule = import_schedule(setting.form, setting.settings or read_json(PUBLISHED), graph, contract)
+        schedule = import_schedule(setting.form, setting.settings or read_json(TABLE), graph, contract)
     plans = [plan for plan in plan_steps(schedule, graph) if plan.is_call and step in (None, plan.step)]
     costs = [graph.cost(graph.pieces[index] for index in plan.reach.pieces) for plan in plans]
     return sum(costs, ZERO_MACS), len(plans)

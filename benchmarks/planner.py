@@ -23,7 +23,6 @@ import numpy as np
 from resumable import Row, completed
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
-from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs import Trace, cut_program, trace
@@ -32,9 +31,11 @@ from dipgo_deploy.lowering.latency import predict_ms
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.clock import Clock, HostClock
+from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from dipgo_deploy.runtime.profiling import ProfileOptions, medians, probe_programs, table_of, timed_call_by_call
+from dipgo_deploy.runtime.probes import probe_programs
+from dipgo_deploy.runtime.profiling import ProfileOptions, medians, table_of, timed_call_by_call
 from dipgo_deploy.search.random_schedule import random_schedule
 
 RESULTS = Path(__file__).parent / "results" / "planner.json"
@@ -146,9 +147,7 @@ class Timer:
         backend = OnnxRuntimeBackend(graphs, traced.folder, threads=options.threads)
         self.clock = clock
         self.session, self.model = Session(program, backend, options.batch), model
-        labels = [index % (model.num_classes or 1) for index in range(options.batch)]
-        self.noise = noise_for(range(options.batch), program.contract.latent_shape)
-        self.conditioning = model.conditioning(labels, program.contract.guidance)
+        self.inputs = run_inputs(model, program.contract, range(options.batch))
         self.calls_ms: list[list[float]] = []
         self.whole_ms: list[float] = []
 
@@ -159,7 +158,7 @@ class Timer:
     def run(self) -> None:
         """Time one run."""
         started = self.clock.mark()
-        self.session.run(self.noise, self.conditioning)
+        self.session.run(*self.inputs)
         self.whole_ms.append(self.clock.elapsed_ms(started, self.clock.mark()))
 
 

@@ -20,20 +20,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from published_schedule import published_schedule
+
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
-from dipgo_deploy.core.files import read_json, write_atomic
+from dipgo_deploy.core.files import write_atomic
 from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
 from dipgo_deploy.runtime import LoadedBundle, load_bundle
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.generate import noise_for
-from dipgo_deploy.search.interchange import import_schedule
 
 RESULTS = Path(__file__).parent / "results" / "published_latency.json"
-PUBLISHED = Path(__file__).parents[1] / "tests" / "data" / "dipgo_sd15_ratio080.json"
 
 
 def architecture(config: str, latent: int) -> LoadedModel:
@@ -45,8 +45,7 @@ def architecture(config: str, latent: int) -> LoadedModel:
 def exported(model: LoadedModel, given: argparse.Namespace, folder: Path) -> LoadedBundle:
     """The bundle of the published schedule."""
     contract = make_contract(model, sampler=given.sampler, steps=50, guidance=given.guidance)
-    graph = trace(model, granularity="stage").blocks
-    schedule = import_schedule("dipgo", read_json(PUBLISHED), graph, contract)
+    schedule = published_schedule(trace(model, granularity="stage").blocks, contract)
     return load_bundle(export(model, schedule, folder / "bundle", ExportOptions(given.layout)))
 
 

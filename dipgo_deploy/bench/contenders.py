@@ -20,7 +20,6 @@ from dipgo_deploy.bench.report import Kind
 from dipgo_deploy.bench.variants import SPACINGS
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError, InputError, UsageError
-from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.core.schedule import Schedule, full_schedule
@@ -29,6 +28,7 @@ from dipgo_deploy.models import sampler_spec
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.backend import Backend
+from dipgo_deploy.runtime.inputs import Inputs, run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import onnxruntime_class
 from dipgo_deploy.runtime.opened import engine_records
@@ -93,7 +93,7 @@ class FullNetwork:
                 gpu_memory=options.gpu_memory,
                 trust_engines=options.trust_engines,
             ),
-            entry.bundle,
+            self._inputs,
             options.device,
         )
         if options.on_engines:
@@ -105,7 +105,7 @@ class FullNetwork:
 
     def full(self) -> Contender:
         """The full run of the bundle's contract."""
-        session, start = started(lambda: self.session(self.contract.sampler), self.bundle, self.options.device)
+        session, start = started(lambda: self.session(self.contract.sampler), self._inputs, self.options.device)
         return Contender(FULL, "full", session, self._backend_name, start)
 
     def sampler(self, name: str, spec: SamplerSpec, reading: SamplerReading) -> Contender:
@@ -152,6 +152,11 @@ class FullNetwork:
         return self._lower(self.contract.sampler, read_sampler(self.contract.sampler))
 
     @cached_property
+    def _inputs(self) -> Inputs:
+        """Of one batch. A copy of the bundle loads the model that makes them: a start counts what its own run needs."""
+        return run_inputs(replace(self.bundle).model, self.contract, range(self.options.batch))
+
+    @cached_property
     def _backend(self) -> Backend:
         options = self.options
         if options.backend == "torch":
@@ -176,15 +181,12 @@ class FullNetwork:
         return lower(self._schedule(spec), self.bundle.blocks, reading)
 
 
-def started(make: Callable[[], Session], bundle: LoadedBundle, device: str) -> tuple[Session, Start]:
+def started(make: Callable[[], Session], inputs: Inputs, device: str) -> tuple[Session, Start]:
     """A session and what it took to make it and draw one batch with it; the GPU memory is that of its device."""
     before = _free_bytes(device)
     began = time.perf_counter()
     session = make()
-    contract = session.program.contract
-    classes = bundle.model.num_classes or 1
-    given = bundle.model.conditioning([index % classes for index in range(session.batch)], contract.guidance)
-    session.run(noise_for(range(session.batch), contract.latent_shape), given, seed=0)
+    session.run(*inputs, seed=0)
     took = 1e3 * (time.perf_counter() - began)
     after = _free_bytes(device)
     return session, Start(took, None if before is None or after is None else max(0, before - after))

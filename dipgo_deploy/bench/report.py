@@ -58,7 +58,8 @@ class Row:
         accuracy: share, 0..1, of the images that show their class; None likewise.
         weight_bytes: of all its graphs, shared ones once.
         slot_bytes: memory of a run of one batch besides weights and activations.
-        first_image_ms: from nothing loaded to the first batch; None for a plain sampler.
+        first_image_ms: from nothing loaded to the first batch, its inputs at hand; None for a plain sampler. The full
+            run cuts its graph in it; on ``torch`` the first row of a bundle loads the model for all.
         device_bytes: GPU memory that it took until then; None without a GPU, and where that is not its alone.
         build_seconds, engine_bytes: of all its engines; None for what runs without.
         backend: what it ran on: ``tensorrt``, ``rtx``, or another with its device, such as ``onnxruntime-cuda``; None

@@ -14,10 +14,11 @@ from dipgo_deploy.bench.timing import Act, Stopwatch, time_rounds
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.clock import clock_for
-from dipgo_deploy.runtime.generate import draw, noise_for
+from dipgo_deploy.runtime.generate import draw
+from dipgo_deploy.runtime.inputs import Inputs, run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 
-__all__ = ["Progress", "drawn", "labels_of", "timed"]
+__all__ = ["Progress", "drawn", "labels_of", "queued", "timed"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,8 @@ def timed(
 
     Raises UsageError where two have one name.
     """
-    batch, contract = contenders[0].session.batch, bundle.manifest.contract
-    noise = noise_for(range(batch), contract.latent_shape)
-    conditioning = bundle.model.conditioning(labels_of(bundle, range(batch)), contract.guidance)
-    acts: Mapping[str, Act] = {c.name: partial(_run, c.session, noise, conditioning) for c in contenders}
+    inputs = run_inputs(bundle.model, bundle.manifest.contract, range(contenders[0].session.batch))
+    acts: Mapping[str, Act] = {c.name: partial(queued, c.session, inputs) for c in contenders}
     if len(acts) < len(contenders):
         twice = next(name for name, count in Counter(c.name for c in contenders).items() if count > 1)
         raise UsageError(f"two rows are called {twice!r}: rename the folder or file of that name")
@@ -71,7 +70,7 @@ def timed(
     return watch
 
 
-def _run(session: Session, noise: np.ndarray, conditioning: Mapping[str, np.ndarray]) -> None:
+def queued(session: Session, inputs: Inputs) -> None:
     """A run without its last step, the copy of the images to the host."""
-    session.begin(noise, conditioning, 0)
+    session.begin(*inputs, 0)
     session.go()

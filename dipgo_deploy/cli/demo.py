@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from dipgo_deploy.cli.options import Json
+from dipgo_deploy.cli.outcome import exit_code
 from dipgo_deploy.cli.output import say
 
 __all__ = ["DemoOptions", "demo", "demo_commands"]
@@ -62,21 +63,22 @@ def _way_of(method: str, wanted: tuple[str, ...], options: DemoOptions, folder: 
 
 
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo"),
     as_json: Json = False,
 ) -> None:
     """Run the whole way on a shipped model: trace, search, export, verify, generate, bench."""
-    from dipgo_deploy.cli.main import run
     from dipgo_deploy.core.files import check_target
 
     check_target(out, folder=True)
     options, started = DemoOptions(), time.monotonic()
+    whole = context.find_root().command
     _lay_out_pruner(options, out)
     for arguments in demo_commands(options, out):
         # The bench comes last: with --json its document is the last line of stdout.
         arguments += ["--json"] if as_json and arguments[0] == "bench" else []
         say(f"\n$ dipgo-deploy {shlex.join(arguments)}")
-        code = run(arguments)
+        code = exit_code(whole, arguments)
         if code:
             raise typer.Exit(code)
     say(f"\nDone in {time.monotonic() - started:.0f} s. Look at these:")

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dipgo_deploy.cli.import_schedule import FormatName
-from dipgo_deploy.cli.options import Json
+from dipgo_deploy.cli.options import FormatName, Json
 from dipgo_deploy.cli.output import emit, result
 
 

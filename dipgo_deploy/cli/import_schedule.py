@@ -7,14 +7,21 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Config, Dtype, Json, Lora, Meta, Model, RandomWeights, Revision, Variant
+from dipgo_deploy.cli.options import (
+    Config,
+    Dtype,
+    FormatName,
+    Json,
+    Lora,
+    Meta,
+    Model,
+    RandomWeights,
+    Revision,
+    Variant,
+)
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError
-
-__all__ = ["FormatName", "import_schedule"]
-
-FormatName = Literal["deepcache", "fora", "smoothcache", "cache-dit", "dipgo"]
 
 
 def import_schedule(

@@ -24,6 +24,7 @@ __all__ = [
     "Device",
     "Config",
     "Dtype",
+    "FormatName",
     "Fp16",
     "GpuMemory",
     "Granularity",
@@ -80,6 +81,9 @@ Lora = Annotated[
     list[str] | None,
     typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA (.safetensors) to fuse into MODEL; may be repeated."),
 ]
+FormatName = Literal["deepcache", "fora", "smoothcache", "cache-dit", "dipgo"]
+"""Formats of other tools: the names in `search.interchange.FORMATS`, which brings too much to be asked for help."""
+
 Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
 GuidanceScale = Annotated[
     float | None, typer.Option("--guidance", min=0.0, help="Guidance scale; 2 under guidance if left out.")

@@ -39,10 +39,12 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Verify BUNDLE: backends against each other call by call, and the schedule against the full run."""
-    how = run_options(target, device, False, False, gpu_memory, trust_engines)
+    how = run_options(target, None, False, False, gpu_memory, trust_engines)  # the device is that of the other rungs
     if once:
-        if guidance is not None or min_psnr is not None or target != "onnxruntime":
-            raise UsageError("--once compares single calls: --guidance, --min-psnr and --target need trajectories")
+        if guidance is not None or min_psnr is not None or target != "onnxruntime" or device == "cuda":
+            raise UsageError(
+                "--once compares single calls on the CPU: leave --guidance, --min-psnr, --target and --device cuda out"
+            )
         _verify_once(bundle, images or 1, seed, tolerance, as_json)
         return
     from dataclasses import asdict

@@ -40,6 +40,7 @@ class Macs:
 
 
 ZERO_MACS = Macs(0, 0)
+"""Where sums begin."""
 
 
 @dataclass(frozen=True)

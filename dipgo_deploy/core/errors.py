@@ -41,5 +41,6 @@ class MissingError(DipgoError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library's error says, its type where it says nothing: messages are one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what another library's error says, without its full stop; its type where it says nothing."""
+    line, *_ = str(error).strip().splitlines() or [""]
+    return line.rstrip(".") or type(error).__name__

@@ -176,7 +176,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def format_of(path: Path) -> str:
-    """The ``format`` field of a document: blocks, schedule, program or bundle."""
+    """The ``format`` field of a document, whatever its artifact; InputError where there is no JSON object."""
     return str(read_json(path).get("format"))
 
 

@@ -15,24 +15,18 @@ from typing import Any
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.errors import InputError, UsageError
 
-__all__ = ["MIB", "LatencyTable", "check_table"]
+__all__ = ["MIB", "LatencyCosts", "LatencyTable", "check_table"]
 
 MIB = 2**20
 """Bytes of one MiB."""
 
 
 @dataclass(frozen=True)
-class LatencyTable:
-    """Measured latencies of one model's pieces; every ``_ms`` is in milliseconds.
+class LatencyCosts:
+    """What calls cost, as fitted; every ``_ms`` is in milliseconds.
 
     Attributes:
-        model_class, model_digest, granularity, patterns, dtype: the BlockGraph that the pieces belong to.
-        target: backend and device, such as ``onnxruntime-cpu``.
-        batch, rows: images of a call, and rows of the network's batch.
-        threads: threads within an operator; None where the backend chose.
         pieces_ms: of every piece of the BlockGraph by its index, with its weights in the caches.
-        blocks_ms: by block, the sum over the pieces that a full step would not run without it, their weights fetched.
-        forward_ms: of one call that computes everything, as foretold from the rest; where nothing is in the caches.
         call_ms: of any network call, besides.
         border_ms_per_mib: of a MiB that enters or leaves a graph by a slot.
         cold_ms_per_mib: of a MiB of weights that has to be fetched again.
@@ -40,6 +34,30 @@ class LatencyTable:
         combine_ms, combine_ms_per_mib: of a combination, and of a MiB that it reads or writes.
         whole_over_calls: a whole run over the sum of its calls' medians.
         spread: root mean square of the relative error over the calls that were fitted.
+    """
+
+    pieces_ms: tuple[float, ...]
+    call_ms: float
+    border_ms_per_mib: float
+    cold_ms_per_mib: float
+    cache_bytes: int
+    combine_ms: float
+    combine_ms_per_mib: float
+    whole_over_calls: float
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable(LatencyCosts):
+    """Costs of one model's pieces on one machine.
+
+    Attributes:
+        model_class, model_digest, granularity, patterns, dtype: the BlockGraph that the pieces belong to.
+        target: backend and device, such as ``onnxruntime-cpu``.
+        batch, rows: images of a call, and rows of the network's batch.
+        threads: threads within an operator; None where the backend chose.
+        blocks_ms: by block, the sum over the pieces that a full step would not run without it, their weights fetched.
+        forward_ms: of one call that computes everything, as foretold from the rest; where nothing is in the caches.
         environment: machine, versions and command.
     """
 
@@ -52,22 +70,13 @@ class LatencyTable:
     batch: int
     rows: int
     threads: int | None
-    pieces_ms: tuple[float, ...]
     blocks_ms: Mapping[str, float]
     forward_ms: float
-    call_ms: float
-    border_ms_per_mib: float
-    cold_ms_per_mib: float
-    cache_bytes: int
-    combine_ms: float
-    combine_ms_per_mib: float
-    whole_over_calls: float
-    spread: float
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """sha256 over the costs."""
+        """sha256 over the costs that a search counts."""
         costs = (self.target, self.batch, self.pieces_ms, self.call_ms, self.cold_ms_per_mib)
         return hashlib.sha256(repr(costs).encode()).hexdigest()
 

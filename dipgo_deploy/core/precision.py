@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-__all__ = ["HalfType", "Island", "PrecisionRecord", "variant_name"]
+__all__ = ["HalfType", "Island", "PrecisionRecord", "is_half", "variant_name"]
 
 HalfType = Literal["float16", "bfloat16"]
 """The two half precisions."""
@@ -41,6 +41,11 @@ class PrecisionRecord:
     wide: tuple[str, ...]
     local: float
     free: float
+
+
+def is_half(dtype: str) -> bool:
+    """Whether a dtype is one of the half precisions."""
+    return dtype in get_args(HalfType)
 
 
 def variant_name(file: str, dtype: HalfType) -> str:

@@ -97,6 +97,7 @@ class Sample:
 
 
 Call = Run | Combine | Sample
+"""One entry of a program."""
 
 
 @dataclass(frozen=True)

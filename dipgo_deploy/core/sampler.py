@@ -39,3 +39,4 @@ class OpaqueSampler:
 
 
 SamplerReading = LinearSampler | OpaqueSampler
+"""What a sampler turns out to be, once it has been run on a basis."""

@@ -40,8 +40,3 @@ class TensorSpec:
     def nbytes(self, sizes: Mapping[str, int]) -> int:
         """Size in bytes."""
         return prod(self.resolve(sizes)) * DTYPE_BYTES[self.dtype]
-
-    @property
-    def is_batched(self) -> bool:
-        """Whether any size depends on the batch."""
-        return any(isinstance(dim, str) for dim in self.shape)

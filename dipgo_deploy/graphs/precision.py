@@ -20,12 +20,14 @@ from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TensorSpec
 
-__all__ = ["WIDE_SUFFIX", "fixed_islands", "half_blocks", "half_graph", "is_float"]
+__all__ = ["HALF_TYPES", "WIDE_SUFFIX", "cast_node", "fixed_islands", "half_blocks", "half_graph", "is_float"]
 
 WIDE_SUFFIX = ":float32"
 """Ends the name of a weight's float32 twin, and of what an island gives before it is cast."""
 
-_TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+HALF_TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+"""The half precisions in the words of ONNX."""
+
 _LEARNED = ("Conv", "Gemm", "MatMul")
 _BFLOAT16_OPSET = 22
 """The first version of ONNX whose convolutions and normalisations take bfloat16; nothing else in it concerns us."""
@@ -74,7 +76,7 @@ def half_graph(
         islands: names of the nodes that stay in float32, `fixed_islands` among them.
         wide: names of cut values that stay float32.
     """
-    _Conversion(graph, set(cuts), _TYPES[dtype], set(islands), {*wide, TIMESTEP}).convert()
+    _Conversion(graph, set(cuts), HALF_TYPES[dtype], set(islands), {*wide, TIMESTEP}).convert()
     if dtype == "bfloat16":
         graph.opset_imports[""] = max(graph.opset_imports[""], _BFLOAT16_OPSET)
 
@@ -138,7 +140,7 @@ class _Conversion:
 
     def _cast(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
         if (value, kind) not in self._casts:
-            node = _cast_node(value, kind, f"{value.name}:{kind.name.lower()}")
+            node = cast_node(value, kind, f"{value.name}:{kind.name.lower()}")
             producer = value.producer()
             if producer is None:
                 self._graph.insert_before(self._graph[0], node)
@@ -151,13 +153,14 @@ class _Conversion:
         """The node gives ``kind`` under another name; the value that readers know is the cast of it."""
         name = str(value.name)
         value.name, value.dtype = f"{name}:raw", kind
-        cast = _cast_node(value, home, name)
+        cast = cast_node(value, home, name)
         ir.convenience.replace_all_uses_with(value, cast.outputs[0], replace_graph_outputs=True)
         cast.replace_input_with(0, value)
         self._graph.insert_after(node, cast)
 
 
-def _cast_node(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
+def cast_node(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
+    """A node, in no graph yet, that gives ``value`` as ``kind`` under ``name``."""
     node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", kind.value)], name=f"cast {name}")
     node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, ir.TensorType(kind)
     return node

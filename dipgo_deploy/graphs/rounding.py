@@ -13,14 +13,12 @@ import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import TIMESTEP
-from dipgo_deploy.graphs.precision import is_float
+from dipgo_deploy.graphs.precision import HALF_TYPES, cast_node, is_float
 
 __all__ = ["RANGE_SUFFIX", "add_ranges", "round_graph"]
 
 RANGE_SUFFIX = ":range"
 """Ends the name of the output that holds the largest magnitude of a value."""
-
-_TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 
 
 def round_graph(
@@ -58,20 +56,14 @@ def _round_uses(graph: ir.Graph, value: ir.Value, dtype: HalfType) -> None:
 
 
 def _rounded(graph: ir.Graph, value: ir.Value, dtype: HalfType, first: bool = False) -> ir.Value:
-    half = _cast(value, _TYPES[dtype], f"{value.name}:half")
-    back = _cast(half.outputs[0], ir.DataType.FLOAT, f"{value.name}:rounded")
+    half = cast_node(value, HALF_TYPES[dtype], f"{value.name}:half")
+    back = cast_node(half.outputs[0], ir.DataType.FLOAT, f"{value.name}:rounded")
     producer = value.producer()
     if first or producer is None:
         graph.insert_before(graph[0], [half, back])
     else:
         graph.insert_after(producer, [half, back])
     return back.outputs[0]
-
-
-def _cast(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
-    node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", kind.value)], name=name)
-    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, ir.TensorType(kind)
-    return node
 
 
 def add_ranges(graph: ir.Graph) -> None:

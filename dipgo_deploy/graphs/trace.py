@@ -40,7 +40,11 @@ from dipgo_deploy.supernet import execution_order, match_blocks
 __all__ = ["BLOCKS_FILE", "MASTER_FILE", "Trace", "cache_folder", "load_trace", "trace"]
 
 MASTER_FILE = "master.onnx"
+"""Name of the master graph, in a trace and in the denoiser's folder of a bundle."""
+
 BLOCKS_FILE = "blocks.json"
+"""Name of the BlockGraph's document."""
+
 PARTS = (BLOCKS_FILE, MASTER_FILE, WEIGHTS_FILE)
 """What the trace of a model with weights must hold, besides the config."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dipgo_deploy.core.contract import SamplerSpec
-from dipgo_deploy.core.errors import InputError, MissingError, UsageError
+from dipgo_deploy.core.errors import InputError, MissingError, UsageError, first_line
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin  # noqa: TID251 - the home of diffusers
@@ -106,7 +106,7 @@ def sampler_spec(
     try:
         scheduler = cls.from_config(kept, **{k: v for k, v in wanted.items() if k not in _TIMESTEP_ARGUMENTS})
     except (*SCHEDULER_ERRORS, ImportError) as error:
-        refusal = f"{cls.__name__} refuses this config ({_first_line(error)})"
+        refusal = f"{cls.__name__} refuses this config ({first_line(error)})"
         if overrides:
             raise UsageError(f"{refusal}: change the options") from error
         raise InputError(f"{refusal}: mend the model's scheduler_config.json, or choose another sampler") from error
@@ -133,7 +133,7 @@ def scheduler_from_spec(spec: SamplerSpec) -> SchedulerMixin:
     try:
         scheduler = cls.from_config(config)
     except (*SCHEDULER_ERRORS, ImportError) as error:
-        raise InputError(f"{cls.__name__} refuses its config ({_first_line(error)}): record it anew") from error
+        raise InputError(f"{cls.__name__} refuses its config ({first_line(error)}): record it anew") from error
     _set_timesteps(scheduler, spec.steps, arguments)
     if (found := _timesteps(scheduler)) != spec.timesteps:
         raise InputError(
@@ -230,7 +230,7 @@ def _set_timesteps(scheduler: Any, steps: int, arguments: Mapping[str, Any]) -> 
     try:
         scheduler.set_timesteps(**count, **arguments)
     except SCHEDULER_ERRORS as error:
-        raise UsageError(f"{name} cannot make {steps} steps ({_first_line(error)}): change the options") from error
+        raise UsageError(f"{name} cannot make {steps} steps ({first_line(error)}): change the options") from error
     if "sigmas" in arguments and scheduler.num_inference_steps != steps:
         raise UsageError(f"{steps} steps are wanted, but 'sigmas' give {scheduler.num_inference_steps}: give as many")
     if steps > 1 and len(set(_timesteps(scheduler))) == 1:
@@ -255,7 +255,3 @@ def _json_value(key: str, value: Any) -> Any:
 
 def _brief(timesteps: tuple[float, ...]) -> str:
     return f"{len(timesteps)} timesteps {timesteps[0]:g} to {timesteps[-1]:g}" if timesteps else "no timesteps"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

@@ -18,7 +18,7 @@ from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord, engine_folder
 from dipgo_deploy.core.errors import GateError, InputError, UsageError
 from dipgo_deploy.core.files import load_manifest, path_inside
 from dipgo_deploy.core.latency import MIB
-from dipgo_deploy.core.precision import HalfType, PrecisionRecord
+from dipgo_deploy.core.precision import HalfType, PrecisionRecord, is_half
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.graphs.trace import MASTER_FILE, cache_folder
@@ -216,7 +216,7 @@ def _prepared(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[st
     own, wanted = bundle.manifest.contract.dtype, options.precision
     bundle.compiled  # noqa: B018 - checks the graphs as untrusted input
     if wanted in (None, own) or own != "float32":
-        if own in ("float16", "bfloat16") and options.checked:
+        if is_half(own) and options.checked:
             yield "running the schedule once", None
             _check_finite(bundle)
         return

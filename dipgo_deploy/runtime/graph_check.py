@@ -15,9 +15,9 @@ import numpy as np
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.program import Run
-from dipgo_deploy.runtime.generate import noise_for
+from dipgo_deploy.runtime.deviation import relative_difference
+from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.loaded import LoadedBundle
-from dipgo_deploy.runtime.verify import relative_difference
 
 __all__ = ["FirstCall", "GraphCheck", "check_graphs", "record_first_calls"]
 
@@ -54,13 +54,11 @@ def record_first_calls(bundle: LoadedBundle, images: int = 1, seed: int = 1000) 
     if program.layout != "subnets":
         raise InputError(f"{bundle.folder} has layout {program.layout}, subnets are compared: export it so")
     session = bundle.session(images, backend="torch", guidance_scale=contract.guidance_scale(None))
-    labels = [i % (bundle.model.num_classes or 1) for i in range(images)]
-    conditioning = bundle.model.conditioning(labels, contract.guidance)
-    noise = noise_for(range(seed, seed + images), contract.latent_shape)
+    inputs = run_inputs(bundle.model, contract, range(seed, seed + images))
     calls: list[FirstCall] = []
     waiting = {graph.name for graph in program.graphs}
     started = time.perf_counter()
-    for _, call in session.iterate(noise, conditioning, seed=seed):
+    for _, call in session.iterate(*inputs, seed=seed):
         seconds = time.perf_counter() - started
         if isinstance(call, Run) and call.graph in waiting:
             waiting.discard(call.graph)
@@ -76,6 +74,7 @@ def check_graphs(
     bundle: LoadedBundle, images: int = 1, *, seed: int = 1000, threads: int | None = None
 ) -> Iterator[GraphCheck]:
     """Compare the first call of every graph, in order of execution; see ``record_first_calls``."""
+    # Of a copy, which alone loads the live model: it goes with it.
     for call in record_first_calls(replace(bundle), images, seed):
         yield _checked(bundle, call, images, threads)
 

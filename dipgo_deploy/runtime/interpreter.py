@@ -197,10 +197,10 @@ def _check_program(program: Program) -> None:
             if name not in declared:
                 raise InputError(f"{where} names slot {name!r}, which the program does not declare: export anew")
         if index and isinstance(program.calls[index - 1], Run):
-            _check_run(program, where, reads, writes)
+            _check_run(where, reads, writes)
 
 
-def _check_run(program: Program, where: str, reads: list[str], writes: list[str]) -> None:
+def _check_run(where: str, reads: list[str], writes: list[str]) -> None:
     if shared := set(reads) & set(writes):
         raise InputError(f"{where} writes slot {min(shared)} while it reads it: export anew")
     if len(set(writes)) < len(writes):

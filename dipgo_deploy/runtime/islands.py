@@ -21,10 +21,10 @@ from dipgo_deploy.core.program import TIMESTEP, Run
 from dipgo_deploy.graphs.half_probe import HalfProbe
 from dipgo_deploy.graphs.rounding import RANGE_SUFFIX
 from dipgo_deploy.graphs.trace import MASTER_FILE
-from dipgo_deploy.runtime.generate import noise_for
+from dipgo_deploy.runtime.deviation import local_deviations, recorded, relative_difference
+from dipgo_deploy.runtime.inputs import Inputs, run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import Compiled, LoadedBundle
-from dipgo_deploy.runtime.verify import Inputs, local_deviations, recorded, relative_difference
 
 __all__ = ["LARGEST", "TOLERANCE", "IslandOptions", "find_islands"]
 
@@ -81,10 +81,7 @@ class _Search:
         self._tolerance = options.tolerance or TOLERANCE[dtype]
         self._scale = contract.guidance_scale(None)
         self._probe = HalfProbe(bundle.denoiser / MASTER_FILE, bundle.blocks, dtype)
-        noise = noise_for(range(options.seed, options.seed + options.images), contract.latent_shape)
-        classes = bundle.model.num_classes or 1
-        given = bundle.model.conditioning([i % classes for i in range(options.images)], contract.guidance)
-        self._inputs: Inputs = (noise, given)
+        self._inputs = run_inputs(bundle.model, contract, range(options.seed, options.seed + options.images))
         self._islands: list[Island] = []
         self._wide: tuple[str, ...] = ()
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression
 
 from dipgo_deploy.core.blocks import BlockGraph
-from dipgo_deploy.core.latency import MIB
+from dipgo_deploy.core.latency import MIB, LatencyCosts
 from dipgo_deploy.core.program import Combine, Program, Run
 from dipgo_deploy.lowering.latency import combine_features, lost_mib, run_features
 
-__all__ = ["Fit", "Timed", "fit_latencies"]
+__all__ = ["Timed", "fit_latencies"]
 
 _LADDER = 9
 """Cache sizes that are tried, each twice the one before; the largest stands for a cache that loses nothing."""
@@ -35,23 +35,8 @@ class Timed:
     whole_ms: float
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Coefficients as LatencyTable names them."""
-
-    pieces_ms: tuple[float, ...]
-    call_ms: float
-    border_ms_per_mib: float
-    cold_ms_per_mib: float
-    cache_bytes: int
-    combine_ms: float
-    combine_ms_per_mib: float
-    whole_over_calls: float
-    spread: float
-
-
-def fit_latencies(timed: Sequence[Timed], blocks: BlockGraph, batch: int) -> Fit:
-    """Coefficients for ``batch`` images from what was timed."""
+def fit_latencies(timed: Sequence[Timed], blocks: BlockGraph, batch: int) -> LatencyCosts:
+    """Costs for ``batch`` images from what was timed."""
     plain = np.concatenate([run_features(one.program, blocks, batch) for one in timed])
     runs_ms = np.concatenate([_times(one, Run) for one in timed])
     found = []
@@ -66,7 +51,7 @@ def fit_latencies(timed: Sequence[Timed], blocks: BlockGraph, batch: int) -> Fit
         np.concatenate([combine_features(one.program, batch) for one in timed]),
         np.concatenate([_times(one, Combine) for one in timed]),
     )
-    return Fit(
+    return LatencyCosts(
         pieces_ms=tuple(pieces),
         call_ms=call,
         border_ms_per_mib=border,

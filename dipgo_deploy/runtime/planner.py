@@ -13,12 +13,12 @@ least.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from dipgo_deploy.core.engine import TargetName
 from dipgo_deploy.core.errors import MissingError, UsageError
-from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.core.latency import LatencyTable, check_table
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.lowering.latency import predict_ms
@@ -98,13 +98,10 @@ def plan(bundle: LoadedBundle, options: PlanOptions = PlanOptions()) -> Plan:
     Raises InputError where the table is another model's, UsageError where its batch is not the asked one.
     """
     table = options.table
-    if table is not None and options.batch not in (None, table.batch):
-        raise UsageError(
-            f"the latency table was measured with {table.batch} images, {options.batch} are asked for: profile with "
-            f"--batch {options.batch}"
-        )
-    batch = options.batch or (table.batch if table else bundle.manifest.contract.batch.opt)
     precision = options.precision or bundle.manifest.contract.dtype
+    if table is not None:
+        check_table(table, replace(bundle.blocks, dtype=precision), options.batch)
+    batch = options.batch or (table.batch if table else bundle.manifest.contract.batch.opt)
     fit = size_fit(options.target, precision)
     layouts = tuple(_layout(bundle, layout, batch, options, fit) for layout in get_args(Layout))
     chosen, reason = _recommended(layouts, options)

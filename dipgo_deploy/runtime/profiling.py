@@ -1,7 +1,6 @@
 """Profile: what the pieces of a model cost, fitted to calls that are timed inside whole trajectories.
 
-1. Random schedules, some output some residual, mild and bold, in every layout that the target runs, and the full run:
-   the graphs that a schedule would really run, in the order in which it would, so that caches are as they will be.
+1. Probes (runtime/probes.py) are programs that schedules would really run, so that caches are as they will be.
 2. Round after round every program runs once, call by call between two marks of a clock.
 3. The medians are fitted (runtime/latency_fit.py).
 
@@ -16,35 +15,29 @@ from itertools import pairwise
 from statistics import median
 from typing import Any, Literal, get_args
 
-import numpy as np
-
-from dipgo_deploy.core.blocks import BlockGraph, Kind
-from dipgo_deploy.core.contract import Contract, Guidance
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
-from dipgo_deploy.core.noise import noise_for
 from dipgo_deploy.core.program import Layout, Program
-from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs.cut import cut_program
 from dipgo_deploy.graphs.trace import Trace
-from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models import LoadedModel, make_contract
-from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.clock import Clock, clock_for
 from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.latency_fit import Timed, fit_latencies
 from dipgo_deploy.runtime.loaded import onnxruntime_class
+from dipgo_deploy.runtime.probes import loaded_together, probe_programs
 from dipgo_deploy.runtime.torch_backend import TorchBackend
-from dipgo_deploy.search.random_schedule import random_schedule
 
 __all__ = [
     "ProfileOptions",
     "ProfileProgress",
     "Target",
     "medians",
-    "probe_programs",
     "profile",
     "table_of",
     "timed_call_by_call",
@@ -52,8 +45,6 @@ __all__ = [
 
 Target = Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"]
 """Backends and devices that a table can be measured on without building engines first."""
-
-_KEEPS = (0.3, 0.5, 0.7, 0.5)
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,7 @@ def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Iterat
     contract = make_contract(model, steps=options.steps, guidance=options.guidance)
     layouts: Sequence[Layout] = ("subnets", "segments") if options.target.startswith("onnxruntime") else ("subnets",)
     programs = probe_programs(trace.blocks, contract, layouts, options.seed)
-    groups = list(_groups(programs, options.memory_bytes))
+    groups = list(loaded_together(programs, options.memory_bytes))
     timed: list[Timed] = []
     clock = clock_for(options.device)
     for index, group in enumerate(groups):
@@ -119,40 +110,6 @@ def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Iterat
             yield ProfileProgress(index * (options.rounds + 1) + done + 1, len(groups) * (options.rounds + 1))
         timed += [medians(program, rounds[1:]) for program, rounds in zip(group, marks, strict=True)]
     yield table_of(timed, trace.blocks, options)
-
-
-def probe_programs(blocks: BlockGraph, contract: Contract, layouts: Sequence[Layout], seed: int) -> list[Program]:
-    """Programs of random schedules, and of the full run, under ``contract``."""
-    rng = np.random.default_rng(seed)
-    has_residual = any(block.residual_input is not None for block in blocks.blocks)
-    kinds: tuple[Kind, ...] = ("output", "residual") if has_residual else ("output",)
-    schedules = [
-        random_schedule(blocks, contract, kinds[index % len(kinds)], rng, keep) for index, keep in enumerate(_KEEPS)
-    ]
-    programs = [_lowered(schedule, blocks, layout) for schedule in schedules for layout in layouts]
-    return [*programs, _lowered(_short_full(blocks, contract), blocks, "subnets")]
-
-
-def _short_full(blocks: BlockGraph, contract: Contract) -> Schedule:
-    """A full run: every call of one graph, one right after the other."""
-    return full_schedule(contract, blocks.granularity, "output", blocks.block_names)
-
-
-def _lowered(schedule: Schedule, blocks: BlockGraph, layout: Layout) -> Program:
-    return lower(schedule, blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout=layout))
-
-
-def _groups(programs: Sequence[Program], most: int) -> Iterator[list[Program]]:
-    group: list[Program] = []
-    held = 0
-    for program in programs:
-        weights = sum(graph.weight_bytes for graph in program.graphs)
-        if group and held + weights > most:
-            yield group
-            group, held = [], 0
-        group.append(program)
-        held += weights
-    yield group
 
 
 def _session(model: LoadedModel, trace: Trace, program: Program, options: ProfileOptions) -> Session:
@@ -167,10 +124,7 @@ def _session(model: LoadedModel, trace: Trace, program: Program, options: Profil
 
 def timed_call_by_call(session: Session, model: LoadedModel, clock: Clock) -> list[float]:
     """Run once; milliseconds of every call, and lastly of the whole run."""
-    contract = session.program.contract
-    labels = [index % (model.num_classes or 1) for index in range(session.batch)]
-    given = noise_for(range(session.batch), contract.latent_shape), model.conditioning(labels, contract.guidance)
-    session.begin(*given)
+    session.begin(*run_inputs(model, session.program.contract, range(session.batch)))
     with session.backend.running():
         marks = [clock.mark()]
         for act in session.calls:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.runtime.backend import Act
 
 __all__ = ["WorkStream", "capture"]
@@ -61,7 +61,8 @@ def capture(acts: Sequence[Act], stream: WorkStream | None = None) -> Act:
             for act in acts:
                 act()
     except RuntimeError as error:
-        line = str(error).splitlines()[0]
-        raise InputError(f"the program cannot become a CUDA graph ({line}): run it without --cuda-graph") from error
+        raise InputError(
+            f"the program cannot become a CUDA graph ({first_line(error)}): run it without --cuda-graph"
+        ) from error
     replay: Act = graph.replay
     return replay

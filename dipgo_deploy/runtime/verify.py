@@ -15,46 +15,25 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.core.program import Program, Run
+from dipgo_deploy.core.precision import is_half
+from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.runtime.deviation import Deviation, Recording, local_deviations, recorded, relative_difference
 from dipgo_deploy.runtime.fidelity import psnr_db
-from dipgo_deploy.runtime.generate import noise_for
+from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import BackendName, Compiled, LoadedBundle
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.supernet.rollout import last_latent, reference_trajectory
 
-__all__ = [
-    "Deviation",
-    "Inputs",
-    "Recording",
-    "Rung",
-    "VerifyOptions",
-    "VerifyReport",
-    "local_deviations",
-    "recorded",
-    "relative_difference",
-    "verify",
-]
-
-Inputs = tuple[np.ndarray, Mapping[str, np.ndarray]]
-"""Noise and conditioning of a run."""
-
+__all__ = ["EXACT", "Rung", "VerifyOptions", "VerifyReport", "local_tolerance", "verify"]
 
 _SINGLE, _HALF = (1e-4, 1e-3), (2e-2, 1e-1)
 """Local and free-running tolerance of float32, and of half precision."""
 
 EXACT = 1e-5
 """Tolerance of the second rung, relative to the largest value: two ways to say the same in float32."""
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A whole trajectory: the outputs of every graph and the latents it was given, by name and step; the image."""
-
-    values: Mapping[tuple[str, int], np.ndarray]
-    image: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -88,15 +67,6 @@ class VerifyOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} {value} is no positive number: give one, or leave it out")
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """A relative difference, and the value and step where it was found."""
-
-    value: str
-    step: int
-    relative: float
 
 
 @dataclass(frozen=True)
@@ -166,15 +136,12 @@ class _Ladder:
                 f"the model in {bundle.folder} is {bundle.model.digest[:12]}, its contract is for "
                 f"{contract.model_digest[:12]}: export the bundle again"
             )
-        self.half = contract.dtype in ("float16", "bfloat16")
+        self.half = is_half(contract.dtype)
         self.bundle, self.options = bundle, options
         self.local = local_tolerance(options, contract.dtype)
         self.free = options.free_tolerance or (_HALF if self.half else _SINGLE)[1]
         self.scale = contract.guidance_scale(options.guidance_scale)
-        noise = noise_for(range(options.seed, options.seed + options.images), contract.latent_shape)
-        classes = bundle.model.num_classes or 1
-        labels = [i % classes for i in range(options.images)]
-        self.inputs: Inputs = (noise, bundle.model.conditioning(labels, contract.guidance))
+        self.inputs = run_inputs(bundle.model, contract, range(options.seed, options.seed + options.images))
         self.image = np.empty(0)
 
     def climb(self) -> Iterator[Rung]:
@@ -208,7 +175,7 @@ class _Ladder:
         )
         found = recorded(session, self.inputs, options.seed)
         self.image = found.image
-        if any(slot.dtype in ("float16", "bfloat16") for slot in session.program.slots):
+        if any(is_half(slot.dtype) for slot in session.program.slots):
             self.local, self.free = options.local_tolerance or _HALF[0], options.free_tolerance or _HALF[1]
         return self._compared(f"{target} = onnxruntime", session, found, wanted)
 
@@ -280,54 +247,4 @@ class _Ladder:
 
 def local_tolerance(options: VerifyOptions, dtype: str) -> float:
     """Deviation of one call that is allowed in ``dtype``, relative to the slot's largest value."""
-    return options.local_tolerance or (_HALF if dtype in ("float16", "bfloat16") else _SINGLE)[0]
-
-
-def relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:
-    """``max |found - wanted|`` over the largest absolute value wanted; infinite where either is not finite."""
-    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
-    if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
-        return float("inf")
-    return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-12))
-
-
-def recorded(session: Session, inputs: Inputs, seed: int) -> Recording:
-    """A whole run of ``session``, with all that its graphs gave."""
-    values = {(name, step): session.slot(slot) for name, step, slot in _given(session, inputs, seed)}
-    return Recording(values, session.slot(session.program.image))
-
-
-def local_deviations(session: Session, inputs: Inputs, seed: int, wanted: Recording) -> Iterator[Deviation]:
-    """Deviation of what each call gives, which is then replaced by the reference's: so every graph is fed the latter.
-
-    Only values that the reference lacks, between several segments of one step, are the candidate's own.
-    """
-    for name, step, slot in _given(session, inputs, seed):
-        reference = wanted.values.get((name, step))
-        if reference is not None:
-            yield Deviation(name, step, relative_difference(session.slot(slot), reference))
-            session.write(slot, reference)
-
-
-def _given(session: Session, inputs: Inputs, seed: int) -> Iterator[tuple[str, int, str]]:
-    """Run the session; after each call name, step and slot of what it gave to a graph or a graph gave."""
-    values = _values_of_calls(session.program)
-    for index, _ in session.iterate(*inputs, seed=seed):
-        yield from values[index]
-
-
-def _values_of_calls(program: Program) -> list[list[tuple[str, int, str]]]:
-    """For every call the outputs of its graph, or the inputs of later graphs that it made: name, step and slot."""
-    values: list[list[tuple[str, int, str]]] = [[] for _ in program.calls]
-    makers: dict[str, int] = {}
-    for index, call in enumerate(program.calls):
-        if not isinstance(call, Run):
-            makers[call.target] = index
-            continue
-        for name, slot in call.inputs:
-            if name in program.graph_of_name[call.graph].inputs and slot in makers:
-                values[makers[slot]].append((name, call.step, slot))
-        values[index] = [(name, call.step, slot) for name, slot in call.outputs]
-        for _, slot in call.outputs:
-            makers.pop(slot, None)
-    return values
+    return options.local_tolerance or (_HALF if is_half(dtype) else _SINGLE)[0]

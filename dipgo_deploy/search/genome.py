@@ -19,6 +19,7 @@ from dipgo_deploy.search.pricing import Pricer
 __all__ = ["Genome", "Genomes"]
 
 Genome = NDArray[np.bool_]
+"""Which entries are computed (steps, blocks)."""
 
 _FLIPS = 2000
 """Entries tried before a ratio counts as out of reach."""

@@ -19,13 +19,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.search.cost import GateCost, block_milliseconds
@@ -170,7 +171,7 @@ class Training:
         try:
             self.pruner.load_state_dict(own)
         except RuntimeError as error:
-            line = str(error).splitlines()[0]
+            line = first_line(error)
             raise InputError(f"the pruner's file holds another pruner ({line}): name another file") from None
         state = self.optimiser.state_dict()
         moments: dict[int, dict[str, torch.Tensor]] = {}
@@ -185,5 +186,5 @@ class Training:
 
 def _optimiser(pruner: Pruner, options: DipgoOptions) -> torch.optim.Optimizer:
     kinds: Mapping[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.AdamW}
-    arguments: dict[str, float] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
-    return kinds[options.optimiser](list(pruner.parameters()), **arguments)  # type: ignore[call-arg]
+    arguments: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay, "fused": True}
+    return kinds[options.optimiser](list(pruner.parameters()), **arguments)

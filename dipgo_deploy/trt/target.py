@@ -29,6 +29,7 @@ INSTALL: dict[TargetName, str] = {
 """The line that installs each target."""
 
 Purpose = Literal["build", "run"]
+"""What a target is wanted for: TensorRT for RTX builds without a GPU, nothing runs without one."""
 
 
 @dataclass(frozen=True)

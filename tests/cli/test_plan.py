@@ -22,7 +22,7 @@ def latency(tmp_path_factory, traced):
 def test_profile_writes_a_table_with_its_command(latency):
     table = load_latency_table(latency)
     assert table.environment["profile"]["rounds"] == 1
-    assert "cores" in table.environment
+    assert "cores" in table.environment and table.environment["command"].startswith("dipgo-deploy")
 
 
 def test_plan_prints_both_layouts(latency, bundle_folder, capsys):

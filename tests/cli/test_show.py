@@ -16,8 +16,11 @@ from dipgo_deploy.core.precision import Island, PrecisionRecord
 
 DIGEST = "ab" * 32
 LATENCY = LatencyTable(
-    "UNet2DConditionModel", DIGEST, "stage", ("mid_block",), "float32", "onnxruntime-cpu", 2, 4, 1,
-    (1.5, 2.5), {"mid_block": 1.5, "prediction": 2.0}, 5.0, 0.04, 0.1, 0.2, 1 << 20, 0.003, 0.01, 1.0, 0.07,
+    model_class="UNet2DConditionModel", model_digest=DIGEST, granularity="stage", patterns=("mid_block",),
+    dtype="float32", target="onnxruntime-cpu", batch=2, rows=4, threads=1,
+    pieces_ms=(1.5, 2.5), blocks_ms={"mid_block": 1.5, "prediction": 2.0}, forward_ms=5.0, call_ms=0.04,
+    border_ms_per_mib=0.1, cold_ms_per_mib=0.2, cache_bytes=1 << 20, combine_ms=0.003, combine_ms_per_mib=0.01,
+    whole_over_calls=1.0, spread=0.07,
 )  # fmt: skip
 PRECISION = PrecisionRecord(
     "float16", DIGEST, 0.02, 2, ("sin", "cos"), (Island("mid_block", ("a",), "reaches 1e6"),), ("w",), 1e-3, 2e-3

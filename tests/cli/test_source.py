@@ -49,7 +49,12 @@ def test_random_weights_become_a_bundle_that_verifies(config, tmp_path, capsys):
     assert "first calls, ONNX Runtime against PyTorch" in capsys.readouterr().out
     assert run(["verify", bundle, "--once", "--tolerance", "1e-12"]) == 4
     assert "1e-12 is allowed: the fast path is not the slow one" in capsys.readouterr().err
-    assert run(["verify", bundle, "--once", "--min-psnr", "30"]) == 2
+
+
+@pytest.mark.parametrize("option", [["--min-psnr", "30"], ["--guidance", "2"], ["--device", "cuda"]])
+def test_single_calls_have_no_trajectories_and_no_gpu(tmp_path, capsys, option):
+    assert run(["verify", str(tmp_path), "--once", *option]) == 2
+    assert "--once compares single calls on the CPU: leave" in capsys.readouterr().err
 
 
 def test_trace_takes_random_weights_in_half_precision(config, tmp_path, capsys):

@@ -41,17 +41,22 @@ def test_graphs_are_those_of_the_bundle_whatever_the_schedules_origin_says(tmp_p
     assert load_variant(bundle.folder, bundle.denoiser, "float16").program == variant.program
 
 
-def test_a_process_that_dies_replacing_a_variant_leaves_a_bundle_that_loads(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("act", ["save_half_weights", "cut_program", "save_precision"])
+def test_a_process_that_dies_replacing_a_variant_leaves_a_bundle_that_loads(
+    act: str, tmp_path: Path, monkeypatch
+) -> None:
     bundle = few_graphs(tiny("dit"), tmp_path / "bundle", shares=(1, 0))
     written(bundle, {})
 
     def died(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dipgo_deploy.graphs.variant.drop_records", died)
+    monkeypatch.setattr(f"dipgo_deploy.graphs.variant.{act}", died)
     with pytest.raises(KeyboardInterrupt):
         written(bundle, {})
     assert load_bundle(bundle.folder, whole=True)
+    with pytest.raises(InputError, match="has no float16 variant"):
+        load_variant(bundle.folder, bundle.denoiser, "float16")
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.variant import load_variant, write_variant
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.runtime import LoadedBundle, islands
+from dipgo_deploy.runtime.deviation import Recording, relative_difference
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.islands import IslandOptions, find_islands
 from dipgo_deploy.runtime.loaded import Compiled
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from dipgo_deploy.runtime.verify import Recording, relative_difference
 from tests.models.families import tiny
 from tests.runtime.bundles import few_graphs
 

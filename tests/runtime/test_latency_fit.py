@@ -11,7 +11,8 @@ from dipgo_deploy.core.program import Combine
 from dipgo_deploy.lowering.latency import combine_features, lost_mib, predict_ms, run_features
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime.latency_fit import Timed, fit_latencies
-from dipgo_deploy.runtime.profiling import ProfileOptions, probe_programs, table_of
+from dipgo_deploy.runtime.probes import probe_programs
+from dipgo_deploy.runtime.profiling import ProfileOptions, table_of
 from tests.search.tables import table_for
 
 

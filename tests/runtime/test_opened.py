@@ -31,11 +31,13 @@ def no_gpu(monkeypatch):
     monkeypatch.setenv("DIPGO_CUDA_DRIVER", "libno-such-driver.so")
 
 
-@pytest.mark.parametrize("command", ["verify --target", "generate --backend", "bench --backend"])
+@pytest.mark.parametrize(
+    "command", ["verify --target", "verify --device cpu --target", "generate --backend", "bench --backend"]
+)
 @pytest.mark.parametrize("target", ["tensorrt", "rtx"])
 def test_without_a_gpu_one_line_says_so(no_gpu, bundle_folder, capsys, command, target):
-    name, option = command.split()
-    assert run([name, str(bundle_folder), option, target]) == 5
+    name, *options = command.split()
+    assert run([name, str(bundle_folder), *options, target]) == 5
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ")
 

@@ -9,7 +9,6 @@ from onnx import numpy_helper
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.runtime import Compiled, VerifyOptions, load_bundle, verify
-from dipgo_deploy.runtime.verify import relative_difference
 
 
 def test_an_intact_bundle_passes_and_reports_the_schedule_apart(bundle_folder: Path) -> None:
@@ -55,10 +54,3 @@ def test_the_quality_gate_fails_on_its_own(bundle_folder: Path) -> None:
 def test_absurd_options(bundle_folder: Path) -> None:
     with pytest.raises(UsageError, match="0 images cannot be verified"):
         verify(load_bundle(bundle_folder), VerifyOptions(images=0))
-
-
-def test_relative_difference_sees_single_elements_and_non_finite_ones() -> None:
-    wanted = np.array([1.0, -4.0, 2.0])
-    assert relative_difference(np.array([1.0, -4.0, 2.4]), wanted) == pytest.approx(0.1)
-    assert relative_difference(np.array([1.5, -4.5, 2.0]), wanted) == pytest.approx(0.125)
-    assert relative_difference(np.array([np.nan, -4.0, 2.0]), wanted) == float("inf")

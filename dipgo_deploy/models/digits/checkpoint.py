@@ -26,8 +26,11 @@ from dipgo_deploy.core.files import write_atomic
 __all__ = ["CHECKPOINT", "Loss", "Progress", "TrainOptions", "learning_rate", "train_loop"]
 
 CHECKPOINT = "checkpoint.pt"
+"""Name of the file that an interrupted training goes on from."""
+
 _STATES = ("model", "average", "optimizer")
 Loss = Callable[[torch.Generator], torch.Tensor]
+"""Draws a batch and gives its loss, a scalar."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dipgo_deploy.models.digits.data import CLASSES
 __all__ = ["SHIPPED", "DigitsClassifier", "accuracy", "load_classifier", "save_classifier"]
 
 SHIPPED = Path(__file__).parents[1] / "reference" / "digits-classifier"
+"""Folder of the trained classifier."""
 
 
 class DigitsClassifier(nn.Module):

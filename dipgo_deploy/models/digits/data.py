@@ -20,7 +20,11 @@ from dipgo_deploy.core.errors import UsageError
 __all__ = ["CLASSES", "SIZE", "Digits", "augment", "load_split"]
 
 CLASSES = 10
+"""Digits 0 to 9."""
+
 SIZE = 16
+"""Side of an image in pixels."""
+
 TEST_IMAGES = 360
 _SPLIT_SEED = 0
 

@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 Kind = Literal["unet", "dit"]
+"""Architectures of the reference denoisers."""
+
 _EMBEDDER = ["dipgo_deploy.models.class_embedder", "ClassEmbedder"]
 
 
@@ -66,6 +68,7 @@ class DiTDenoiser(nn.Module):
 
 
 Denoiser = UNetDenoiser | DiTDenoiser
+"""Either reference denoiser, in training."""
 
 
 def build_scheduler() -> DDIMScheduler:

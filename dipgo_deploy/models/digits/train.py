@@ -26,11 +26,14 @@ from dipgo_deploy.models.digits.denoisers import Denoiser, Kind, build_denoiser,
 __all__ = ["DEFAULTS", "Task", "train"]
 
 Task = Literal["classifier", "unet", "dit"]
+"""What can be trained."""
+
 DEFAULTS: dict[str, TrainOptions] = {
     "classifier": TrainOptions(steps=1500, label_dropout=0.0, ema_decay=0.99),
     "unet": TrainOptions(),
     "dit": TrainOptions(steps=3200),
 }
+"""The knobs of the shipped models."""
 
 
 def train(task: Task, out: Path, options: TrainOptions, *, resume: bool = False) -> Iterator[Progress]:

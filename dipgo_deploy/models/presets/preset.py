@@ -14,7 +14,10 @@ from dipgo_deploy.core.errors import UsageError
 __all__ = ["Inputs", "Preset", "Shape", "first_output", "patterns_for", "square"]
 
 Inputs = dict[str, torch.Tensor]
+"""Inputs of a forward by name, rows first."""
+
 Shape = tuple[int, ...]
+"""Of one image's latent: (C, H, W), or (C, F, H, W) with frames."""
 
 
 @dataclass(frozen=True)

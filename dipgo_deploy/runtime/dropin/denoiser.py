@@ -31,7 +31,8 @@ from dipgo_deploy.runtime.dropin.refusal import RefusedCall
 from dipgo_deploy.runtime.dropin.saving import save_denoiser
 from dipgo_deploy.runtime.dropin.stepping import StepOptions, StepPrograms
 from dipgo_deploy.runtime.dropin.trajectory import DeployedTrajectory
-from dipgo_deploy.runtime.loaded import LoadedBundle, load_bundle
+from dipgo_deploy.runtime.loaded import LoadedBundle
+from dipgo_deploy.runtime.loading import load_bundle
 
 __all__ = ["DeployedDenoiser"]
 

@@ -21,7 +21,7 @@ from dipgo_deploy.models.quiet import quiet_diffusers, quiet_transformers
 from dipgo_deploy.models.samplers import scheduler_from_spec
 from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
 from dipgo_deploy.runtime.dropin.stepping import StepOptions
-from dipgo_deploy.runtime.loaded import load_bundle
+from dipgo_deploy.runtime.loading import load_bundle
 
 __all__ = ["call_arguments", "load_pipeline"]
 
