@@ -1,7 +1,8 @@
 """The contenders of a bench: the full model, schedules, and plain samplers on the same full network.
 
-All run on ONNX Runtime in one process. The full network's graph is one and the same under every sampler: it is cut and
-loaded once.
+All run in one process, on ONNX Runtime or PyTorch; where schedules run as engines, the full network, which no engine
+was built of, runs on ONNX Runtime, and every row names its backend. The full network's graph is one and the same under
+every sampler: it is cut and loaded once.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Contender:
-    """A named program, bound and ready to run ``batch`` images."""
+    """A named program, bound and ready to run ``batch`` images; ``backend`` is ``onnxruntime-cpu``, ``rtx``, …."""
 
     name: str
     kind: Kind
     session: Session
+    backend: str
     start: Start = Start()
 
     @property
@@ -94,20 +96,21 @@ class FullNetwork:
             self._inputs,
             options.device,
         )
-        if options.backend in ("tensorrt", "rtx"):
+        if options.on_engines:
             records = engine_records(entry.bundle, load_target(options.backend, "run"))
             seconds, size = sum(one.seconds for one in records), sum(one.bytes for one in records)
             start = replace(start, build_seconds=seconds, engine_bytes=size)
-        return Contender(entry.name, "schedule", session, start)
+        backend = options.backend if options.on_engines else f"{options.backend}-{options.device}"
+        return Contender(entry.name, "schedule", session, backend, start)
 
     def full(self) -> Contender:
         """The full run of the bundle's contract."""
         session, start = started(lambda: self.session(self.contract.sampler), self._inputs, self.options.device)
-        return Contender(FULL, "full", session, start)
+        return Contender(FULL, "full", session, self._backend_name, start)
 
     def sampler(self, name: str, spec: SamplerSpec, reading: SamplerReading) -> Contender:
         """A plain sampler."""
-        return Contender(name, "sampler", self.session(spec, reading))
+        return Contender(name, "sampler", self.session(spec, reading), self._backend_name)
 
     def session(self, spec: SamplerSpec, reading: SamplerReading | None = None) -> Session:
         """Every call of ``spec`` computed in full."""
@@ -137,6 +140,12 @@ class FullNetwork:
     def scheduler_config(self) -> Mapping[str, Any]:
         """The model's own noise schedule."""
         return self.bundle.model.scheduler_config
+
+    @property
+    def _backend_name(self) -> str:
+        """Of the full network: ONNX Runtime where schedules run as engines, which only bundles have."""
+        backend = "onnxruntime" if self.options.on_engines else self.options.backend
+        return f"{backend}-{self.options.device}"
 
     @cached_property
     def _own(self) -> Program:

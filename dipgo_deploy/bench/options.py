@@ -50,6 +50,11 @@ class BenchOptions:
     trust_engines: bool = False
     command: str = ""
 
+    @property
+    def on_engines(self) -> bool:
+        """Whether bundles run as TensorRT engines."""
+        return self.backend in ("tensorrt", "rtx")
+
     def __post_init__(self) -> None:
         """Check every count."""
         least = {"batch": 1, "repeats": 2, "images": 1, "converged_images": 0, "converged_calls": 1, "tuning_images": 1}

@@ -17,7 +17,7 @@ from dipgo_deploy.core.files import load_document, write_atomic
 
 __all__ = ["SCHEMA_VERSION", "BenchReport", "Kind", "Row", "load_report", "to_json", "write_report"]
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 """Version of the document that `to_json` gives; a change that breaks a reader raises the first number."""
 
 Kind = Literal["full", "schedule", "sampler"]
@@ -62,6 +62,8 @@ class Row:
             run cuts its graph in it; on ``torch`` the first row of a bundle loads the model for all.
         device_bytes: GPU memory that it took until then; None without a GPU, and where that is not its alone.
         build_seconds, engine_bytes: of all its engines; None for what runs without.
+        backend: what it ran on: ``tensorrt``, ``rtx``, or another with its device, such as ``onnxruntime-cuda``; None
+            in documents before 1.3.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Row:
     device_bytes: int | None = None
     build_seconds: float | None = None
     engine_bytes: int | None = None
+    backend: str | None = None
 
     __pydantic_config__ = _STRICT
 

@@ -19,6 +19,7 @@ class _Column:
 
 _COLUMNS = (
     _Column("", lambda row: row.name),
+    _Column("backend", lambda row: row.backend),
     _Column("NFE", lambda row: str(row.nfe)),
     _Column("MACs, G\npapers/full", lambda row: f"{row.macs.papers / 1e9:.4g}/{row.macs.full / 1e9:.4g}"),
     _Column("ms\np50/p90", lambda row: _pair(row.latency_ms, "p50", "p90", ".4g")),
@@ -39,7 +40,7 @@ _COLUMNS = (
 def table(report: BenchReport) -> Any:
     """The report as a rich renderable: one line per contender, then memory, noise floor and what else to know.
 
-    A column that no contender fills is left away.
+    A column that no contender fills is left away, and the backend where all have the same.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
@@ -48,6 +49,8 @@ def table(report: BenchReport) -> Any:
 
     grid = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     columns = [column for column in _COLUMNS if any(column.cell(row) is not None for row in report.rows)]
+    if len({row.backend for row in report.rows}) == 1:
+        columns = [column for column in columns if column.title != "backend"]
     for column in columns:
         grid.add_column(column.title, justify="right" if column.title else "left", no_wrap=bool(column.title))
     for row in report.rows:
@@ -82,6 +85,9 @@ def _notes(report: BenchReport) -> Iterator[str]:
     for row in report.rows:
         if row.engine_bytes is not None and row.build_seconds is not None:
             yield f"{row.name}: engines {_mib(row.engine_bytes)}, built in {row.build_seconds:.0f} s."
+    mixed = {row.backend for row in report.rows if row.backend is not None}
+    if len(mixed) > 1:
+        yield f"Rows run on {' and '.join(sorted(mixed))}: a speed-up across them is the backend's too."
     model = _mib(report.memory["model_weight_bytes"])
     yield f"Model: weights {model}; {'; '.join(sizes)} for a batch of {settings.get('batch', '?')}."
     yield f"Full run over itself (A/A ratio): {report.aa_ratio:.3f}; as much as it differs from 1 is noise."

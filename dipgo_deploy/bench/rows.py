@@ -48,6 +48,7 @@ class Judging:
         return Row(
             name=contender.name,
             kind=contender.kind,
+            backend=contender.backend,
             nfe=program.nfe,
             macs=program.macs,
             latency_ms=self.watch.latency_ms(contender.name),

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import BundleFolder, Json
-from dipgo_deploy.cli.output import emit, result
+from dipgo_deploy.cli.options import Bf16, BundleFolder, Fp16, Json, half_type
+from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.progress import watched
-from dipgo_deploy.cli.units import batch_range, byte_count
-from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.cli.units import architectures, batch_range, byte_count
 
 if TYPE_CHECKING:
-    from dipgo_deploy.runtime.engines import EngineReport
+    from dipgo_deploy.runtime.engines import EngineOptions, EngineReport
+    from dipgo_deploy.runtime.loaded import LoadedBundle
 
 
 def build_engine(
     bundle: BundleFolder,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Typed float16, with islands of float32 where needed.")] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Typed bfloat16.")] = False,
+    fp16: Fp16 = False,
+    bf16: Bf16 = False,
     target: Annotated[
         Literal["tensorrt", "rtx"] | None, typer.Option(help="Library to build with; what is usable here if left out.")
     ] = None,
@@ -44,14 +44,14 @@ def build_engine(
     ] = None,
     check_images: Annotated[int, typer.Option(min=1, help="Images of the search for islands.")] = 2,
     check_steps: Annotated[int, typer.Option(min=1, help="Steps of each that are probed.")] = 6,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Build engines of BUNDLE; what stands already is kept, and an interrupted build goes on where it was."""
     from dipgo_deploy.trt.job import BuildFlags
     from dipgo_deploy.trt.target import load_target
 
-    if fp16 and bf16:
-        raise UsageError("--fp16 and --bf16 exclude each other: choose one")
+    precision = half_type(fp16, bf16)
     flags = BuildFlags(
         level=level,
         workspace_bytes=None if workspace is None else byte_count(workspace),
@@ -61,15 +61,17 @@ def build_engine(
         weight_streaming=weight_streaming,
         refit=refit,
     )
-    gpus = tuple(part.strip() for part in gpu.split(",")) if gpu else ()
+    gpus = () if gpu is None else architectures(gpu)
     images = None if batch is None else batch_range(batch)
-    load_target(target).check_gpus(gpus)  # before anything heavy is imported
+    usable = load_target(target)  # before anything heavy is imported
+    usable.check_gpus(gpus)
+    usable.check_refit(refit)
     from dipgo_deploy.runtime import load_bundle
     from dipgo_deploy.runtime.engines import EngineOptions, build
     from dipgo_deploy.runtime.islands import IslandOptions
 
     options = EngineOptions(
-        precision="float16" if fp16 else "bfloat16" if bf16 else None,
+        precision=precision,
         target=target,
         gpus=gpus,
         batch=images,
@@ -77,10 +79,28 @@ def build_engine(
         workers=workers,
         islands=IslandOptions(images=check_images, steps=check_steps, tolerance=tolerance),
     )
+    if dry_run:
+        _print_dry_run(load_bundle(bundle), options, as_json)
+        return
     last = watched(build(load_bundle(bundle), options), lambda step: step[:2], f"building engines of {bundle}")
     report = last[2]
     assert report is not None
     _print(report, as_json)
+
+
+def _print_dry_run(bundle: LoadedBundle, options: EngineOptions, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from dipgo_deploy.cli.engines_view import dry_run_view
+    from dipgo_deploy.runtime.dry_run import dry_run
+
+    with working(f"looking at {bundle.folder}"):
+        found = dry_run(bundle, options)
+    if as_json:
+        emit({**asdict(found), "counts": found.counts})
+        return
+    for line in dry_run_view(found):
+        result(line)
 
 
 def _print(report: EngineReport, as_json: bool) -> None:
@@ -93,6 +113,8 @@ def _print(report: EngineReport, as_json: bool) -> None:
             {
                 "folder": str(report.folder),
                 "counts": report.counts,
+                "foretold": dict(report.foretold),
+                "note": report.note,
                 "precision": None if report.precision is None else asdict(report.precision),
                 "engines": [asdict(record) for record in report.records],
             }

@@ -15,19 +15,43 @@ if TYPE_CHECKING:
 
     from dipgo_deploy.core.engine import EngineRecord
     from dipgo_deploy.core.precision import PrecisionRecord
+    from dipgo_deploy.runtime.dry_run import DryRun
     from dipgo_deploy.runtime.engines import EngineReport
 
-__all__ = ["engine_view", "engines_view", "precision_view"]
+__all__ = ["dry_run_view", "engine_view", "engines_view", "precision_view"]
 
 
 def engines_view(report: EngineReport) -> Iterator[RenderableType]:
     """What to print of a build."""
     if report.precision is not None:
         yield from _precision_lines(report.precision)
+    if report.note:
+        yield Text(report.note)
     outcomes = {step.record.graph: step.outcome for step in report.steps}
     yield _table([(record, outcomes[record.graph]) for record in report.records])
     done = ", ".join(f"{count} {outcome}" for outcome, count in report.counts.items() if count)
+    built = sum(record.bytes for record in report.records)
     yield f"{count_text(len(report.steps), 'engine')} ({done}) in {report.folder}"
+    yield f"{mib_text(built)}, {mib_text(sum(report.foretold.values()))} were foretold"
+
+
+def dry_run_view(found: DryRun) -> Iterator[RenderableType]:
+    """What to print of a build that was not done."""
+    if found.converts:
+        yield "half-precision graphs and weights would be made first, after a search for islands"
+    if found.note:
+        yield Text(found.note)
+    table = Table()
+    for title in ("engine", "would be", "size", "", "weights", "digest"):
+        table.add_column(title, justify="right" if title in ("size", "weights") else "left")
+    for one in found.engines:
+        sure, digest = "" if one.exists else "foretold", (one.digest or "unknown yet")[:12]
+        sizes = mib_text(one.engine_bytes), sure, mib_text(one.weight_bytes)
+        table.add_row(one.graph, one.outcome, *sizes, digest)
+    yield table
+    done = ", ".join(f"{count} {outcome}" for outcome, count in found.counts.items() if count)
+    total = mib_text(sum(one.engine_bytes for one in found.engines))
+    yield f"{count_text(len(found.engines), 'engine')} ({done}) of {total} would stand in {found.folder}"
 
 
 def precision_view(record: PrecisionRecord) -> Text:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from dipgo_deploy.cli.units import byte_count
 from dipgo_deploy.core.errors import UsageError
 
+if TYPE_CHECKING:
+    from dipgo_deploy.core.precision import HalfType
+
 __all__ = [
     "Backend",
     "Batch",
+    "Bf16",
     "Blocks",
     "BundleFolder",
     "Compiled",
@@ -21,6 +25,7 @@ __all__ = [
     "Config",
     "Dtype",
     "FormatName",
+    "Fp16",
     "GpuMemory",
     "Granularity",
     "GuidanceLayout",
@@ -37,6 +42,7 @@ __all__ = [
     "Size",
     "Steps",
     "Variant",
+    "half_type",
     "patterns_of",
     "run_options",
 ]
@@ -73,6 +79,8 @@ CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Replay calls as C
 Compiled = Annotated[bool, typer.Option("--compile", help="torch.compile (torch).")]
 GpuMemory = Annotated[str | None, typer.Option(metavar="SIZE", help="Most memory of engines, such as 8G; others wait.")]
 TrustEngines = Annotated[bool, typer.Option("--trust-engines", help="Load engines that were not built here.")]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Typed float16, with islands of float32 where needed.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Typed bfloat16.")]
 Lora = Annotated[
     list[str] | None,
     typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA (.safetensors) to fuse into MODEL; may be repeated."),
@@ -128,6 +136,13 @@ def run_options(
         "gpu_memory": None if gpu_memory is None else byte_count(gpu_memory),
         "trust_engines": trust_engines,
     }
+
+
+def half_type(fp16: bool, bf16: bool) -> HalfType | None:
+    """The half precision that ``--fp16`` or ``--bf16`` asks for; UsageError for both."""
+    if fp16 and bf16:
+        raise UsageError("--fp16 and --bf16 exclude each other: choose one")
+    return "float16" if fp16 else "bfloat16" if bf16 else None
 
 
 def patterns_of(blocks: str | None) -> tuple[str, ...] | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import BundleFolder, Json
+from dipgo_deploy.cli.options import Bf16, BundleFolder, Fp16, Json, half_type
 from dipgo_deploy.cli.output import emit, result, working
 
 if TYPE_CHECKING:
     from dipgo_deploy.runtime.planner import LayoutPlan, Plan
 
 _HEADINGS = ("engines", "engine bytes", "slots", "activations", "device", "at least", "loads a run", "calls", "ms")
+_LEAST = "at least: one engine at a time"
 
 
 def plan(
@@ -21,6 +22,9 @@ def plan(
     gpu_memory: Annotated[str | None, typer.Option(help="GPU memory to fit into, such as 8G or 512M.")] = None,
     latency: Annotated[Path | None, typer.Option(help="Latency table that profile wrote.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images per call; the contract's or table's own.")] = None,
+    fp16: Fp16 = False,
+    bf16: Bf16 = False,
+    target: Annotated[Literal["tensorrt", "rtx"], typer.Option(help="Library whose engines are foretold.")] = "rtx",
     as_json: Json = False,
 ) -> None:
     """Plan BUNDLE: device memory, engines and time of either layout, and which one to take."""
@@ -36,6 +40,8 @@ def plan(
         gpu_memory=None if gpu_memory is None else byte_count(gpu_memory),
         batch=batch,
         table=None if latency is None else load_latency_table(latency),
+        precision=half_type(fp16, bf16),
+        target=target,
     )
     with working(f"planning {bundle}"):
         found = plan_bundle(load_bundle(bundle), options)
@@ -57,8 +63,11 @@ def _view(found: Plan) -> Any:
     for one in found.layouts:
         grid.add_row(*_cells(one), style="bold" if one.layout == found.recommended else None)
     chosen = f"take {found.recommended}: {found.reason}" if found.recommended else found.reason
-    notes = "engine bytes: the weights of every graph; activations: an estimate; at least: one engine at a time"
-    return Group(Text(f"batch {found.batch}"), grid, Text(notes, style="dim"), Text(chosen))
+    code = "code is not counted: no engine of this target was measured"
+    if found.sizes is not None:
+        code = f"code as in {found.sizes}"
+    notes = f"engine bytes: the weights of every graph and its code; activations: an estimate; {_LEAST}\n{code}"
+    return Group(Text(f"batch {found.batch}, {found.precision}"), grid, Text(notes, style="dim"), Text(chosen))
 
 
 def _cells(one: LayoutPlan) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from dipgo_deploy.cli.options import (
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.progress import watched
 from dipgo_deploy.cli.source import ModelSource
+from dipgo_deploy.core.errors import UsageError
 
 
 def profile(
@@ -61,6 +62,8 @@ def profile(
     from dipgo_deploy.runtime.profiling import profile as measure
 
     check_target(out)
+    if dtype == "bfloat16" and target == "onnxruntime-cpu":
+        raise UsageError("onnxruntime-cpu has no bfloat16: choose another --target, or --dtype float32 or float16")
     source = ModelSource(model, random_weights, dtype, False, tuple(lora or ()), variant, revision, config, size)
     command = shlex.join(["dipgo-deploy", *sys.argv[1:]])
     options = ProfileOptions(

@@ -8,7 +8,7 @@ from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import MIB
 
-__all__ = ["batch_range", "byte_count", "count_text", "macs_text", "mib_text", "step_range"]
+__all__ = ["architectures", "batch_range", "byte_count", "count_text", "macs_text", "mib_text", "step_range"]
 
 
 def macs_text(macs: int) -> str:
@@ -40,6 +40,14 @@ def byte_count(text: str) -> int:
     if not found or not float(found[1]):
         raise UsageError(f"{text!r} is no size: give a number with k, M, G or T, such as 8G")
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def architectures(text: str) -> tuple[str, ...]:
+    """The GPU architectures of ``sm86,sm89``, in small letters. UsageError for an empty name."""
+    names = tuple(part.strip().lower() for part in text.split(","))
+    if not all(names):
+        raise UsageError(f"--gpu {text!r} holds an empty name: give architectures with commas between, as sm86,sm89")
+    return names
 
 
 def batch_range(text: str) -> BatchRange:

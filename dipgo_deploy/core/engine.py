@@ -42,8 +42,9 @@ class EngineRecord:
     ``digest`` is the sha256 over all that decides the build (graph, weights, options, target, version, GPU);
     ``graph_digest`` of the ONNX graph without its name, ``weights_digest`` of the weights file, ``sha256`` of the
     engine. ``gpu`` is ``sm89`` or several joined by ``+``. ``batch`` counts images, ``profile`` gives shapes by input,
-    empty for a static engine. ``weight_bytes`` are those of the graph's tensors; ``activation_bytes`` is None where the
-    engine could not be opened on the machine that built it. ``seconds`` and ``build_memory_bytes`` (the peak of the
+    empty for a static engine. ``weight_bytes`` are those of the graph's tensors; ``activation_bytes`` is the
+    device memory of one context at the largest shapes, as the engine says or, without a GPU to open it on, its builder;
+    None where neither did. ``seconds`` and ``build_memory_bytes`` (the peak of the
     process) are those of the build.
     """
 

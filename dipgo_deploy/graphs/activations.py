@@ -2,7 +2,7 @@
 
 1. Nodes run in their order; a value lives from the node that makes it to the last one that reads it.
 2. A graph's own inputs and outputs are slots, its weights lie elsewhere: neither counts.
-3. Views cost nothing, and element-wise nodes write over an input that dies with them.
+3. Views cost nothing, parts of a value among them, and element-wise nodes write over an input that dies with them.
 4. Scores of attention, from the product before a Softmax to the one behind it, are never held: engines fuse them.
 """
 
@@ -20,7 +20,7 @@ from dipgo_deploy.graphs.shapes import infer_specs
 
 __all__ = ["activation_bytes", "master_specs", "peak_bytes"]
 
-_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", "Shape"})
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", "Shape", "Split", "Slice"})
 _ELEMENTWISE = frozenset(
     {"Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Erf", "Gelu", "Relu", "Sqrt", "Exp", "Cast", "Neg", "Pow", "Where"}
 )

@@ -17,12 +17,14 @@ from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord, engine_folder
 from dipgo_deploy.core.errors import GateError, InputError, UsageError
 from dipgo_deploy.core.files import load_manifest, path_inside
+from dipgo_deploy.core.latency import MIB
 from dipgo_deploy.core.precision import HalfType, PrecisionRecord, is_half
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.graphs.trace import MASTER_FILE, cache_folder
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.variant import load_variant, write_variant
+from dipgo_deploy.runtime.foretold import job_bytes
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.islands import IslandOptions, find_islands
 from dipgo_deploy.runtime.loaded import LoadedBundle
@@ -30,7 +32,16 @@ from dipgo_deploy.trt.build import BuildStep, build_engines, drop_stale
 from dipgo_deploy.trt.job import BuildFlags, EngineJob, check_batch, graph_tensors, profile_of
 from dipgo_deploy.trt.target import Target, load_target
 
-__all__ = ["EngineOptions", "EngineReport", "EngineSource", "build", "engine_source"]
+__all__ = [
+    "EngineOptions",
+    "EngineReport",
+    "EngineSource",
+    "build",
+    "engine_jobs",
+    "engine_source",
+    "islands_note",
+    "standing_variant",
+]
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,18 @@ class EngineSource:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """The folder of the engines, what was done for each, and where half precision was converted its record."""
+    """The folder of the engines, what was done for each, and where half precision was converted its record.
+
+    ``foretold`` are the bytes that each engine was expected to have; ``note`` says what a bundle exported in half
+    precision cannot have.
+    """
 
     folder: Path
     steps: tuple[BuildStep, ...]
     precision: PrecisionRecord | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    foretold: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def records(self) -> tuple[EngineRecord, ...]:
@@ -85,7 +102,9 @@ def build(
     """
     target = load_target(options.target)
     gpus = target.check_gpus(options.gpus)
+    target.check_refit(options.flags.refit)
     batch = check_batch(bundle.manifest.contract, options.batch)
+    note = islands_note(bundle, options)
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / hashlib.sha256(str(bundle.folder.absolute()).encode()).hexdigest()[:16]):
@@ -95,6 +114,8 @@ def build(
             yield 0.0, line, None
         source = engine_source(bundle, options.precision)
         jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
+        foretold = job_bytes(bundle, jobs)
+        yield 0.0, f"{sum(foretold.values()) / MIB:.1f} MiB of engines are foretold", None
         folder = Path(jobs[0].folder)
         steps: list[BuildStep] = []
         drop_records(bundle.folder, [folder])
@@ -107,7 +128,26 @@ def build(
                 drop_stale(folder, list(source.graphs))
                 amend_manifest(bundle.folder, sorted(p for p in folder.iterdir() if p.suffix in (".engine", ".json")))
         counts = {kind: sum(step.outcome == kind for step in steps) for kind in ("kept", "copied", "built")}
-        yield 1.0, "done", EngineReport(folder, tuple(steps), record, counts)
+        yield 1.0, "done", EngineReport(folder, tuple(steps), record, counts, foretold, note)
+
+
+def islands_note(bundle: LoadedBundle, options: EngineOptions) -> str:
+    """What to say where half precision has no search for islands: it judges by float32 weights, which are gone.
+
+    Raises UsageError for a tolerance where nothing is searched.
+    """
+    own, wanted = bundle.manifest.contract.dtype, options.precision or bundle.manifest.contract.dtype
+    if options.islands.tolerance is not None and (own != "float32" or wanted == "float32"):
+        raise UsageError(
+            f"--tolerance is for the search for islands, and a bundle in {own} built in {wanted} has none: leave it "
+            f"out, or {'build with --fp16 or --bf16' if own == 'float32' else 'export in float32'}"
+        )
+    if own == "float32":
+        return ""
+    return (
+        f"{own} as exported, without a search for islands, which needs float32 weights: for one, export in float32 and "
+        f"build with {'--fp16' if own == 'float16' else '--bf16'}"
+    )
 
 
 def engine_source(bundle: LoadedBundle, precision: HalfType | None) -> EngineSource:
@@ -181,11 +221,11 @@ def _prepared(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[st
             _check_finite(bundle)
         return
     assert wanted is not None
-    digest = _source_digest(bundle, options)
-    standing = _standing(bundle, wanted)
-    if standing is not None and standing.source == digest:
+    standing = standing_variant(bundle, options)
+    if standing is not None:
         yield "the half-precision graphs stand", standing
         return
+    digest = _source_digest(bundle, options)
     record = None
     for line, found in find_islands(bundle, wanted, digest, options.islands):
         record = found
@@ -197,12 +237,14 @@ def _prepared(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[st
     yield "half-precision graphs written", record
 
 
-def _standing(bundle: LoadedBundle, dtype: HalfType) -> PrecisionRecord | None:
-    """The record of a variant that is whole."""
+def standing_variant(bundle: LoadedBundle, options: EngineOptions) -> PrecisionRecord | None:
+    """The record of the half-precision variant that stands whole and is that of ``options``; else None."""
+    assert options.precision is not None
     try:
-        return load_variant(bundle.folder, bundle.denoiser, dtype).record
+        record = load_variant(bundle.folder, bundle.denoiser, options.precision).record
     except InputError:
         return None
+    return record if record.source == _source_digest(bundle, options) else None
 
 
 def _source_digest(bundle: LoadedBundle, options: EngineOptions) -> str:

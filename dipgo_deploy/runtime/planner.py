@@ -1,7 +1,9 @@
 """Plan: what a bundle will take as engines, in either layout, before any is built.
 
-1. Engines do not share weights in device memory: a layout holds the weights of each of its graphs.
-2. Slots are counted by the program; activations are one buffer, as large as the graph that needs most.
+1. Engines do not share weights in device memory: a layout holds the weights of each of its graphs. What an engine
+   holds besides, code, is foretold from engines that were measured (trt/sizes.py).
+2. Slots are counted by the program; activations are one buffer, as large as the graph that needs most, and the
+   workspace that every context of the target has been seen to take.
 3. Where a budget holds not all engines, the least recently used one goes: what a run then loads is counted.
 4. Time comes from a latency table, where there is one.
 Recommended is the quickest layout that fits whole, without a table the one of fewer calls; else the one that loads
@@ -11,16 +13,19 @@ least.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
+from dipgo_deploy.core.engine import TargetName
 from dipgo_deploy.core.errors import MissingError, UsageError
 from dipgo_deploy.core.latency import LatencyTable, check_table
+from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
-from dipgo_deploy.graphs.activations import activation_bytes
 from dipgo_deploy.lowering.latency import predict_ms
-from dipgo_deploy.runtime.loaded import Compiled, LoadedBundle
+from dipgo_deploy.runtime.foretold import foretell
+from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.runtime.residency import Traffic, traffic
+from dipgo_deploy.trt.sizes import SizeFit, size_fit
 
 __all__ = ["LayoutPlan", "Plan", "PlanOptions", "plan"]
 
@@ -29,12 +34,15 @@ __all__ = ["LayoutPlan", "Plan", "PlanOptions", "plan"]
 class PlanOptions:
     """``gpu_memory`` in bytes, None for no limit; images of a call; a latency table, whose batch is then taken.
 
-    Raises UsageError for a memory or batch below 1.
+    ``precision`` None takes the bundle's own; ``target`` is the library whose engines are foretold. Raises UsageError
+    for a memory or batch below 1.
     """
 
     gpu_memory: int | None = None
     batch: int | None = None
     table: LatencyTable | None = None
+    precision: HalfType | None = None
+    target: TargetName = "rtx"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -48,10 +56,11 @@ class PlanOptions:
 class LayoutPlan:
     """One layout: counts, bytes and foretold time.
 
-    ``weight_bytes`` sums the weights of every graph, those that several share once for each; ``engine_bytes`` adds what
-    engines hold besides. ``device_bytes`` is all of it with slots and activations, ``least_bytes`` with one engine at a
-    time. ``reload`` is what a run loads under the budget, None where an engine does not fit. ``latency_ms`` is None
-    without a table; it leaves reloading out.
+    ``weight_bytes`` sums the weights of every graph, those that several share once for each; ``engine_bytes`` adds the
+    code of engines, as far as it is known: it is the size of the files, by which the runtime keeps a budget.
+    ``device_bytes`` is all of it with slots and activations, ``least_bytes`` with one engine at a time. ``reload`` is
+    what a run loads under the budget, None where an engine does not fit. ``latency_ms`` is None without a table; it
+    leaves reloading out.
     """
 
     layout: Layout
@@ -69,13 +78,18 @@ class LayoutPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Both layouts for ``batch`` images, the recommended one (None where none fits) and why."""
+    """Both layouts for ``batch`` images, the recommended one (None where none fits) and why.
+
+    ``sizes`` is what the bytes of code were fitted to, None where nothing of the target was measured.
+    """
 
     batch: int
     gpu_memory: int | None
     layouts: tuple[LayoutPlan, ...]
     recommended: Layout | None
     reason: str
+    precision: str
+    sizes: str | None
 
 
 def plan(bundle: LoadedBundle, options: PlanOptions = PlanOptions()) -> Plan:
@@ -84,20 +98,24 @@ def plan(bundle: LoadedBundle, options: PlanOptions = PlanOptions()) -> Plan:
     Raises InputError where the table is another model's, UsageError where its batch is not the asked one.
     """
     table = options.table
+    precision = options.precision or bundle.manifest.contract.dtype
     if table is not None:
-        check_table(table, bundle.blocks, options.batch)
+        check_table(table, replace(bundle.blocks, dtype=precision), options.batch)
     batch = options.batch or (table.batch if table else bundle.manifest.contract.batch.opt)
-    layouts = tuple(_layout(bundle, layout, batch, options) for layout in get_args(Layout))
+    fit = size_fit(options.target, precision)
+    layouts = tuple(_layout(bundle, layout, batch, options, fit) for layout in get_args(Layout))
     chosen, reason = _recommended(layouts, options)
-    return Plan(batch, options.gpu_memory, layouts, chosen, reason)
+    sizes = None if fit is None else f"{fit.target} {fit.version}, {fit.source}"
+    return Plan(batch, options.gpu_memory, layouts, chosen, reason, precision, sizes)
 
 
-def _layout(bundle: LoadedBundle, layout: Layout, batch: int, options: PlanOptions) -> LayoutPlan:
-    compiled = _compiled(bundle, layout)
-    program, rows = compiled.program, batch * compiled.program.contract.rows_per_image
-    sizes = engine_sizes(program)
+def _layout(bundle: LoadedBundle, layout: Layout, batch: int, options: PlanOptions, fit: SizeFit | None) -> LayoutPlan:
+    foretold = foretell(bundle, layout, options.precision)
+    program = foretold.program
+    sizes = foretold.engine_bytes(fit)
     slots = memory_bytes(program, batch)["slots"]
-    activations = activation_bytes(compiled.graphs.values(), bundle.value_specs, rows)
+    activations = foretold.activation_bytes(batch * program.contract.rows_per_image)
+    activations += 0 if fit is None else fit.workspace_bytes
     total, pinned = sum(sizes.values()), slots + activations
     return LayoutPlan(
         layout=layout,
@@ -110,18 +128,8 @@ def _layout(bundle: LoadedBundle, layout: Layout, batch: int, options: PlanOptio
         device_bytes=total + pinned,
         least_bytes=max(sizes.values(), default=0) + pinned,
         reload=_reload(program, sizes, options.gpu_memory, pinned),
-        latency_ms=None if options.table is None else predict_ms(program, bundle.blocks, options.table),
+        latency_ms=None if options.table is None else predict_ms(program, foretold.blocks, options.table),
     )
-
-
-def _compiled(bundle: LoadedBundle, layout: Layout) -> Compiled:
-    own = bundle.program.layout == layout
-    return bundle.compiled if own else bundle.compile(bundle.schedule, layout)
-
-
-def engine_sizes(program: Program) -> Mapping[str, int]:
-    """Foretold bytes of every graph's engine: its weights."""
-    return {graph.name: graph.weight_bytes for graph in program.graphs}
 
 
 def _reload(program: Program, sizes: Mapping[str, int], budget: int | None, pinned: int) -> Traffic | None:

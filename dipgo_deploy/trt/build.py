@@ -20,7 +20,7 @@ from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.trt.job import EngineJob, job_to_json
 from dipgo_deploy.trt.store import copies, find_built, is_trusted, is_whole, note_built
 
-__all__ = ["BuildStep", "Outcome", "build_engines", "drop_stale"]
+__all__ = ["BuildStep", "Outcome", "build_engines", "drop_stale", "engine_path", "standing"]
 
 Outcome = Literal["kept", "copied", "built"]
 """What became of an engine: it stood already, one of the same digest was copied, or it was built now."""
@@ -46,14 +46,14 @@ def build_engines(jobs: Sequence[EngineJob], workers: int = 1) -> Iterator[Build
         raise UsageError(f"{workers} workers build nothing: ask for 1 or more")
     size = {job.graph: max(1, Path(job.onnx).stat().st_size) for job in jobs}
     done, total = 0, sum(size.values())
-    standing = {job.graph: _outcome(job) for job in jobs}
-    copies({_engine(job): found for job in jobs if isinstance(found := standing[job.graph], Path)})
-    left = [job for job in jobs if standing[job.graph] is None]
+    found = {job.graph: standing(job) for job in jobs}
+    copies({engine_path(job): path for job in jobs if isinstance(path := found[job.graph], Path)})
+    left = [job for job in jobs if found[job.graph] is None]
     for job in jobs:
         if job not in left:
             done += size[job.graph]
-            outcome: Outcome = "kept" if standing[job.graph] == "kept" else "copied"
-            yield BuildStep(load_engine_record(_engine(job).with_suffix(".json")), outcome, done / total)
+            outcome: Outcome = "kept" if found[job.graph] == "kept" else "copied"
+            yield BuildStep(load_engine_record(engine_path(job).with_suffix(".json")), outcome, done / total)
     running: set[subprocess.Popen[str]] = set()
     pool = ThreadPoolExecutor(workers)
     try:
@@ -69,19 +69,20 @@ def build_engines(jobs: Sequence[EngineJob], workers: int = 1) -> Iterator[Build
         pool.shutdown(wait=True)
 
 
-def _engine(job: EngineJob) -> Path:
+def engine_path(job: EngineJob) -> Path:
+    """Where the engine of a job stands, or will."""
     return Path(job.folder) / f"{job.graph}.engine"
 
 
-def _outcome(job: EngineJob) -> Literal["kept"] | Path | None:
+def standing(job: EngineJob) -> Literal["kept"] | Path | None:
     """``kept`` where the engine of a job stands, the place of one of its digest built here, or None.
 
     What others built does not stand: preflight would refuse it and ask for a build.
     """
-    record = _record_beside(_engine(job))
+    record = _record_beside(engine_path(job))
     if record is None or record.digest != job.digest or not is_trusted(record):
         return find_built(job.digest)
-    return "kept" if is_whole(_engine(job), record) else find_built(job.digest)
+    return "kept" if is_whole(engine_path(job), record) else find_built(job.digest)
 
 
 def _record_beside(engine: Path) -> EngineRecord | None:
@@ -111,7 +112,7 @@ def _built(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
     if process.returncode:
         raise _failure(job, process.returncode, errors, log)
     found = load_engine_record(record)
-    note_built(_engine(job), found)
+    note_built(engine_path(job), found)
     return found
 
 

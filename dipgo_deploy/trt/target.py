@@ -66,6 +66,14 @@ class Target:
             raise UsageError(f"{self.name} {self.version} builds for {known}, not for {odd[0]}: choose among these")
         return wanted
 
+    def check_refit(self, asked: bool) -> None:
+        """MissingError where engines that can be refitted are asked for: no library builds them without a GPU."""
+        if asked and not self.driver.devices:
+            raise MissingError(
+                f"--refit builds only on an NVIDIA GPU ({self.driver.reason}): run on a machine that has one, or leave "
+                "it out"
+            )
+
     def choose_gpus(self, config: Any, gpus: Sequence[str]) -> None:
         """Tell a builder config what to build for; TensorRT has no choice."""
         if self.name == "tensorrt":

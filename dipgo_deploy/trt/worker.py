@@ -16,6 +16,7 @@ from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import DipgoError, InputError
 from dipgo_deploy.core.files import save_engine_record, sha256_of, write_atomic
 from dipgo_deploy.core.versions import installed_versions
+from dipgo_deploy.trt.build_log import activation_bytes_in, build_logger
 from dipgo_deploy.trt.job import EngineJob, job_from_json
 from dipgo_deploy.trt.network import check_types, fix_shapes, parse_network, tensors_of
 from dipgo_deploy.trt.target import Target, load_target
@@ -33,12 +34,9 @@ def build_engine(job: EngineJob) -> EngineRecord:
     started = time.perf_counter()
     target = load_target(job.target)
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if target.name == "rtx" else "0"  # read when polygraphy is imported
-    from polygraphy.backend.trt import (  # noqa: TID251 - the home of polygraphy
-        engine_bytes_from_network,
-        get_trt_logger,
-    )
+    from polygraphy.backend.trt import engine_bytes_from_network  # noqa: TID251 - the home of polygraphy
 
-    logger = get_trt_logger()
+    logger = build_logger(target.module)
     builder = target.module.Builder(logger)
     network, parser = parse_network(target.module, builder, job.onnx, logger)
     if job.flags.static:
@@ -105,9 +103,12 @@ def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
 
 
 def _activation_bytes(target: Target, logger: Any, content: bytes) -> int | None:
-    """Device memory of one context; None without a GPU, since a Runtime made without one ends the process."""
+    """Device memory of one context: of the engine itself on a GPU, without one as the builder has counted it.
+
+    A Runtime made without a GPU ends the process.
+    """
     if not target.driver.devices:
-        return None
+        return activation_bytes_in(logger.lines)
     runtime = target.module.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(content)
     return None if engine is None else int(engine.device_memory_size_v2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ ROW = {
     "device_bytes": type(None),
     "build_seconds": type(None),
     "engine_bytes": type(None),
+    "backend": str,
 }
 FIELDS = ["environment", "contract", "rows", "memory", "aa_ratio", "components_ms", "left_out"]
 
@@ -119,6 +121,12 @@ def test_rows_are_full_schedule_and_every_plain_sampler(report):
     assert (grid.name, grid.kind, grid.nfe) == ("DDIM-4 on half's grid", "sampler", 4)
     assert {row.name.split("-4 ")[0] for row in samplers if row.nfe == 4} == {"DDIM", "DPM++ 2M", "UniPC"}
     assert all(row.kind == "sampler" for row in samplers)
+
+
+def test_every_row_names_what_it_ran_on(report, bundle):
+    assert {row.backend for row in report.rows} == {"onnxruntime-cpu"}
+    on_engines = FullNetwork(bundle, replace(OPTIONS, backend="rtx"))
+    assert on_engines.full().backend == "onnxruntime-cpu"  # what no engine was built of runs elsewhere, and says so
 
 
 def test_the_numbers_fit_each_other(report):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -24,6 +25,17 @@ def test_every_row_is_named_and_the_median_has_its_interval():
 def test_columns_that_nobody_fills_are_left_away():
     text = text_of(report_of(row("uniform", "schedule", 100, converged_db=None)))
     assert "conv." not in text and "Fréchet" not in text and "end to" not in text
+
+
+def test_backends_are_named_where_they_differ():
+    def report(first):
+        rows = (row("full", "full", 500, 120.0, 45.0, backend=first), row("x", "schedule", 100, backend="rtx"))
+        return replace(report_of(rows[1]), rows=rows)
+
+    text = text_of(report("onnxruntime-cuda"), 200)
+    assert "Rows run on onnxruntime-cuda and rtx: a speed-up across them is the backend's too." in text
+    assert [line.split()[1] for line in text.splitlines() if line.split()[:1] == ["x"]] == ["rtx"]
+    assert "backend" not in text_of(report("rtx"), 200)
 
 
 def test_end_to_end_speed_and_what_is_behind_it():

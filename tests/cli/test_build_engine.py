@@ -31,13 +31,20 @@ def no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_bundle_is_built_from_the_command_line_and_kept_the_next_time(tmp_path, capsys, no_device) -> None:
     folder = few_graphs(tiny("dit"), tmp_path / "bundle", shares=(1, 0)).folder
     arguments = ["build-engine", str(folder), "--fp16", *map(str, QUICK)]
+    assert run([*arguments, "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "half-precision graphs and weights would be made first" in text and "unknown yet" in text
     assert run(arguments) == 0
     text = capsys.readouterr().out
-    assert "float16: deviates by" in text and "subnet_00" in text and "unknown" in text
+    assert "float16: deviates by" in text and "subnet_00" in text and "were foretold" in text
     assert "1 engine (1 built) in" in text or "1 engine (1 copied) in" in text
+    assert run([*arguments, "--dry-run", "--json"]) == 0
+    dry = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert dry["counts"] == {"kept": 1, "copied": 0, "built": 0} and not dry["converts"]
     assert run([*arguments, "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["counts"] == {"kept": 1, "copied": 0, "built": 0}
+    assert [engine["engine_bytes"] for engine in dry["engines"]] == [document["engines"][0]["bytes"]]
     assert document["engines"][0]["io"]["prediction"]["dtype"] == "float16"
     assert document["precision"]["dtype"] == "float16"
     assert run(["show", str(folder)]) == 0
@@ -67,6 +74,9 @@ def test_with_a_driver_that_reports_no_device_each_command_says_what_to_do(tmp_p
         (["--gpu", "sm89", "--level", "9"], "--level", 2),
         (["--gpu", "sm89", "--tolerance", "0"], "tolerance 0.0 is no number between 0 and 1", 2),
         (["--gpu", "sm89"], "no bundle", 3),
+        (["--gpu", ""], "--gpu '' holds an empty name: give architectures with commas between", 2),
+        (["--gpu", "SM89,,sm86"], "holds an empty name", 2),
+        (["--gpu", "SM89", "--refit"], "--refit builds only on an NVIDIA GPU (the driver reports 0 devices)", 5),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_line(tmp_path, capsys, no_device, options, words, code):

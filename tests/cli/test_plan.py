@@ -8,6 +8,7 @@ import pytest
 
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.core.files import load_latency_table, load_schedule
+from tests.cli.refusal import refused
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,10 @@ def test_profile_writes_a_table_with_its_command(latency):
 
 
 def test_plan_prints_both_layouts(latency, bundle_folder, capsys):
-    code = run(["plan", str(bundle_folder), "--gpu-memory", "9M", "--latency", str(latency), "--json"])
+    assert run(["plan", str(bundle_folder), "--batch", "2", "--json"]) == 0
+    free = json.loads(capsys.readouterr().out.splitlines()[-1])
+    between = sum(layout["device_bytes"] for layout in free["layouts"]) // 2
+    code = run(["plan", str(bundle_folder), "--gpu-memory", str(between), "--latency", str(latency), "--json"])
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (code, document["recommended"]) == (0, "segments")
     assert all(layout["latency_ms"] > 0 for layout in document["layouts"])
@@ -33,7 +37,22 @@ def test_plan_prints_both_layouts(latency, bundle_folder, capsys):
 
 def test_plan_as_a_table(bundle_folder, capsys):
     assert run(["plan", str(bundle_folder)]) == 0
-    assert "take subnets: both fit: this one makes fewer calls" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "take subnets: both fit: this one makes fewer calls" in text
+    assert "float32" in text and "code as in rtx" in text
+    assert run(["plan", str(bundle_folder), "--fp16", "--target", "tensorrt"]) == 0
+    text = capsys.readouterr().out
+    assert "float16" in text and "code is not counted: no engine of this target was measured" in text
+
+
+def test_plan_in_half_precision_refuses_times_of_float32(latency, bundle_folder, capsys):
+    refused(["plan", bundle_folder, "--fp16", "--latency", latency], "measured for dtype float32", capsys)
+    refused(["plan", bundle_folder, "--fp16", "--bf16"], "exclude each other: choose one", capsys, code=2)
+
+
+def test_profile_refuses_what_numpy_lacks_before_it_traces(tmp_path, capsys):
+    asked = ["profile", "digits-unet", "--dtype", "bfloat16", "--out", tmp_path / "latency.json"]
+    refused(asked, "onnxruntime-cpu has no bfloat16: choose another --target", capsys, code=2)
 
 
 def test_search_by_time_reaches_the_asked_share_of_it(latency, tmp_path, capsys):

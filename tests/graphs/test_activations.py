@@ -27,6 +27,12 @@ def test_element_wise_nodes_write_over_their_input_and_views_cost_nothing():
     assert peak(body, dict.fromkeys("abcd", ("rows", 8))) == 4 * 8 * 4
 
 
+def test_parts_of_a_value_are_views_of_it():
+    body = "a = Softplus(x) b, c = Split <axis = 1, num_outputs = 2> (a) d = Gelu(b) y = MatMul(c, d)"
+    shapes = {"a": ("rows", 8), **dict.fromkeys("bcd", ("rows", 4))}
+    assert peak(body, shapes) == 4 * (8 + 4) * 4
+
+
 def test_scores_of_attention_are_never_held():
     body = "q = Softplus(x) s = MatMul(q, q) t = Mul(s, s) p = Softmax(t) o = MatMul(p, q) y = Softplus(o)"
     shapes = {"q": ("rows", 8), "s": ("rows", 999), "t": ("rows", 999), "p": ("rows", 999), "o": ("rows", 8)}

@@ -16,9 +16,11 @@ from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.graphs import ExportOptions, export
 from dipgo_deploy.models import LoadedModel, load_model
 from dipgo_deploy.runtime import LoadedBundle, load_bundle
+from dipgo_deploy.runtime.dry_run import dry_run
 from dipgo_deploy.runtime.engines import EngineOptions, EngineReport, build, engine_source
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.islands import IslandOptions
+from dipgo_deploy.runtime.planner import PlanOptions, plan
 from dipgo_deploy.trt.job import BuildFlags
 from tests.models.families import tiny
 from tests.runtime.bundles import few_graphs, scheduled
@@ -99,7 +101,43 @@ def test_what_was_built_is_recorded_in_the_manifest_and_stands_the_next_time(tmp
         assert recorded[f"{name}.engine"] == record.sha256 and f"{name}.json" in recorded
         assert load_engine_record(report.folder / f"{record.graph}.json") == record
     lines = [line for _, line, _ in build(again, FP16)]
-    assert lines[0] == "the half-precision graphs stand" and lines[1:-1] == ["subnet_00 kept", "subnet_01 kept"]
+    assert lines[0] == "the half-precision graphs stand" and lines[1].endswith("MiB of engines are foretold")
+    assert lines[2:-1] == ["subnet_00 kept", "subnet_01 kept"]
+
+
+@pytest.mark.parametrize(("name", "within"), [("dit", 0.2), ("digits-unet", 0.1)])
+def test_sizes_are_foretold_before_the_build_by_plan_and_build_alike(name: str, within: float, tmp_path: Path) -> None:
+    bundle = few_graphs(model_of(name), tmp_path / "bundle")
+    planned = plan(bundle, PlanOptions(precision="float16")).layouts[0]
+    wanted = dry_run(bundle, FP16)
+    assert wanted.converts and wanted.counts == {"kept": 0, "copied": 0, "built": 2}
+    assert {engine.digest for engine in wanted.engines} == {None}
+    report = built(bundle)
+    size = sum(record.bytes for record in report.records)
+    for foretold in (
+        planned.engine_bytes,
+        sum(engine.engine_bytes for engine in wanted.engines),
+        sum(report.foretold.values()),
+    ):
+        assert foretold == pytest.approx(size, rel=within)
+    weights = sum(record.weight_bytes for record in report.records)
+    assert weights < planned.engine_bytes and planned.weight_bytes == pytest.approx(weights, rel=0.01)
+    assert all(record.activation_bytes > 0 for record in report.records)
+
+
+def test_a_dry_run_names_what_stands_and_writes_nothing(tmp_path: Path) -> None:
+    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
+    plain = replace(FP16, precision=None)
+    files = {path: path.read_bytes() for path in bundle.folder.rglob("*") if path.is_file()}
+    (wanted,) = dry_run(bundle, plain).engines
+    assert (wanted.outcome, wanted.exists) == ("built", False)
+    assert {path: path.read_bytes() for path in bundle.folder.rglob("*") if path.is_file()} == files
+    (record,) = built(bundle, plain).records
+    (found,) = dry_run(load_bundle(bundle.folder), plain).engines
+    assert (found.outcome, found.exists, found.digest) == ("kept", True, record.digest)
+    assert found.engine_bytes == record.bytes and found.digest == wanted.digest
+    (other,) = dry_run(few_graphs(model_of("dit"), tmp_path / "other", shares=(1, 0)), plain).engines
+    assert (other.outcome, other.engine_bytes) == ("copied", record.bytes)
 
 
 def test_another_step_rebuilds_only_the_graphs_it_touches(tmp_path: Path) -> None:
@@ -119,6 +157,11 @@ def test_a_bundle_exported_in_half_precision_is_built_as_it_is_if_it_is_finite(t
     folder = export(model, scheduled(model, (1, 0)), tmp_path / "half", ExportOptions(dtype="float16"))
     report = built(load_bundle(folder))
     assert report.precision is None and {record.precision for record in report.records} == {"float16"}
+    assert report.note.startswith("float16 as exported, without a search for islands, which needs float32 weights")
+    assert report.note.endswith("export in float32 and build with --fp16")
+    strict = replace(FP16, islands=replace(QUICK, tolerance=1e-3))
+    with pytest.raises(UsageError, match="--tolerance is for the search for islands, and a bundle in float16 built in"):
+        built(load_bundle(folder), strict)
     assert {io.dtype for record in report.records for io in record.io.values()} <= {"float16", "float32", "int64"}
     with monkeypatch.context() as patch:
         patch.setattr(Session, "run", lambda *_: np.full(1, np.inf))

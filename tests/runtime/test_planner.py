@@ -9,6 +9,7 @@ import pytest
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.planner import PlanOptions, plan
+from dipgo_deploy.trt.sizes import size_fit
 from tests.search.tables import table_for
 
 MIB = 2**20
@@ -30,7 +31,31 @@ def test_segments_hold_every_weight_once(bundle):
 def test_slots_and_activations_grow_with_the_batch(bundle):
     one, eight = (plan(bundle, PlanOptions(batch=batch)).layouts[0] for batch in (1, 8))
     assert eight.slot_bytes == 8 * one.slot_bytes
-    assert 7 < eight.activation_bytes / one.activation_bytes <= 8
+    workspace = size_fit("rtx", "float32").workspace_bytes
+    assert 7 < (eight.activation_bytes - workspace) / (one.activation_bytes - workspace) <= 8
+
+
+def test_half_precision_halves_weights_and_features_and_other_code_is_foretold(bundle):
+    plain, half = (plan(bundle, PlanOptions(precision=precision)) for precision in (None, "float16"))
+    assert (plain.precision, half.precision) == ("float32", "float16")
+    for wide, narrow in zip(plain.layouts, half.layouts, strict=True):
+        assert narrow.weight_bytes == pytest.approx(wide.weight_bytes / 2, rel=1e-3)
+        assert narrow.slot_bytes < wide.slot_bytes  # latents stay in float32
+        assert narrow.engine_bytes > narrow.weight_bytes
+
+
+def test_what_was_never_measured_counts_weights_alone_and_says_so(bundle):
+    found = plan(bundle, PlanOptions(target="tensorrt"))
+    assert found.sizes is None
+    assert [one.engine_bytes for one in found.layouts] == [one.weight_bytes for one in found.layouts]
+    assert "benchmarks/engine_bytes.py" in plan(bundle).sizes
+
+
+def test_the_other_half_precision_than_the_exported_is_refused(bundle):
+    contract = replace(bundle.manifest.contract, dtype="float16")
+    half = replace(bundle, manifest=replace(bundle.manifest, contract=contract))
+    with pytest.raises(UsageError, match="the bundle is in float16, bfloat16 is wanted: export it in float32"):
+        plan(half, PlanOptions(precision="bfloat16"))
 
 
 def test_a_budget_that_holds_only_the_segments_recommends_them(bundle):

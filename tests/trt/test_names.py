@@ -43,7 +43,7 @@ UNLISTED = "name"
 FILES = [
     path
     for path in (*(PACKAGE / "trt").glob("*.py"), *(PACKAGE / "runtime").glob("tensorrt*.py"))
-    if path.name in ("network.py", "target.py", "worker.py") or path.parent.name == "runtime"
+    if path.name in ("network.py", "target.py", "worker.py", "build_log.py") or path.parent.name == "runtime"
 ]
 
 

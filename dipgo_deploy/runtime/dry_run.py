@@ -1,0 +1,96 @@
+"""What a build of engines would do, found without building, converting or writing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dipgo_deploy.core.engine import engine_folder
+from dipgo_deploy.core.files import load_engine_record
+from dipgo_deploy.core.precision import HalfType
+from dipgo_deploy.runtime.engines import (
+    EngineOptions,
+    engine_jobs,
+    engine_source,
+    islands_note,
+    standing_variant,
+)
+from dipgo_deploy.runtime.foretold import foretell, job_bytes
+from dipgo_deploy.runtime.loaded import LoadedBundle
+from dipgo_deploy.trt.build import Outcome, engine_path, standing
+from dipgo_deploy.trt.job import BuildFlags, EngineJob, check_batch
+from dipgo_deploy.trt.sizes import size_fit
+from dipgo_deploy.trt.target import Target, load_target
+
+__all__ = ["DryRun", "WantedEngine", "dry_run"]
+
+
+@dataclass(frozen=True)
+class WantedEngine:
+    """An engine that a build would make stand, and what would become of it.
+
+    ``digest`` is None where the graph is not made yet; ``engine_bytes`` are those of the record where one ``exists``,
+    else foretold.
+    """
+
+    graph: str
+    digest: str | None
+    outcome: Outcome
+    weight_bytes: int
+    engine_bytes: int
+    exists: bool
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The name of the engines' folder, every engine, and whether half-precision graphs would be made before.
+
+    ``note`` is that of an EngineReport.
+    """
+
+    folder: str
+    engines: tuple[WantedEngine, ...]
+    converts: bool
+    note: str
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Engines by outcome."""
+        outcomes = [engine.outcome for engine in self.engines]
+        return {kind: outcomes.count(kind) for kind in ("kept", "copied", "built")}  # type: ignore[arg-type]
+
+
+def dry_run(bundle: LoadedBundle, options: EngineOptions) -> DryRun:
+    """What `build` with the same options would do; raises as it does before it builds anything."""
+    target = load_target(options.target)
+    gpus = target.check_gpus(options.gpus)
+    target.check_refit(options.flags.refit)
+    batch = check_batch(bundle.manifest.contract, options.batch)
+    note = islands_note(bundle, options)
+    folder = engine_folder(target.name, target.version, "+".join(gpus))
+    own, wanted = bundle.manifest.contract.dtype, options.precision
+    if wanted not in (None, own) and own == "float32" and standing_variant(bundle, options) is None:
+        return DryRun(folder, tuple(_unmade(bundle, wanted, target, options.flags)), True, note)
+    source = engine_source(bundle, wanted)
+    jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
+    sizes = job_bytes(bundle, jobs)
+    return DryRun(folder, tuple(_wanted(job, sizes[job.graph]) for job in jobs), False, note)
+
+
+def _wanted(job: EngineJob, size: int) -> WantedEngine:
+    found = standing(job)
+    if found is None:
+        return WantedEngine(job.graph, job.digest, "built", job.weight_bytes, size, False)
+    outcome: Outcome = "copied" if isinstance(found, Path) else "kept"
+    path = found if isinstance(found, Path) else engine_path(job)
+    record = load_engine_record(path.with_suffix(".json"))
+    return WantedEngine(job.graph, job.digest, outcome, job.weight_bytes, record.bytes, True)
+
+
+def _unmade(bundle: LoadedBundle, precision: HalfType | None, target: Target, flags: BuildFlags) -> list[WantedEngine]:
+    """Engines of graphs that are still to be converted: their digests are not known, their sizes are."""
+    foretold = foretell(bundle, bundle.program.layout, precision)
+    sizes = foretold.engine_bytes(size_fit(target.name, precision or "", target.version), not flags.static)
+    graphs = foretold.program.graphs
+    return [WantedEngine(one.name, None, "built", one.weight_bytes, sizes[one.name], False) for one in graphs]

@@ -1,0 +1,97 @@
+"""Engines that are not built yet: their program in the asked precision, and the bytes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.precision import HalfType
+from dipgo_deploy.core.program import Layout, Program
+from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.graphs.activations import activation_bytes
+from dipgo_deploy.graphs.kernels import kernel_counts
+from dipgo_deploy.graphs.precision import half_blocks
+from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
+from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.runtime.loaded import LoadedBundle
+from dipgo_deploy.trt.job import EngineJob
+from dipgo_deploy.trt.sizes import SizeFit, code_bytes, size_fit, with_profile
+
+__all__ = ["Foretold", "foretell", "job_bytes"]
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """A program and its blocks in the asked precision, its graphs in the bundle's.
+
+    ``specs`` are those of every value in the asked precision.
+    """
+
+    program: Program
+    blocks: BlockGraph
+    graphs: Mapping[str, bytes]
+    specs: Mapping[str, TensorSpec]
+
+    def activation_bytes(self, rows: int) -> int:
+        """Memory of the graph that needs most, for ``rows`` rows."""
+        return activation_bytes(self.graphs.values(), self.specs, rows)
+
+    def engine_bytes(self, fit: SizeFit | None, has_profile: bool = True) -> dict[str, int]:
+        """Bytes of every graph's engine; ``has_profile`` for engines that take a range of batches.
+
+        Without a ``fit`` code is left out.
+        """
+        weights = {graph.name: graph.weight_bytes for graph in self.program.graphs}
+        return _bytes(weights, self.graphs, self.specs, fit, has_profile)
+
+
+def foretell(bundle: LoadedBundle, layout: Layout, precision: HalfType | None = None) -> Foretold:
+    """The engines of ``bundle`` in a layout and precision, None for its own; what an island would keep is left out.
+
+    Raises UsageError for a half precision of a bundle that was exported in another one.
+    """
+    own, compiled = bundle.manifest.contract.dtype, bundle.compiled
+    if bundle.program.layout != layout:
+        compiled = bundle.compile(bundle.schedule, layout)
+    if precision in (None, own):
+        return Foretold(compiled.program, bundle.blocks, compiled.graphs, bundle.value_specs)
+    if own != "float32":
+        raise UsageError(f"the bundle is in {own}, {precision} is wanted: export it in float32, or build as it is")
+    assert precision is not None
+    weights = {name: size // 2 for name, size in bundle.blocks.weights.items()}
+    blocks = half_blocks(bundle.blocks, precision, (), weights)
+    schedule = replace(bundle.schedule, contract=replace(bundle.schedule.contract, dtype=precision))
+    shares = bundle.program.layout == layout and shares_graphs(bundle.program, bundle.schedule, bundle.blocks)
+    program = lower(
+        schedule, blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout, share_graphs=shares)
+    )
+    specs = {name: _halved(spec, precision) for name, spec in bundle.value_specs.items()}
+    return Foretold(program, blocks, compiled.graphs, specs)
+
+
+def job_bytes(bundle: LoadedBundle, jobs: Sequence[EngineJob]) -> dict[str, int]:
+    """Foretold bytes of every job's engine, which share target, precision and flags."""
+    first = jobs[0]
+    fit = size_fit(first.target, first.precision, first.version)
+    weights = {job.graph: job.weight_bytes for job in jobs}
+    return _bytes(weights, bundle.compiled.graphs, bundle.value_specs, fit, not first.flags.static)
+
+
+def _bytes(
+    weights: Mapping[str, int],
+    graphs: Mapping[str, bytes],
+    specs: Mapping[str, TensorSpec],
+    fit: SizeFit | None,
+    has_profile: bool,
+) -> dict[str, int]:
+    """Weights and, where there is a ``fit``, code of each graph."""
+    return {
+        name: size + code_bytes(with_profile(kernel_counts(graphs[name], specs), has_profile), fit)
+        for name, size in weights.items()
+    }
+
+
+def _halved(spec: TensorSpec, precision: HalfType) -> TensorSpec:
+    return replace(spec, dtype=precision) if spec.dtype == "float32" else spec
