@@ -89,7 +89,7 @@ class TestBenchDocument:
 
     def test_newer_version(self, bench, capsys):
         edit(bench, lambda document: document.update(schema_version="2.0"))
-        refused(["show", bench], "format version 2.0, this program reads 1.2", capsys)
+        refused(["show", bench], "format version 2.0, this program reads 1.3", capsys)
 
     def test_unknown_field(self, bench, capsys):
         edit(bench, lambda document: document["rows"][0].update(luck=7))
