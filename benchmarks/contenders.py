@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from dipgo_deploy.cli.main import run
-from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.models import REFERENCE_MODELS
 
 HERE = Path(__file__).parent

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from dipgo_deploy.bench.entries import weight_bytes
-from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.graphs import ExportOptions, cut, export, trace
 from dipgo_deploy.graphs.cut import load_master

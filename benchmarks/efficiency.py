@@ -23,7 +23,7 @@ from typing import Any
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
-from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs import export, trace

@@ -26,7 +26,7 @@ from scipy.optimize import nnls
 sys.path.append(str(Path(__file__).parents[1]))  # The tiny models stand among the tests, which nobody installs.
 
 from dipgo_deploy.core.contract import BatchRange
-from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.graphs.activations import peak_bytes
 from dipgo_deploy.graphs.kernels import kernel_counts

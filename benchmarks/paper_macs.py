@@ -20,7 +20,7 @@ from published_schedule import TABLE
 from resumable import completed
 
 from dipgo_deploy.core.blocks import ZERO_MACS, BlockGraph, Macs
-from dipgo_deploy.core.files import read_json
+from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.liveness import plan_steps
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract

@@ -35,7 +35,8 @@ from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.probes import probe_programs
-from dipgo_deploy.runtime.profiling import ProfileOptions, medians, table_of, timed_call_by_call
+from dipgo_deploy.runtime.profile_options import ProfileOptions
+from dipgo_deploy.runtime.profiling import medians, table_of, timed_call_by_call
 from dipgo_deploy.search.random_schedule import random_schedule
 
 RESULTS = Path(__file__).parent / "results" / "planner.json"

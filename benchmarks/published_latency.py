@@ -25,7 +25,7 @@ from published_schedule import published_schedule
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
-from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.files import read_json
+from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.interchange import import_schedule
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from search import CASES, PRUNERS, case_of, options_of
 
-from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.search.dipgo import GradientSearch
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dipgo_deploy.core.files import write_atomic
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.runtime.environment import environment
 
 __all__ = ["Row", "completed", "rows_in"]

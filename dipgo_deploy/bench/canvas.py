@@ -8,8 +8,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.core.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ import numpy as np
 from dipgo_deploy.bench.canvas import FAINT, INK, new_figure
 from dipgo_deploy.bench.cells import COMPUTED, DEAD, REUSED, Cells, origin_line, read_cells, sampler_line, short_names
 from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.core.files import write_atomic
 from dipgo_deploy.core.schedule import Schedule
 
 if TYPE_CHECKING:

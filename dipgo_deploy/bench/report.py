@@ -12,8 +12,9 @@ from pydantic import ConfigDict
 
 from dipgo_deploy.core.blocks import Macs
 from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import load_document, write_atomic
+from dipgo_deploy.core.files import load_document
 
 __all__ = ["SCHEMA_VERSION", "BenchReport", "Kind", "Row", "load_report", "to_json", "write_report"]
 

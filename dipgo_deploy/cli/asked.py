@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dipgo_deploy.core.disk import check_target
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.core.files import check_target
 
 if TYPE_CHECKING:
     from dipgo_deploy.cli.source import ModelSource

@@ -19,10 +19,12 @@ from dipgo_deploy.cli.options import (
     GpuMemory,
     GuidanceScale,
     Json,
+    OwnModel,
     TrustEngines,
     run_options,
 )
 from dipgo_deploy.cli.output import emit, result, say, working
+from dipgo_deploy.cli.source import open_bundle
 
 if TYPE_CHECKING:
     from dipgo_deploy.bench import BenchReport, Progress
@@ -50,6 +52,7 @@ def bench(
     compiled: Compiled = False,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
+    own_model: OwnModel = None,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw quality against latency, .png or .svg.")] = None,
     as_json: Json = False,
@@ -58,7 +61,6 @@ def bench(
     from dipgo_deploy.bench import BenchOptions, table, to_json, write_report
     from dipgo_deploy.bench import bench as measure
     from dipgo_deploy.core.files import load_schedule
-    from dipgo_deploy.runtime import load_bundle
 
     _check_targets(out, plot)
     options = BenchOptions(
@@ -76,7 +78,7 @@ def bench(
     )
     with working(f"measuring {', '.join(map(str, bundles))}"):
         schedules = [(path.stem, load_schedule(path)) for path in with_schedule or ()]
-        report = _last(measure([load_bundle(bundle) for bundle in bundles], options, schedules))
+        report = _last(measure([open_bundle(bundle, own_model) for bundle in bundles], options, schedules))
     result(table(report))
     if out is not None:
         write_report(report, out)
@@ -93,7 +95,7 @@ def bench(
 def _check_targets(out: Path | None, plot: Path | None) -> None:
     """Refuse what cannot be written before the work starts."""
     from dipgo_deploy.bench.canvas import check_picture
-    from dipgo_deploy.core.files import check_target
+    from dipgo_deploy.core.disk import check_target
 
     if plot is not None:
         check_picture(plot)

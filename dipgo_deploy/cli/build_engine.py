@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Bf16, BundleFolder, Fp16, Json, half_type
+from dipgo_deploy.cli.options import Bf16, BundleFolder, Fp16, Json, OwnModel, half_type
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.progress import watched
+from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.units import architectures, batch_range, byte_count
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def build_engine(
     ] = None,
     check_images: Annotated[int, typer.Option(min=1, help="Images of the search for islands.")] = 2,
     check_steps: Annotated[int, typer.Option(min=1, help="Steps of each that are probed.")] = 6,
+    own_model: OwnModel = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +68,6 @@ def build_engine(
     usable = load_target(target)  # before anything heavy is imported
     usable.check_gpus(gpus)
     usable.check_refit(refit)
-    from dipgo_deploy.runtime import load_bundle
     from dipgo_deploy.runtime.engines import EngineOptions, build
     from dipgo_deploy.runtime.islands import IslandOptions
 
@@ -79,10 +80,11 @@ def build_engine(
         workers=workers,
         islands=IslandOptions(images=check_images, steps=check_steps, tolerance=tolerance),
     )
+    opened = open_bundle(bundle, own_model)
     if dry_run:
-        _print_dry_run(load_bundle(bundle), options, as_json)
+        _print_dry_run(opened, options, as_json)
         return
-    last = watched(build(load_bundle(bundle), options), lambda step: step[:2], f"building engines of {bundle}")
+    last = watched(build(opened, options), lambda step: step[:2], f"building engines of {bundle}")
     report = last[2]
     assert report is not None
     _print(report, as_json)

@@ -68,7 +68,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the whole way on a shipped model: trace, search, export, verify, generate, bench."""
-    from dipgo_deploy.core.files import check_target
+    from dipgo_deploy.core.disk import check_target
 
     check_target(out, folder=True)
     options, started = DemoOptions(), time.monotonic()
@@ -89,7 +89,7 @@ def demo(
 
 def _lay_out_pruner(options: DemoOptions, out: Path) -> None:
     """Put the shipped pruner where the search looks for one: what is left of its training fits into a demo."""
-    from dipgo_deploy.core.files import write_atomic
+    from dipgo_deploy.core.disk import write_atomic
     from dipgo_deploy.search.pruner_file import read_record, shipped_pruner
 
     shipped = shipped_pruner(options.model)

@@ -20,7 +20,8 @@ def export_schedule(
     """Write SCHEDULE as settings of DeepCache, FORA, SmoothCache or cache-dit, or as a DiP-GO table."""
     import json
 
-    from dipgo_deploy.core.files import check_target, load_schedule, write_atomic
+    from dipgo_deploy.core.disk import check_target, write_atomic
+    from dipgo_deploy.core.files import load_schedule
     from dipgo_deploy.search.interchange import export_schedule as exported
 
     check_target(out)

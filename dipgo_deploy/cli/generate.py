@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,12 +15,17 @@ from dipgo_deploy.cli.options import (
     Device,
     GpuMemory,
     Json,
+    OwnModel,
     TrustEngines,
     run_options,
 )
 from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.units import count_text
 from dipgo_deploy.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from dipgo_deploy.runtime.dropin import StepOptions
 
 _COLUMNS = 16
 """The widest grid, in images; up to there each row is one class or prompt."""
@@ -52,6 +57,7 @@ def generate(
     compiled: Compiled = False,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
+    own_model: OwnModel = None,
     as_json: Json = False,
 ) -> None:
     """Generate images with BUNDLE and write them as one picture."""
@@ -61,22 +67,21 @@ def generate(
         raise UsageError("--class and --prompt say both what to draw: give one of them")
     if negative_prompt is not None and not prompt:
         raise UsageError("--negative-prompt goes with --prompt, which is not given: give it, or leave both out")
-    from dipgo_deploy.core.files import check_target
+    from dipgo_deploy.core.disk import check_target
 
     check_target(out)
     how = run_options(backend, device, cuda_graph, compiled, gpu_memory, trust_engines)
     if prompt:
-        _check_pipeline_run(how)
-        _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance, backend, as_json)
+        _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance, how, as_json)
         return
     from dipgo_deploy.bench.pictures import image_grid
-    from dipgo_deploy.runtime import GenerateOptions, load_bundle
+    from dipgo_deploy.runtime import GenerateOptions
     from dipgo_deploy.runtime import generate as draw
 
     each = count or _PER_CLASS
     options = GenerateOptions(seed=seed, classes=tuple(classes or ()), count=each, guidance_scale=guidance, **how)
     with working(f"generating with {bundle}"):
-        loaded = load_bundle(bundle)
+        loaded = open_bundle(bundle, own_model)
         _check_drawable(loaded.manifest.contract.latent_shape)
         images = draw(loaded, options)
         image_grid(images, out, columns=min(each, _COLUMNS))
@@ -98,14 +103,14 @@ def _check_drawable(latent_shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_pipeline_run(how: dict[str, Any]) -> None:
-    """UsageError for what a pipeline's own loop, which calls step by step, cannot have."""
-    if how["backend"] in ("tensorrt", "rtx"):
-        raise UsageError(f"--prompt runs on onnxruntime or torch, found {how['backend']}: choose one of them")
-    others = {"cuda-graph": how["cuda_graph"], "compile": how["compiler"], "device": how["device"] != "cpu"}
-    for name, given in others.items():
+def _step_options(how: dict[str, Any]) -> StepOptions:
+    """Where a pipeline's denoiser runs; UsageError for what the pipeline's own loop, step by step, cannot have."""
+    from dipgo_deploy.runtime.dropin import StepOptions
+
+    for name, given in {"cuda-graph": how["cuda_graph"], "compile": how["compiler"]}.items():
         if given:
             raise UsageError(f"--{name} is for runs without --prompt: leave one of them out")
+    return StepOptions(**{name: how[name] for name in ("backend", "device", "gpu_memory", "trust_engines")})
 
 
 def _draw_prompts(
@@ -116,14 +121,14 @@ def _draw_prompts(
     seed: int,
     count: int,
     guidance: float | None,
-    backend: Backend,
+    how: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Draw through the pipeline, and say where the time went."""
     from dipgo_deploy.bench.pictures import image_grid
     from dipgo_deploy.runtime.dropin import PromptOptions, draw_prompts
 
-    options = PromptOptions(prompts, negative_prompt, seed, count, guidance, backend)
+    options = PromptOptions(prompts, negative_prompt, seed, count, guidance, run=_step_options(how))
     with working(f"generating with {bundle}"):
         drawn = draw_prompts(bundle, options)
         image_grid(drawn.images, out, columns=min(count, _COLUMNS), scale=max(1, _WIDE // drawn.images.shape[-1]))

@@ -52,7 +52,8 @@ def import_schedule(
     as_json: Json = False,
 ) -> None:
     """Make MODEL's schedule from the settings of DeepCache, FORA, SmoothCache, cache-dit or a DiP-GO table."""
-    from dipgo_deploy.core.files import check_target, save_schedule
+    from dipgo_deploy.core.disk import check_target
+    from dipgo_deploy.core.files import save_schedule
     from dipgo_deploy.core.liveness import pruned_ratio
     from dipgo_deploy.search.interchange import FORMATS
     from dipgo_deploy.search.interchange import import_schedule as imported
@@ -80,7 +81,7 @@ def import_schedule(
 
 def _document(form: FormatName, file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     """The foreign document: the file's fields, then those of the options. UsageError for options of another format."""
-    from dipgo_deploy.core.files import read_json
+    from dipgo_deploy.core.disk import read_json
     from dipgo_deploy.search.interchange import FORMATS
 
     fields = FORMATS[form].options

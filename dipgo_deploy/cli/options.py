@@ -35,6 +35,7 @@ __all__ = [
     "Lora",
     "Meta",
     "Model",
+    "OwnModel",
     "RandomWeights",
     "TrustEngines",
     "Revision",
@@ -66,6 +67,10 @@ Config = Annotated[
     str | None, typer.Option(metavar="CONFIG", help="Architecture of a checkpoint whose keys do not tell it.")
 ]
 Meta = Annotated[bool, typer.Option("--meta", help="Shapes alone: no weights are loaded, no memory is taken.")]
+OwnModel = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODULE:ATTRIBUTE", help="The exported model, where its class is your own."),
+]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]

@@ -11,9 +11,11 @@ import typer
 
 from dipgo_deploy.cli.options import (
     Batch,
+    Bf16,
     Blocks,
     Config,
     Dtype,
+    Fp16,
     Granularity,
     GuidanceLayout,
     Json,
@@ -23,11 +25,13 @@ from dipgo_deploy.cli.options import (
     Revision,
     Size,
     Variant,
+    half_type,
     patterns_of,
 )
 from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.progress import watched
 from dipgo_deploy.cli.source import ModelSource
+from dipgo_deploy.cli.units import count_text
 from dipgo_deploy.core.errors import UsageError
 
 
@@ -41,9 +45,11 @@ def profile(
     lora: Lora = None,
     out: Annotated[Path, typer.Option(help="Where the latency table is written.")] = Path("latency.json"),
     target: Annotated[
-        Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"],
-        typer.Option(help="Backend and device that are measured."),
+        Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "rtx"],
+        typer.Option(help="Backend and device that are measured; for tensorrt and rtx engines are built."),
     ] = "onnxruntime-cpu",
+    fp16: Fp16 = False,
+    bf16: Bf16 = False,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     batch: Batch = 8,
@@ -55,10 +61,11 @@ def profile(
 ) -> None:
     """Profile MODEL: latencies of its blocks, fitted to calls timed inside whole trajectories."""
     from dipgo_deploy.cli.latency_view import latency_view
-    from dipgo_deploy.core.files import check_target, save_latency_table
+    from dipgo_deploy.core.disk import check_target
+    from dipgo_deploy.core.files import save_latency_table
     from dipgo_deploy.core.latency import LatencyTable
     from dipgo_deploy.graphs import trace
-    from dipgo_deploy.runtime.profiling import ProfileOptions, ProfileProgress
+    from dipgo_deploy.runtime.profile_options import ProfileOptions, ProfileProgress
     from dipgo_deploy.runtime.profiling import profile as measure
 
     check_target(out)
@@ -67,12 +74,23 @@ def profile(
     source = ModelSource(model, random_weights, dtype, False, tuple(lora or ()), variant, revision, config, size)
     command = shlex.join(["dipgo-deploy", *sys.argv[1:]])
     options = ProfileOptions(
-        target=target, batch=batch, guidance=guidance, rounds=rounds, threads=threads, command=command
+        target=target,
+        batch=batch,
+        guidance=guidance,
+        precision=half_type(fp16, bf16),
+        rounds=rounds,
+        threads=threads,
+        command=command,
     )
+    if options.on_engines:
+        from dipgo_deploy.trt.target import load_target
+
+        load_target(target, "run")  # before anything is loaded
 
     def read(step: Any) -> tuple[float, str] | None:
         if isinstance(step, ProfileProgress):
-            return step.done / step.total, f"round {step.done} of {step.total}"
+            engines = f", {count_text(step.built, 'engine')} built" if step.built else ""
+            return step.done / step.total, f"round {step.done} of {step.total}{engines}"
         return None
 
     with working(f"tracing {source.label}"):

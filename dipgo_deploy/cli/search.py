@@ -80,7 +80,8 @@ def search(
     from dipgo_deploy.cli.asked import Asked, GradientAsked, check_asked
     from dipgo_deploy.cli.search_view import search_summary, search_text
     from dipgo_deploy.cli.searching import search_asked
-    from dipgo_deploy.core.files import check_target, load_latency_table, save_schedule
+    from dipgo_deploy.core.disk import check_target
+    from dipgo_deploy.core.files import load_latency_table, save_schedule
     from dipgo_deploy.search.options import SearchOptions
 
     options = SearchOptions(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dipgo_deploy.cli.output import say, working
 from dipgo_deploy.cli.progress import watched
+from dipgo_deploy.core.disk import check_target
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.core.files import check_target
 
 if TYPE_CHECKING:
     from dipgo_deploy.cli.asked import Asked

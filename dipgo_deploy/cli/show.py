@@ -30,7 +30,8 @@ def show(
 ) -> None:
     """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory, others as tables."""
     from dipgo_deploy.bench.canvas import check_picture
-    from dipgo_deploy.core.files import check_target, format_of
+    from dipgo_deploy.core.disk import check_target
+    from dipgo_deploy.core.files import format_of
 
     if out is not None:
         check_picture(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dipgo_deploy.cli.output import say
@@ -12,8 +13,9 @@ from dipgo_deploy.core.errors import UsageError
 
 if TYPE_CHECKING:
     from dipgo_deploy.models import LoadedModel
+    from dipgo_deploy.runtime import LoadedBundle
 
-__all__ = ["ModelSource"]
+__all__ = ["ModelSource", "open_bundle"]
 
 _SIZE = r"[1-9]\d{0,4}x[1-9]\d{0,4}"
 _MEMORY_OF_A_TRACE = 2.2
@@ -81,6 +83,21 @@ class ModelSource:
         if self.meta or not _fits(self.label, shapes):
             return shapes
         return load_random(self.random_weights, dtype=self.dtype)
+
+
+def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> LoadedBundle:
+    """The bundle in ``folder``; ``own_model`` says as ``package.module:attribute`` which model was exported.
+
+    Raises UsageError for a name that reads otherwise, and what the loaders of both raise.
+    """
+    from dipgo_deploy.models.from_python import is_python_name, model_from_python
+    from dipgo_deploy.runtime import load_bundle
+
+    if own_model is None:
+        return load_bundle(folder, whole=whole)
+    if not is_python_name(own_model):
+        raise UsageError(f"--model {own_model!r} names no Python object: give package.module:attribute")
+    return load_bundle(folder, whole=whole, model=model_from_python(own_model, "float32"))
 
 
 def _fits(label: str, shapes: LoadedModel) -> bool:

@@ -13,10 +13,12 @@ from dipgo_deploy.cli.options import (
     GpuMemory,
     GuidanceScale,
     Json,
+    OwnModel,
     TrustEngines,
     run_options,
 )
 from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.core.errors import GateError, UsageError
 
 
@@ -33,6 +35,7 @@ def verify(
     device: Device = None,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
+    own_model: OwnModel = None,
     once: Annotated[
         bool, typer.Option("--once", help="One call of every distinct graph instead of trajectories (1 image).")
     ] = False,
@@ -45,12 +48,12 @@ def verify(
             raise UsageError(
                 "--once compares single calls on the CPU: leave --guidance, --min-psnr, --target and --device cuda out"
             )
-        _verify_once(bundle, images or 1, seed, tolerance, as_json)
+        _verify_once(bundle, own_model, images or 1, seed, tolerance, as_json)
         return
     from dataclasses import asdict
 
     from dipgo_deploy.cli.verify_view import verify_view
-    from dipgo_deploy.runtime import VerifyOptions, load_bundle
+    from dipgo_deploy.runtime import VerifyOptions
     from dipgo_deploy.runtime import verify as verify_bundle
 
     options = VerifyOptions(
@@ -58,7 +61,7 @@ def verify(
         target=target, device=device or "cpu", gpu_memory=how["gpu_memory"], trust_engines=trust_engines,
     )  # fmt: skip
     with working(f"verifying {bundle}"):
-        report = verify_bundle(load_bundle(bundle, whole=True), options)
+        report = verify_bundle(open_bundle(bundle, own_model, whole=True), options)
     if as_json:
         emit({"passed": report.passed, **asdict(report)})
     else:
@@ -67,15 +70,16 @@ def verify(
         raise GateError(report.failure)
 
 
-def _verify_once(bundle: Path, images: int, seed: int, tolerance: float | None, as_json: bool) -> None:
+def _verify_once(
+    bundle: Path, own_model: str | None, images: int, seed: int, tolerance: float | None, as_json: bool
+) -> None:
     from dipgo_deploy.cli.verify_view import once_view
-    from dipgo_deploy.runtime import load_bundle
     from dipgo_deploy.runtime.graph_check import check_graphs
     from dipgo_deploy.runtime.verify import VerifyOptions, local_tolerance
 
     options = VerifyOptions(images=images, seed=seed, local_tolerance=tolerance)
     with working(f"verifying {bundle}"):
-        loaded = load_bundle(bundle, whole=True)
+        loaded = open_bundle(bundle, own_model, whole=True)
         found = list(check_graphs(loaded, images, seed=seed))
     allowed = local_tolerance(options, loaded.manifest.contract.dtype)
     worst = max(found, key=lambda check: check.relative)

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE, FileRecord
+from dipgo_deploy.core.disk import sha256_of
 from dipgo_deploy.core.engine import ENGINES_FOLDER
-from dipgo_deploy.core.files import load_manifest, save_manifest, sha256_of
+from dipgo_deploy.core.files import load_manifest, save_manifest
 
 __all__ = ["amend_manifest", "drop_records"]
 

@@ -16,17 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
+from dipgo_deploy.core.disk import check_target, path_inside, records_of, write_atomic
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import (
-    check_target,
-    path_inside,
-    records_of,
-    save_block_graph,
-    save_manifest,
-    save_program,
-    save_schedule,
-    write_atomic,
-)
+from dipgo_deploy.core.files import save_block_graph, save_manifest, save_program, save_schedule
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
 from dipgo_deploy.core.staging import staged

@@ -24,8 +24,9 @@ from filelock import FileLock
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
+from dipgo_deploy.core.disk import check_target, write_atomic
 from dipgo_deploy.core.errors import DipgoError, InputError, first_line
-from dipgo_deploy.core.files import check_target, load_block_graph, save_block_graph, write_atomic
+from dipgo_deploy.core.files import load_block_graph, save_block_graph
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.capture import PARAMETER_PREFIX, Capture, capture
 from dipgo_deploy.graphs.pieces import block_totals, build_pieces

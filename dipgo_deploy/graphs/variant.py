@@ -15,29 +15,21 @@ import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 from dipgo_deploy.core.amend import amend_manifest, drop_records
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BUNDLE_FILE
+from dipgo_deploy.core.disk import check_digest, path_inside, write_atomic
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import (
-    check_digest,
-    load_manifest,
-    load_precision,
-    load_program,
-    path_inside,
-    save_precision,
-    save_program,
-    write_atomic,
-)
+from dipgo_deploy.core.files import load_manifest, load_precision, load_program, save_precision, save_program
 from dipgo_deploy.core.precision import HalfType, PrecisionRecord, variant_name
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs.cut import cut_program, load_master
 from dipgo_deploy.graphs.half_weights import save_half_weights, weight_bytes
-from dipgo_deploy.graphs.precision import half_blocks, half_graph
-from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.graphs.precision import fixed_islands, half_blocks, half_graph
+from dipgo_deploy.graphs.trace import MASTER_FILE, Trace
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
 from dipgo_deploy.models.sampler_reading import read_sampler
 
-__all__ = ["PRECISION_FILE", "Variant", "load_variant", "write_variant"]
+__all__ = ["PRECISION_FILE", "Variant", "half_trace", "load_variant", "write_variant"]
 
 PRECISION_FILE = "precision.json"
 """Name of the record, of which the variant's is derived."""
@@ -73,11 +65,7 @@ def write_variant(
     files = [weights, master, *graphs.values(), *documents]
     drop_records(folder, files)  # first: a manifest that records a missing file is refused
     documents[1].unlink(missing_ok=True)
-    model = load_master(denoiser / MASTER_FILE)
-    half_graph(model.graph, blocks.values, dtype, islands, record.wide)
-    save_half_weights(model.graph, denoiser / WEIGHTS_FILE, weights, dtype)
-    write_atomic(master, ir.to_proto(model).SerializeToString())
-    halved = half_blocks(blocks, dtype, record.wide, weight_bytes(model.graph))
+    halved = _convert(denoiser, blocks, dtype, islands, record.wide, master, weights)
     typed = replace(schedule, contract=replace(schedule.contract, dtype=dtype))
     options = LowerOptions(program.layout, share_graphs=shares_graphs(program, schedule, blocks))
     lowered = lower(typed, halved, read_sampler(schedule.contract.sampler), options)
@@ -87,6 +75,33 @@ def write_variant(
     save_precision(documents[1], record)
     amend_manifest(folder, files)
     return Variant(lowered, graphs, weights, record)
+
+
+def half_trace(trace: Trace, dtype: HalfType, folder: Path) -> Trace:
+    """A trace converted to ``dtype`` in ``folder``, for measuring: only what is never half stays in float32.
+
+    Raises GateError for a weight that ``dtype`` cannot hold.
+    """
+    islands = fixed_islands(load_master(trace.master).graph, dtype)
+    master, weights = folder / MASTER_FILE, folder / WEIGHTS_FILE
+    return Trace(folder, _convert(trace.folder, trace.blocks, dtype, islands, (), master, weights))
+
+
+def _convert(
+    source: Path,
+    blocks: BlockGraph,
+    dtype: HalfType,
+    islands: Collection[str],
+    wide: Collection[str],
+    master: Path,
+    weights: Path,
+) -> BlockGraph:
+    """Write the master graph and the weights in the folder ``source`` in half precision; the blocks they then have."""
+    model = load_master(source / MASTER_FILE)
+    half_graph(model.graph, blocks.values, dtype, islands, wide)
+    save_half_weights(model.graph, source / WEIGHTS_FILE, weights, dtype)
+    write_atomic(master, ir.to_proto(model).SerializeToString())
+    return half_blocks(blocks, dtype, wide, weight_bytes(model.graph))
 
 
 def load_variant(folder: Path, denoiser: Path, dtype: HalfType) -> Variant:

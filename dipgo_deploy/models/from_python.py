@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import re
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from dipgo_deploy.core.errors import InputError
+from safetensors import safe_open
+
+from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.models.loading import LoadedModel
 
-__all__ = ["is_python_name", "model_from_python"]
+__all__ = ["is_python_name", "model_from_python", "with_weights"]
 
 
 def is_python_name(source: str) -> bool:
@@ -42,3 +46,25 @@ def model_from_python(source: str, dtype: str) -> LoadedModel:
             "preset=Preset(...))"
         )
     return model.as_dtype(dtype)
+
+
+def with_weights(model: LoadedModel, file: Path, digest: str) -> LoadedModel:
+    """The model as it was traced with ``digest``: itself if it is that one, else a copy with the weights of ``file``.
+
+    Raises InputError where that is not the traced model either: another class, or another shape of it.
+    """
+    if model.digest == digest:
+        return model
+    other = f"{model.class_name} is not the model that {file} was traced from"
+    module = deepcopy(model.module)
+    with safe_open(file, "pt") as stored:
+        names = module.state_dict().keys() & stored.keys()  # what the file lacks, load_state_dict names
+        try:
+            module.load_state_dict({name: stored.get_tensor(name) for name in names})
+        except RuntimeError as error:
+            line = " ".join(first_line(error).split())
+            raise InputError(f"{other} ({line}): give the class and the settings that were exported") from None
+    found = replace(model, module=module)
+    if found.digest != digest:
+        raise InputError(f"{other}: give the class and the settings that were exported")
+    return found

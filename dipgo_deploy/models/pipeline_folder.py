@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+from dipgo_deploy.core.disk import path_inside, read_json
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first_line
-from dipgo_deploy.core.files import path_inside, read_json
 from dipgo_deploy.models.quiet import quiet_transformers
 from dipgo_deploy.models.weight_files import only_variant
 

@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
+from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError, UsageError, first_line
-from dipgo_deploy.core.files import read_json
 from dipgo_deploy.models.loading import DTYPES, LoadedModel, model_from_module
 from dipgo_deploy.models.presets import PRESETS
 

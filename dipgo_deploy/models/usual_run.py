@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dipgo_deploy.core.contract import Guidance
-from dipgo_deploy.core.files import read_json
+from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.models.loading import LoadedModel
 from dipgo_deploy.models.quiet import quiet_diffusers, quiet_transformers
 

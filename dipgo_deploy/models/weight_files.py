@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import read_json
 
 __all__ = ["PICKLES", "check_weight_files", "only_variant", "refuse_pickle"]
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dipgo_deploy.core.engine import engine_folder
 from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.runtime.engines import (
@@ -14,14 +13,14 @@ from dipgo_deploy.runtime.engines import (
     engine_jobs,
     engine_source,
     islands_note,
+    machine_for,
     standing_variant,
 )
 from dipgo_deploy.runtime.foretold import foretell, job_bytes
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.trt.build import Outcome, engine_path, standing
-from dipgo_deploy.trt.job import BuildFlags, EngineJob, check_batch
+from dipgo_deploy.trt.job import EngineJob, Machine
 from dipgo_deploy.trt.sizes import size_fit
-from dipgo_deploy.trt.target import Target, load_target
 
 __all__ = ["DryRun", "WantedEngine", "dry_run"]
 
@@ -63,19 +62,15 @@ class DryRun:
 
 def dry_run(bundle: LoadedBundle, options: EngineOptions) -> DryRun:
     """What `build` with the same options would do; raises as it does before it builds anything."""
-    target = load_target(options.target)
-    gpus = target.check_gpus(options.gpus)
-    target.check_refit(options.flags.refit)
-    batch = check_batch(bundle.manifest.contract, options.batch)
+    machine = machine_for(bundle, options)
     note = islands_note(bundle, options)
-    folder = engine_folder(target.name, target.version, "+".join(gpus))
     own, wanted = bundle.manifest.contract.dtype, options.precision
     if wanted not in (None, own) and own == "float32" and standing_variant(bundle, options) is None:
-        return DryRun(folder, tuple(_unmade(bundle, wanted, target, options.flags)), True, note)
+        return DryRun(machine.folder, tuple(_unmade(bundle, wanted, machine)), True, note)
     source = engine_source(bundle, wanted)
-    jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
+    jobs = engine_jobs(bundle, source, machine)
     sizes = job_bytes(bundle, jobs)
-    return DryRun(folder, tuple(_wanted(job, sizes[job.graph]) for job in jobs), False, note)
+    return DryRun(machine.folder, tuple(_wanted(job, sizes[job.graph]) for job in jobs), False, note)
 
 
 def _wanted(job: EngineJob, size: int) -> WantedEngine:
@@ -88,9 +83,10 @@ def _wanted(job: EngineJob, size: int) -> WantedEngine:
     return WantedEngine(job.graph, job.digest, outcome, job.weight_bytes, record.bytes, True)
 
 
-def _unmade(bundle: LoadedBundle, precision: HalfType | None, target: Target, flags: BuildFlags) -> list[WantedEngine]:
+def _unmade(bundle: LoadedBundle, precision: HalfType | None, machine: Machine) -> list[WantedEngine]:
     """Engines of graphs that are still to be converted: their digests are not known, their sizes are."""
     foretold = foretell(bundle, bundle.program.layout, precision)
-    sizes = foretold.engine_bytes(size_fit(target.name, precision or "", target.version), not flags.static)
+    fit = size_fit(machine.target.name, precision or "", machine.target.version)
+    sizes = foretold.engine_bytes(fit, not machine.flags.static)
     graphs = foretold.program.graphs
     return [WantedEngine(one.name, None, "built", one.weight_bytes, sizes[one.name], False) for one in graphs]

@@ -14,13 +14,13 @@ from filelock import FileLock
 from dipgo_deploy.core.amend import amend_manifest, drop_records
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.contract import BatchRange
-from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord, engine_folder
+from dipgo_deploy.core.disk import path_inside
+from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
 from dipgo_deploy.core.errors import GateError, InputError, UsageError
-from dipgo_deploy.core.files import load_manifest, path_inside
+from dipgo_deploy.core.files import load_manifest
 from dipgo_deploy.core.latency import MIB
 from dipgo_deploy.core.precision import HalfType, PrecisionRecord, is_half
 from dipgo_deploy.core.program import Program
-from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.graphs.trace import MASTER_FILE, cache_folder
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.variant import load_variant, write_variant
@@ -29,8 +29,8 @@ from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.islands import IslandOptions, find_islands
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.trt.build import BuildStep, build_engines, drop_stale
-from dipgo_deploy.trt.job import BuildFlags, EngineJob, check_batch, graph_tensors, profile_of
-from dipgo_deploy.trt.target import Target, load_target
+from dipgo_deploy.trt.job import BuildFlags, EngineJob, Machine, check_batch, program_jobs
+from dipgo_deploy.trt.target import load_target
 
 __all__ = [
     "EngineOptions",
@@ -40,6 +40,7 @@ __all__ = [
     "engine_jobs",
     "engine_source",
     "islands_note",
+    "machine_for",
     "standing_variant",
 ]
 
@@ -68,7 +69,6 @@ class EngineSource:
     program: Program
     graphs: Mapping[str, Path]
     weights: Path
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,7 @@ def build(
     Raises MissingError for a target that cannot be used here, GateError where half precision does not hold, InputError
     where a graph cannot be built, UsageError for options that do not fit the bundle.
     """
-    target = load_target(options.target)
-    gpus = target.check_gpus(options.gpus)
-    target.check_refit(options.flags.refit)
-    batch = check_batch(bundle.manifest.contract, options.batch)
+    machine = machine_for(bundle, options)
     note = islands_note(bundle, options)
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -113,7 +110,7 @@ def build(
             record = prepared
             yield 0.0, line, None
         source = engine_source(bundle, options.precision)
-        jobs = engine_jobs(bundle, source, target, gpus, batch, options.flags)
+        jobs = engine_jobs(bundle, source, machine)
         foretold = job_bytes(bundle, jobs)
         yield 0.0, f"{sum(foretold.values()) / MIB:.1f} MiB of engines are foretold", None
         folder = Path(jobs[0].folder)
@@ -129,6 +126,14 @@ def build(
                 amend_manifest(bundle.folder, sorted(p for p in folder.iterdir() if p.suffix in (".engine", ".json")))
         counts = {kind: sum(step.outcome == kind for step in steps) for kind in ("kept", "copied", "built")}
         yield 1.0, "done", EngineReport(folder, tuple(steps), record, counts, foretold, note)
+
+
+def machine_for(bundle: LoadedBundle, options: EngineOptions) -> Machine:
+    """What ``options`` build for; raises as `build` does for a target, an architecture, a flag or a batch."""
+    target = load_target(options.target)
+    gpus = target.check_gpus(options.gpus)
+    target.check_refit(options.flags.refit)
+    return Machine(target, gpus, check_batch(bundle.manifest.contract, options.batch), options.flags)
 
 
 def islands_note(bundle: LoadedBundle, options: EngineOptions) -> str:
@@ -158,53 +163,22 @@ def engine_source(bundle: LoadedBundle, precision: HalfType | None) -> EngineSou
     own = bundle.manifest.contract.dtype
     if precision in (None, own):
         graphs = {name: path_inside(bundle.folder, path) for name, path in bundle.manifest.graphs.items()}
-        return EngineSource(bundle.program, graphs, bundle.weights, own)
+        return EngineSource(bundle.program, graphs, bundle.weights)
     if own != "float32":
         raise UsageError(f"the bundle is in {own}, {precision} is wanted: export it in float32, or build as it is")
     assert precision is not None
     variant = load_variant(bundle.folder, bundle.denoiser, precision)
     load_graphs(variant.graphs.items(), variant.weights)
-    return EngineSource(variant.program, variant.graphs, variant.weights, precision)
+    return EngineSource(variant.program, variant.graphs, variant.weights)
 
 
-def engine_jobs(
-    bundle: LoadedBundle,
-    source: EngineSource,
-    target: Target,
-    gpus: tuple[str, ...],
-    batch: BatchRange,
-    flags: BuildFlags,
-) -> list[EngineJob]:
-    """A job for every graph of ``source``."""
-    name = engine_folder(target.name, target.version, "+".join(gpus))
-    folder = path_inside(bundle.folder, f"{bundle.manifest.denoiser}/{ENGINES_FOLDER}/{name}", links=False)
+def engine_jobs(bundle: LoadedBundle, source: EngineSource, machine: Machine) -> list[EngineJob]:
+    """A job for every graph of ``source``, in the bundle's folder of such engines."""
+    place = f"{bundle.manifest.denoiser}/{ENGINES_FOLDER}/{machine.folder}"
+    folder = path_inside(bundle.folder, place, links=False)
     digests = _digests(load_manifest(bundle.folder / BUNDLE_FILE))
     weights = digests[source.weights.relative_to(bundle.folder).as_posix()]
-    contract = bundle.manifest.contract
-    tensors = graph_tensors(source.program)
-    return [
-        EngineJob(
-            graph=graph.name,
-            onnx=str(source.graphs[graph.name]),
-            folder=str(folder),
-            timing_cache=str(cache_folder() / "engines" / f"{name}.timing"),
-            target=target.name,
-            version=target.version,
-            gpus=gpus,
-            precision=source.precision,
-            flags=flags,
-            batch=BatchRange(batch.opt, batch.opt, batch.opt) if flags.static else batch,
-            profile={
-                tensor: profile_of(contract, batch, tensors[graph.name][tensor])
-                for tensor in (*graph.inputs, *graph.reads)
-            },
-            dtypes={tensor: spec.dtype for tensor, spec in tensors[graph.name].items()},
-            graph_digest=graph_digest(source.graphs[graph.name].read_bytes()),
-            weights_digest=weights,
-            weight_bytes=graph.weight_bytes,
-        )
-        for graph in source.program.graphs
-    ]
+    return program_jobs(source.program, source.graphs, weights, machine, folder)
 
 
 def _digests(manifest: BundleManifest) -> dict[str, str]:

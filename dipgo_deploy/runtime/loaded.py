@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BundleManifest
-from dipgo_deploy.core.errors import MissingError, UsageError
-from dipgo_deploy.core.files import path_inside
+from dipgo_deploy.core.disk import path_inside
+from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule
 from dipgo_deploy.core.tensors import TensorSpec
@@ -20,7 +20,8 @@ from dipgo_deploy.graphs.activations import master_specs
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps, shares_graphs
-from dipgo_deploy.models import LoadedModel, load_model
+from dipgo_deploy.models import PRESETS, LoadedModel, load_model
+from dipgo_deploy.models.from_python import with_weights
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.interpreter import Session
@@ -45,13 +46,17 @@ class Compiled:
 
 @dataclass(frozen=True)
 class LoadedBundle:
-    """A bundle whose manifest, documents and file sizes have been checked."""
+    """A bundle whose manifest, documents and file sizes have been checked.
+
+    ``own_model`` is the model that was exported, where its class is none of diffusers.
+    """
 
     folder: Path
     manifest: BundleManifest
     schedule: Schedule
     program: Program
     blocks: BlockGraph
+    own_model: LoadedModel | None = None
 
     @property
     def weights(self) -> Path:
@@ -71,11 +76,22 @@ class LoadedBundle:
 
     @cached_property
     def model(self) -> LoadedModel:
-        """The PyTorch model, loaded from the bundle's own weights file, with the latent and text that were traced."""
-        model = load_model(self.folder, dtype=self.manifest.contract.dtype)
+        """The PyTorch model, loaded from the bundle's own weights file, with the latent and text that were traced.
+
+        Raises InputError where its class is none of diffusers and ``own_model`` is None or another model.
+        """
+        contract = self.manifest.contract
+        if self.own_model is not None:
+            model = with_weights(self.own_model.as_dtype(contract.dtype), self.weights, contract.model_digest)
+        elif contract.model_class in PRESETS:
+            model = load_model(self.folder, dtype=contract.dtype)
+        else:
+            raise InputError(
+                f"{self.folder} holds a {contract.model_class}, which is no class of diffusers: say where its code is, "
+                "with --model package.module:attribute"
+            )
         text = next((spec.shape[1] for spec in self.blocks.inputs if spec.name == "encoder_hidden_states"), None)
-        shape = self.manifest.contract.latent_shape
-        return replace(model, latent_shape=shape, text_tokens=text if isinstance(text, int) else None)
+        return replace(model, latent_shape=contract.latent_shape, text_tokens=text if isinstance(text, int) else None)
 
     @cached_property
     def _master(self) -> Path:

@@ -6,28 +6,25 @@ from pathlib import Path
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.contract import check_same_contract
+from dipgo_deploy.core.disk import check_digest, path_inside
 from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import (
-    check_digest,
-    load_block_graph,
-    load_manifest,
-    load_program,
-    load_schedule,
-    path_inside,
-)
+from dipgo_deploy.core.files import load_block_graph, load_manifest, load_program, load_schedule
 from dipgo_deploy.core.schedule import MAIN_EXPERT, check_schedule
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
+from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.runtime.loaded import LoadedBundle
 
 __all__ = ["load_bundle"]
 
 
-def load_bundle(path: str | Path, *, whole: bool = False) -> LoadedBundle:
+def load_bundle(path: str | Path, *, whole: bool = False, model: LoadedModel | None = None) -> LoadedBundle:
     """Open a bundle folder. Sizes of all files are checked; ``whole`` checks every sha256 too.
 
-    Raises InputError where it is no bundle, newer than this program, or any part is damaged or does not fit.
+    ``model`` is the one that was exported: a bundle of a class that is none of diffusers needs it for what asks the
+    PyTorch model. Raises InputError where the folder is no bundle, newer than this program, or any part is damaged or
+    does not fit.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -49,7 +46,7 @@ def load_bundle(path: str | Path, *, whole: bool = False) -> LoadedBundle:
     check_same_contract(manifest.contract, schedule.contract, f"{folder / 'schedule.json'}")
     check_same_contract(manifest.contract, program.contract, f"{folder / 'program.json'}")
     check_schedule(schedule, blocks.block_names)
-    return LoadedBundle(folder, manifest, schedule, program, blocks)
+    return LoadedBundle(folder, manifest, schedule, program, blocks, model)
 
 
 def _check_recorded(manifest: BundleManifest, folder: Path) -> None:

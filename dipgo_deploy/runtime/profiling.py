@@ -4,123 +4,108 @@
 2. Round after round every program runs once, call by call between two marks of a clock.
 3. The medians are fitted (runtime/latency_fit.py).
 
-Programs are loaded together as far as their weights fit ``memory_bytes``: rounds then mix all of them.
+Programs are loaded together as far as their weights fit ``memory_bytes``: rounds then mix all of them. Targets that
+run engines have theirs built first, in a folder that is gone afterwards.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
-from typing import Any, Literal, get_args
+from typing import Any
 
 from dipgo_deploy.core.blocks import BlockGraph
-from dipgo_deploy.core.contract import Guidance
+from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.graphs.cut import cut_program
 from dipgo_deploy.graphs.trace import Trace
+from dipgo_deploy.graphs.variant import half_trace
 from dipgo_deploy.models import LoadedModel, make_contract
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.clock import Clock, clock_for
+from dipgo_deploy.runtime.engine_probes import EngineProbes
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.latency_fit import Timed, fit_latencies
 from dipgo_deploy.runtime.loaded import onnxruntime_class
 from dipgo_deploy.runtime.probes import loaded_together, probe_programs
+from dipgo_deploy.runtime.profile_options import ProfileOptions, ProfileProgress
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 
-__all__ = [
-    "ProfileOptions",
-    "ProfileProgress",
-    "Target",
-    "medians",
-    "profile",
-    "table_of",
-    "timed_call_by_call",
-]
-
-Target = Literal["onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda"]
-"""Backends and devices that a table can be measured on without building engines first."""
-
-
-@dataclass(frozen=True)
-class ProfileOptions:
-    """Target, images of a call, guidance layout and sizes of one profile.
-
-    ``guidance`` is the model's own if None; ``rounds`` are timed, after one to warm up; ``steps`` are those of every
-    random schedule, drawn from ``seed``; ``threads`` of ONNX Runtime, None for its own choice; programs whose weights
-    exceed ``memory_bytes`` together are timed apart. Raises UsageError for a value that makes no sense.
-    """
-
-    target: str = "onnxruntime-cpu"
-    batch: int = 8
-    guidance: Guidance | None = None
-    rounds: int = 10
-    steps: int = 12
-    seed: int = 0
-    threads: int | None = None
-    memory_bytes: int = 4 * 2**30
-    command: str = ""
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        if self.target not in get_args(Target):
-            raise UsageError(f"target {self.target!r} cannot be profiled: choose one of {', '.join(get_args(Target))}")
-        for name, least in {"batch": 1, "rounds": 1, "steps": 2, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} {getattr(self, name)} makes no sense: give {least} or more")
-
-    @property
-    def device(self) -> str:
-        """``cpu`` or ``cuda``."""
-        return self.target.rpartition("-")[2]
-
-
-@dataclass(frozen=True)
-class ProfileProgress:
-    """``done`` of ``total`` rounds."""
-
-    done: int
-    total: int
+__all__ = ["medians", "profile", "table_of", "timed_call_by_call"]
 
 
 def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Iterator[ProfileProgress | LatencyTable]:
     """Measure ``model``, traced as ``trace``; yields its progress and lastly the table.
 
-    Raises MissingError where the target's device or library is missing, UsageError for a model without weights.
+    Raises MissingError where the target's device or library is missing, UsageError for a model without weights or one
+    that is in half precision already and shall be converted.
     """
     if not model.has_weights:
         raise UsageError(f"this {model.class_name} has shapes alone, a profile runs it: load it with its weights")
+    if options.precision is not None and model.dtype != "float32":
+        raise UsageError(f"the model is in {model.dtype}: leave --fp16 and --bf16 out, or load it in float32")
     contract = make_contract(model, steps=options.steps, guidance=options.guidance)
     options = replace(options, guidance=contract.guidance)
-    layouts: Sequence[Layout] = ("subnets", "segments") if options.target.startswith("onnxruntime") else ("subnets",)
+    with tempfile.TemporaryDirectory(prefix="dipgo_profile_") as folder:
+        if options.precision is not None:
+            trace = half_trace(trace, options.precision, Path(folder))
+        timed: list[Timed] = []
+        for step in _timed(model, trace, replace(contract, dtype=trace.blocks.dtype), options, Path(folder)):
+            if isinstance(step, Timed):
+                timed.append(step)
+            else:
+                yield step
+        yield table_of(timed, trace.blocks, options)
+
+
+def _timed(
+    model: LoadedModel, trace: Trace, contract: Contract, options: ProfileOptions, folder: Path
+) -> Iterator[ProfileProgress | Timed]:
+    """Every probe program, timed; ``folder`` is for engines."""
+    layouts: Sequence[Layout] = ("subnets",) if options.target.startswith("torch") else ("subnets", "segments")
     programs = probe_programs(trace.blocks, contract, layouts, options.seed)
     groups = list(loaded_together(programs, options.memory_bytes))
-    timed: list[Timed] = []
+    engines = EngineProbes(trace, options.target, options.batch, folder) if options.on_engines else None
     clock = clock_for(options.device)
-    for index, group in enumerate(groups):
-        sessions = [_session(model, trace, program, options) for program in group]
+    done, built, total = 0, 0, len(groups) * (options.rounds + 1)
+    for group in groups:
+        sessions = []
+        for program in group:
+            for made in _backend(model, trace, program, options, engines):
+                if isinstance(made, EngineRecord):
+                    built += 1
+                    yield ProfileProgress(done, total, built)
+                else:
+                    sessions.append(Session(program, made, options.batch, contract.guidance_scale(None)))
         marks: list[list[list[float]]] = [[] for _ in group]
-        for done in range(options.rounds + 1):
+        for _ in range(options.rounds + 1):
             for session, rounds in zip(sessions, marks, strict=True):
                 rounds.append(timed_call_by_call(session, model, clock))
-            yield ProfileProgress(index * (options.rounds + 1) + done + 1, len(groups) * (options.rounds + 1))
-        timed += [medians(program, rounds[1:]) for program, rounds in zip(group, marks, strict=True)]
-    yield table_of(timed, trace.blocks, options)
+            done += 1
+            yield ProfileProgress(done, total, built)
+        yield from (medians(program, rounds[1:]) for program, rounds in zip(group, marks, strict=True))
 
 
-def _session(model: LoadedModel, trace: Trace, program: Program, options: ProfileOptions) -> Session:
-    backend: Backend
-    if options.target.startswith("torch"):
-        backend = TorchBackend(model, trace.blocks, program, device=options.device)
+def _backend(
+    model: LoadedModel, trace: Trace, program: Program, options: ProfileOptions, engines: EngineProbes | None
+) -> Iterator[EngineRecord | Backend]:
+    """What runs a program, after the record of each engine that was built for it."""
+    if engines is not None:
+        yield from engines.build(program)
+    elif options.target.startswith("torch"):
+        yield TorchBackend(model, trace.blocks, program, device=options.device)
     else:
         graphs = cut_program(trace.master, program, trace.blocks)
-        backend = onnxruntime_class()(graphs, trace.folder, threads=options.threads, device=options.device)
-    return Session(program, backend, options.batch, program.contract.guidance_scale(None))
+        yield onnxruntime_class()(graphs, trace.folder, threads=options.threads, device=options.device)
 
 
 def timed_call_by_call(session: Session, model: LoadedModel, clock: Clock) -> list[float]:

@@ -19,8 +19,9 @@ from safetensors.torch import save
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract, check_same_contract
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.core.files import FORMAT_VERSION, write_atomic
+from dipgo_deploy.core.files import FORMAT_VERSION
 from dipgo_deploy.search.dipgo_options import DipgoOptions
 from dipgo_deploy.search.training import Training
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.latency import check_table
+from dipgo_deploy.core.precision import is_half
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.candidate import Candidate, schedule_from_sets
 from dipgo_deploy.search.options import RULES, SearchOptions
@@ -59,7 +61,9 @@ def check_model(graph: BlockGraph, contract: Contract, options: SearchOptions) -
                 f"the blocks were traced from {name} {ours[:40]}, the contract names {theirs[:40]}: trace that model"
             )
     if options.cost is not None:
-        check_table(options.cost, graph)
+        # Graphs in half precision that were converted from this model are priced for it.
+        converted = graph.dtype == "float32" and is_half(options.cost.dtype)
+        check_table(options.cost, replace(graph, dtype=options.cost.dtype) if converted else graph)
     if options.kind == "residual" and all(block.residual_input is None for block in graph.blocks):
         raise InputError(
             f"no block of {graph.model_class} at granularity {graph.granularity} has one input of its output's shape, "

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipgo_deploy.core.bundle import BundleManifest, FileRecord
+from dipgo_deploy.core.disk import check_digest, path_inside
 from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.core.files import check_digest, load_engine_record, path_inside
+from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.trt.driver import Device

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.engine import TargetName
-from dipgo_deploy.core.files import read_json
 
 __all__ = ["SIZES_FILE", "SizeFit", "code_bytes", "size_fit", "with_profile"]
 

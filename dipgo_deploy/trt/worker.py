@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dipgo_deploy.core.disk import sha256_of, write_atomic
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import DipgoError, InputError
-from dipgo_deploy.core.files import save_engine_record, sha256_of, write_atomic
+from dipgo_deploy.core.files import save_engine_record
 from dipgo_deploy.core.versions import installed_versions
 from dipgo_deploy.trt.build_log import activation_bytes_in, build_logger
 from dipgo_deploy.trt.job import EngineJob, job_from_json

@@ -39,6 +39,21 @@ def test_options_that_do_not_go_together(options, words, bundle_folder: Path, tm
     refused(["generate", bundle_folder, "--out", tmp_path / "g.png", *options], words, capsys, 2)
 
 
+@pytest.mark.parametrize(
+    ("options", "words", "code"),
+    [
+        (["--backend", "torch", "--compile"], "--compile is for runs without --prompt", 2),
+        (["--device", "cuda", "--cuda-graph"], "--cuda-graph is for runs without --prompt", 2),
+        (["--backend", "rtx"], "target rtx runs only on an NVIDIA GPU", 5),
+    ],
+)
+def test_a_pipelines_own_loop_has_no_place_for_some_options(
+    options, words, code, sd_bundle: Path, tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.setenv("DIPGO_CUDA_DRIVER", "libno-such-driver.so")
+    refused(["generate", sd_bundle, "--prompt", "a cat", "--out", tmp_path / "g.png", *options], words, capsys, code)
+
+
 def test_a_bundle_without_a_pipeline_draws_no_prompts(bundle_folder: Path, tmp_path: Path, capsys):
     command = ["generate", bundle_folder, "--out", tmp_path / "g.png", "--prompt", "a cat"]
     refused(command, "holds a denoiser and no pipeline", capsys, 3)

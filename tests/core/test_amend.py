@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dipgo_deploy.core.amend import amend_manifest, drop_records
-from dipgo_deploy.core.files import load_manifest, sha256_of
+from dipgo_deploy.core.disk import sha256_of
+from dipgo_deploy.core.files import load_manifest
 
 
 def test_files_that_are_added_get_their_records_and_engines_that_went_lose_them(bundle_copy: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from dipgo_deploy.core import files
+from dipgo_deploy.core import disk, files
 from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import full_schedule
@@ -170,7 +170,7 @@ def test_a_schedule_without_blocks_is_refused(tmp_path):
 @pytest.mark.parametrize("relative", ["/etc/passwd", "../x", "a/../../x", "a\\b", "", "."])
 def test_paths_stay_inside_their_folder(tmp_path, relative):
     with pytest.raises(InputError, match="no path inside that folder"):
-        files.path_inside(tmp_path, relative)
+        disk.path_inside(tmp_path, relative)
     manifests = [replace(MANIFEST, files=(replace(RECORD, path=relative),)), replace(MANIFEST, graphs={"g": relative})]
     for manifest in [*manifests, replace(MANIFEST, weights={"main": relative}), replace(MANIFEST, denoiser=relative)]:
         files.save_manifest(tmp_path / "bundle.json", manifest)
@@ -184,41 +184,3 @@ def test_a_graph_is_named_as_a_plain_file(tmp_path, name):
     files.save_program(path, replace(PROGRAM, graphs=(replace(PROGRAM.graphs[0], name=name), *PROGRAM.graphs[1:])))
     with pytest.raises(InputError, match="which is no plain file name"):
         files.load_program(path)
-
-
-def test_where_something_is_written_no_link_is_followed(tmp_path):
-    (tmp_path / "own").mkdir()
-    (tmp_path / "link").symlink_to("own")
-    assert files.path_inside(tmp_path, "link/file") == tmp_path / "link" / "file"
-    assert files.path_inside(tmp_path, "own/file", links=False) == tmp_path / "own" / "file"
-    with pytest.raises(InputError, match="link is a link, a folder or file of the bundle's own is wanted there"):
-        files.path_inside(tmp_path, "link/file", links=False)
-
-
-def test_digests_tell_size_from_content(tmp_path):
-    path = tmp_path / "a" / "b.bin"
-    files.write_atomic(path, b"hello")
-    (record,) = files.records_of(tmp_path)
-    assert (record.path, record.bytes) == ("a/b.bin", 5)
-    assert record.sha256 == "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
-    files.check_digest(path, record)
-    path.write_bytes(b"hellO")
-    files.check_digest(path, record, whole=False)
-    with pytest.raises(InputError, match="differs from its recorded sha256 2cf24dba5fb0"):
-        files.check_digest(path, record)
-    path.write_bytes(b"hell")
-    with pytest.raises(InputError, match="has 4 bytes, 5 are recorded"):
-        files.check_digest(path, record, whole=False)
-    path.unlink()
-    path.symlink_to(tmp_path)
-    with pytest.raises(InputError, match="is missing or not a regular file"):
-        files.check_digest(path, record)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    files.write_atomic(path, "old")
-    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(InputError, match=r"cannot be written \(disk full\)"):
-        files.write_atomic(path, "new")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

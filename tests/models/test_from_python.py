@@ -3,11 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dipgo_deploy.cli import main
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_block_graph, load_program
 from dipgo_deploy.models import load_model
+from dipgo_deploy.models.from_python import with_weights
+from tests.cli.refusal import refused
 
 OWN_MODEL = """
 import torch
@@ -37,6 +41,12 @@ def chain():
     return model_from_module(Chain(), preset=preset, scheduler_config={"clip_sample": False})
 
 
+def wide():
+    model = chain()
+    model.module.blocks.append(nn.Conv2d(2, 2, 3, padding=1))
+    return model
+
+
 number = 3
 """
 
@@ -60,6 +70,35 @@ def test_a_module_of_ones_own_goes_from_trace_to_bundle(own_module: Path) -> Non
     assert main.run(["search", *model, *blocks, *wanted, "--out", "schedule.json"]) == 0
     assert main.run(["export", *model, "--schedule", "schedule.json", "--out", "bundle"]) == 0
     assert load_program(own_module / "bundle" / "program.json").nfe == 6
+    own = ["--model", *model]
+    assert main.run(["verify", "bundle", *own]) == 0
+    assert main.run(["verify", "bundle", "--once", *own]) == 0
+    few = ["--repeats", "2", "--images", "2", "--converged-images", "0", "--tuning-images", "1"]
+    assert main.run(["bench", "bundle", *few, *own]) == 0
+
+
+def test_a_bundle_of_ones_own_module_says_what_it_lacks(own_module: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = ["--method", "uniform", "--ratio", "0.5", "--steps", "4", "--out", "schedule.json"]
+    assert main.run(["search", "own_denoiser:chain", "--blocks", "blocks.*", *schedule]) == 0
+    assert main.run(["export", "own_denoiser:chain", "--schedule", "schedule.json", "--out", "bundle"]) == 0
+    bundle = str(own_module / "bundle")
+    capsys.readouterr()
+    refused(["verify", bundle], "which is no class of diffusers: say where its code is, with --model", capsys, 3)
+    refused(["verify", bundle, "--model", "chain"], "--model 'chain' names no Python object", capsys, 2)
+    refused(["verify", bundle, "--model", "own_denoiser:wide"], "is not the model that", capsys, 3)
+
+
+def test_weights_of_the_file_take_the_place_of_others(own_module: Path, tmp_path: Path) -> None:
+    traced, other = load_model("own_denoiser:chain"), load_model("own_denoiser:chain")
+    file = tmp_path / "weights.safetensors"
+    save_file({**traced.module.state_dict(), "a constant of the graph": torch.ones(3)}, file)
+    assert with_weights(other, file, traced.digest) is other
+    other.module.blocks[0].weight.zero_()
+    del other.__dict__["digest"]
+    mended = with_weights(other, file, traced.digest)
+    assert mended.digest == traced.digest and not other.module.blocks[0].weight.any()
+    with pytest.raises(InputError, match="Chain is not the model that .* was traced from: give the class"):
+        with_weights(other, file, "0" * 64)
 
 
 def test_what_is_no_model_of_ones_own(own_module: Path) -> None:

@@ -199,7 +199,7 @@ def test_the_result_of_the_island_search_is_cached_until_something_changes(tmp_p
     assert "measuring ranges" not in [line for _, line, _ in build(again, FP16)]
     stricter = replace(FP16, islands=IslandOptions(images=1, steps=1, tolerance=1e-2))
     assert "measuring ranges" in [line for _, line, _ in build(again, stricter)]
-    assert engine_source(again, "float16").precision == "float16"
+    assert engine_source(again, "float16").program.contract.dtype == "float16"
 
 
 def test_a_build_that_dies_leaves_a_bundle_that_loads_and_is_built(tmp_path: Path, monkeypatch) -> None:

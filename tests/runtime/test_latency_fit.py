@@ -12,7 +12,8 @@ from dipgo_deploy.lowering.latency import combine_features, lost_mib, predict_ms
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime.latency_fit import Timed, fit_latencies
 from dipgo_deploy.runtime.probes import probe_programs
-from dipgo_deploy.runtime.profiling import ProfileOptions, table_of
+from dipgo_deploy.runtime.profile_options import ProfileOptions
+from dipgo_deploy.runtime.profiling import table_of
 from tests.search.tables import table_for
 
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.core.latency import LatencyTable
-from dipgo_deploy.runtime.profiling import ProfileOptions, ProfileProgress, profile, timed_call_by_call
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.engine import EngineRecord
+from dipgo_deploy.core.errors import MissingError, UsageError
+from dipgo_deploy.core.latency import LatencyTable, check_table
+from dipgo_deploy.runtime import engine_probes, profiling
+from dipgo_deploy.runtime.clock import HostClock
+from dipgo_deploy.runtime.profile_options import ProfileOptions, ProfileProgress
+from dipgo_deploy.runtime.profiling import profile, timed_call_by_call
+from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
+from dipgo_deploy.trt.driver import CudaDriver, Device
+from dipgo_deploy.trt.target import Target
+from tests.runtime.fake_tensorrt import Library
 
 
 @pytest.mark.parametrize("target", ["onnxruntime-cpu", "torch-cpu"])
@@ -31,9 +42,70 @@ def test_programs_too_large_together_are_timed_apart(digits_unet, traced):
     assert steps[-2] == ProfileProgress(18, 18)
 
 
+@pytest.mark.parametrize("precision", [None, "float16"])
+def test_engines_are_built_for_a_profile_and_gone_after_it(digits_unet, traced, monkeypatch, precision):
+    """Engine files hold ONNX here, and a library that computes on the CPU stands in for TensorRT."""
+    built, trace = [], traced("digits-unet", "stage")
+
+    def build_engines(jobs):
+        for job in jobs:
+            built.append(job)
+            engine = Path(job.folder) / f"{job.graph}.engine"
+            engine.parent.mkdir(exist_ok=True)
+            engine.write_bytes(Path(job.onnx).read_bytes())
+            yield SimpleNamespace(record=record_of(job))
+
+    device = Device(0, "a GPU", (8, 9), 1 << 30)
+    target = Target("rtx", None, "1.7", CudaDriver((device,), "13.0", ""))
+    monkeypatch.setattr(Target, "check_gpus", lambda self, asked: ("sm89",))
+    monkeypatch.setattr(engine_probes, "load_target", lambda *_: target)
+    monkeypatch.setattr(engine_probes, "build_engines", build_engines)
+    monkeypatch.setattr(engine_probes, "TensorRTBackend", lambda _, files, **how: on_the_cpu(built[0], files, **how))
+    monkeypatch.setattr(profiling, "clock_for", lambda device: HostClock())
+    options = ProfileOptions(target="rtx", batch=2, rounds=1, steps=3, guidance="concat", precision=precision)
+    *progress, table = profile(digits_unet, trace, options)
+    assert progress[-1] == ProfileProgress(2, 2, len(built)) and len(built) > 9
+    assert (table.target, table.dtype, table.rows) == ("rtx", precision or "float32", 4)
+    check_table(table, replace(trace.blocks, dtype=precision or "float32"), 2)
+    assert sum(table.pieces_ms) > 0.1
+    assert {job.precision for job in built} == {table.dtype}
+    assert all(job.flags.static and job.batch == BatchRange(2, 2, 2) for job in built)
+    assert not Path(built[0].onnx).parent.exists()
+
+
+def record_of(job):
+    sizes = {"bytes": 10, "weight_bytes": 1, "activation_bytes": 100, "layers": 1, "build_memory_bytes": 0}
+    names = {name: "" for name in ("digest", "graph_digest", "weights_digest", "sha256")}
+    return EngineRecord(
+        graph=job.graph, target="rtx", version="1.7", gpu="sm89", precision=job.precision, flags=(), batch=job.batch,
+        io={}, profile={}, seconds=2.0, **sizes, **names,
+    )  # fmt: skip
+
+
+def on_the_cpu(job, files, *, reserve, name):
+    assert reserve == 100 and name == "rtx"
+    return TensorRTBackend(Library(Path(job.onnx).parent), files, reserve=reserve, name=name, device="cpu")
+
+
+def test_without_a_gpu_engines_are_not_profiled(digits_unet, traced, monkeypatch):
+    monkeypatch.setenv("DIPGO_CUDA_DRIVER", "libno-such-driver.so")
+    with pytest.raises(MissingError, match="target rtx runs only on an NVIDIA GPU"):
+        list(profile(digits_unet, traced("digits-unet", "stage"), ProfileOptions(target="rtx", steps=2, rounds=1)))
+
+
+def test_what_is_half_already_is_not_converted(digits_unet, traced):
+    half = replace(digits_unet, dtype="float16")
+    with pytest.raises(UsageError, match="the model is in float16: leave --fp16 and --bf16 out"):
+        list(profile(half, traced("digits-unet", "stage"), ProfileOptions(target="rtx", precision="float16")))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"target": "tpu"}, "target 'tpu' cannot be profiled"), ({"rounds": 0}, "rounds 0 makes no sense")],
+    [
+        ({"precision": "float16"}, "--fp16 and --bf16 are for targets onnxruntime-cuda, tensorrt, rtx"),
+        ({"target": "tpu"}, "target 'tpu' cannot be profiled"),
+        ({"rounds": 0}, "rounds 0 makes no sense"),
+    ],
 )
 def test_options_that_make_no_sense(change, message):
     with pytest.raises(UsageError, match=message):

@@ -8,9 +8,10 @@ import pytest
 
 from dipgo_deploy.core.amend import amend_manifest
 from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.disk import sha256_of
 from dipgo_deploy.core.engine import EngineRecord, EngineTensor, ProfileRange
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.core.files import load_engine_record, load_manifest, load_program, save_engine_record, sha256_of
+from dipgo_deploy.core.files import load_engine_record, load_manifest, load_program, save_engine_record
 from dipgo_deploy.graphs.identity import graph_digest
 from dipgo_deploy.trt.driver import CudaDriver, Device
 from dipgo_deploy.trt.job import graph_tensors

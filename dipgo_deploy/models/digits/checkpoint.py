@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import write_atomic
 
 __all__ = ["CHECKPOINT", "Loss", "Progress", "TrainOptions", "learning_rate", "train_loop"]
 

@@ -21,8 +21,8 @@ from diffusers.configuration_utils import ConfigMixin  # noqa: TID251 - pipeline
 from diffusers.models.modeling_outputs import Transformer2DModelOutput  # noqa: TID251 - what a denoiser returns
 from diffusers.models.modeling_utils import ModelMixin  # noqa: TID251 - pipelines accept only models of diffusers
 
+from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.core.files import read_json
 from dipgo_deploy.models.loading import DTYPES
 from dipgo_deploy.runtime.dropin.calls import CallReader, NetworkCall
 from dipgo_deploy.runtime.dropin.contract_check import CallCheck

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,26 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.runtime.dropin.denoiser import DeployedDenoiser
 from dipgo_deploy.runtime.dropin.part_times import PartTimes, timed_parts
 from dipgo_deploy.runtime.dropin.pipeline import call_arguments, load_pipeline
-from dipgo_deploy.runtime.loaded import BackendName
+from dipgo_deploy.runtime.dropin.stepping import StepOptions
+from dipgo_deploy.runtime.memory import check_device
 
 __all__ = ["Drawn", "PromptOptions", "draw_prompts"]
 
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What to draw: ``count`` images of every prompt, ``batch`` at a time; None leaves a value to the pipeline."""
+    """What to draw: ``count`` images of every prompt, ``batch`` at a time; None leaves a value to the pipeline.
+
+    ``run`` says where the denoiser's graphs run; the rest of the pipeline runs on the same device.
+    """
 
     prompts: tuple[str, ...]
     negative_prompt: str | None = None
     seed: int = 0
     count: int = 1
     guidance_scale: float | None = None
-    backend: BackendName = "onnxruntime"
     batch: int = 8
-    threads: int | None = None
-    device: str = "cpu"
+    run: StepOptions = field(default_factory=StepOptions)
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,19 @@ class Drawn:
 def draw_prompts(folder: Path, options: PromptOptions) -> Drawn:
     """Draw with the pipeline of a bundle folder.
 
-    Raises UsageError for options that the pipeline or its contract has no place for, and what ``load_pipeline`` raises.
+    Raises UsageError for options that the pipeline or its contract has no place for, MissingError for a device that is
+    not there, and what ``load_pipeline`` raises.
     """
     if not options.prompts or options.count < 1 or options.batch < 1:
         raise UsageError(f"{options.count} images of {len(options.prompts)} prompts make no sense: ask for 1 or more")
-    pipeline = load_pipeline(folder, backend=options.backend, device=options.device, threads=options.threads)
+    check_device(options.run.device)
+    pipeline = load_pipeline(folder, **asdict(options.run)).to(options.run.device)
     pipeline.set_progress_bar_config(disable=True)
     denoiser = next(part for part in pipeline.components.values() if isinstance(part, DeployedDenoiser))
     arguments = _arguments(pipeline, denoiser, options)
     prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
     batch = min(options.batch, len(prompts), denoiser.bundle.manifest.contract.batch.max)
-    denoiser.prepare()
+    denoiser.prepare(batch=batch)
     with timed_parts(pipeline) as times:
         parts = [
             _draw(pipeline, prompts[start : start + batch], options.seed + start, arguments)

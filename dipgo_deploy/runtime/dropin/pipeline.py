@@ -15,8 +15,8 @@ from typing import Any
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.disk import path_inside, read_json
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first_line
-from dipgo_deploy.core.files import path_inside, read_json
 from dipgo_deploy.models.quiet import quiet_diffusers, quiet_transformers
 from dipgo_deploy.models.samplers import scheduler_from_spec
 from dipgo_deploy.models.usual_run import DOUBLING

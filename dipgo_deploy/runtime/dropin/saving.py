@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE
+from dipgo_deploy.core.disk import check_target, path_inside, records_of, write_atomic
 from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import check_target, path_inside, records_of, save_manifest, write_atomic
+from dipgo_deploy.core.files import save_manifest
 from dipgo_deploy.core.staging import staged
 from dipgo_deploy.runtime.loaded import LoadedBundle
 

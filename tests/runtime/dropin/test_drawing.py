@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.runtime.dropin import PromptOptions, draw_prompts, load_pipeline
+from dipgo_deploy.core.errors import MissingError, UsageError
+from dipgo_deploy.runtime import opened
+from dipgo_deploy.runtime.dropin import PromptOptions, StepOptions, draw_prompts, load_pipeline
 from dipgo_deploy.runtime.dropin.pipeline import call_arguments
+from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
+from tests.runtime import fake_tensorrt as fake
 from tests.runtime.dropin.pipelines import SIDE, build, drawn, make_bundle
 
 OPTIONS = PromptOptions(("a cat", "dogs"), negative_prompt="rain", seed=5, guidance_scale=4.0)
@@ -35,6 +39,29 @@ def test_the_time_is_split(sd_bundle: Path):
     times = draw_prompts(sd_bundle, OPTIONS).times.as_dict()
     assert list(times) == ["text_encoder", "denoiser", "vae", "rest", "total"]
     assert min(times.values()) > 0 and sum(times.values()) == pytest.approx(2 * times["total"])
+
+
+def test_engines_draw_the_same_images(sd_bundle: Path, monkeypatch):
+    """A library that computes on the CPU stands in for TensorRT; engines are loaded before the clock runs."""
+    loads = []
+
+    def engine_backend(given, target, batch, **options):
+        files = {name: given.folder / path for name, path in given.manifest.graphs.items()}
+        library = fake.Library(given.denoiser)
+        loads.append((target, batch, options))
+        return given.program, TensorRTBackend(library, files, device="cpu")
+
+    monkeypatch.setattr(opened, "engine_backend", engine_backend)
+    run = StepOptions("rtx", gpu_memory=2**30, trust_engines=True)
+    found = draw_prompts(sd_bundle, replace(OPTIONS, run=run))
+    assert loads == [("rtx", 2, {"gpu_memory": 2**30, "trust": True})]
+    assert np.abs(found.images - draw_prompts(sd_bundle, OPTIONS).images).max() <= 1e-4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU: nothing to refuse")
+def test_a_missing_gpu_is_one_refusal(sd_bundle: Path):
+    with pytest.raises(MissingError, match="device cuda is wanted, but PyTorch finds no CUDA GPU here"):
+        draw_prompts(sd_bundle, replace(OPTIONS, run=StepOptions(device="cuda")))
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,8 @@ def changed(bundle: Path, folder: Path, **entries: object) -> Path:
     """A copy of a bundle whose index says something else; its digest is made to fit."""
     from dataclasses import replace
 
-    from dipgo_deploy.core.files import load_manifest, records_of, save_manifest
+    from dipgo_deploy.core.disk import records_of
+    from dipgo_deploy.core.files import load_manifest, save_manifest
 
     shutil.copytree(bundle, folder)
     index = json.loads((folder / "model_index.json").read_text()) | entries
