@@ -27,7 +27,8 @@ from dipgo_deploy.graphs.trace import cache_folder
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.models.random_weights import load_random
 from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.runtime.engines import EngineOptions, build
+from dipgo_deploy.runtime.engine_options import EngineOptions
+from dipgo_deploy.runtime.engines import build
 from dipgo_deploy.trt.job import BuildFlags
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"

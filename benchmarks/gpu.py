@@ -159,7 +159,8 @@ def session_of(of: Subject, schedule: Schedule, cell: Cell, given: Given) -> Ses
 
 def engines_of(of: Subject, schedule: Schedule, layout: Layout, given: Given, cuda_graph: bool) -> Session:
     """As ``session_of``, through a bundle and its engines, which stay in the work folder: a second try goes on."""
-    from dipgo_deploy.runtime.engines import EngineOptions, build
+    from dipgo_deploy.runtime.engine_options import EngineOptions
+    from dipgo_deploy.runtime.engines import build
     from dipgo_deploy.trt.target import load_target
 
     load_target("tensorrt", "run")

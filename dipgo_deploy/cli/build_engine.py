@@ -13,7 +13,8 @@ from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.units import architectures, batch_range, byte_count
 
 if TYPE_CHECKING:
-    from dipgo_deploy.runtime.engines import EngineOptions, EngineReport
+    from dipgo_deploy.runtime.engine_options import EngineOptions
+    from dipgo_deploy.runtime.engines import EngineReport
     from dipgo_deploy.runtime.loaded import LoadedBundle
 
 
@@ -68,7 +69,8 @@ def build_engine(
     usable = load_target(target)  # before anything heavy is imported
     usable.check_gpus(gpus)
     usable.check_refit(refit)
-    from dipgo_deploy.runtime.engines import EngineOptions, build
+    from dipgo_deploy.runtime.engine_options import EngineOptions
+    from dipgo_deploy.runtime.engines import build
     from dipgo_deploy.runtime.islands import IslandOptions
 
     options = EngineOptions(

@@ -37,3 +37,8 @@ class BundleManifest:
     weights: Mapping[str, str]
     model_weight_bytes: int
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """The sha256 of every file by its path."""
+        return {record.path: record.sha256 for record in self.files}

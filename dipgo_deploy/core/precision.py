@@ -24,7 +24,7 @@ class Island:
 
 @dataclass(frozen=True)
 class PrecisionRecord:
-    """The half-precision variant of a bundle.
+    """The half-precision variant of a bundle, or what was found about one that was exported in half precision.
 
     ``source`` is the sha256 over all that the search depended on; ``fixed`` names nodes that are float32 whatever the
     weights are (angles of sines); ``islands`` what the search found on trajectories; ``wide`` the features that half
@@ -41,6 +41,11 @@ class PrecisionRecord:
     wide: tuple[str, ...]
     local: float
     free: float
+
+    @property
+    def keeps_float32(self) -> bool:
+        """Whether the search found anything that half precision cannot do."""
+        return bool(self.islands or self.wide)
 
 
 def is_half(dtype: str) -> bool:

@@ -169,12 +169,14 @@ def cast_node(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
 def half_blocks(blocks: BlockGraph, dtype: HalfType, wide: Collection[str], weights: Mapping[str, int]) -> BlockGraph:
     """The BlockGraph of a converted master: types of all values, and bytes of the weights it has now.
 
-    ``weights`` gives bytes by initializer; a float32 twin counts with its weight.
+    ``blocks`` are those in float32, or in ``dtype`` where it was exported so. ``weights`` gives bytes by initializer; a
+    float32 twin counts with its weight.
     """
 
     def typed(name: str, spec: TensorSpec) -> TensorSpec:
-        keep = spec.dtype != "float32" or name in wide or name == TIMESTEP
-        return spec if keep else replace(spec, dtype=dtype)
+        if name in wide:
+            return replace(spec, dtype="float32")
+        return spec if spec.dtype != "float32" or name == TIMESTEP else replace(spec, dtype=dtype)
 
     return replace(
         blocks,

@@ -1,7 +1,8 @@
 """The half-precision variant of a bundle: a second set of graphs, one more weights file and their program.
 
 It stands in the bundle beside the float32 graphs, each file under its name with ``fp16`` or ``bf16`` in it; the record
-(``precision.fp16.json``) is written last. A bundle that was exported in half precision is its own variant.
+(``precision.fp16.json``) is written last. A bundle that was exported in half precision is its own variant, unless its
+record keeps something in float32.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
 from dipgo_deploy.models.sampler_reading import read_sampler
 
-__all__ = ["PRECISION_FILE", "Variant", "half_trace", "load_variant", "write_variant"]
+__all__ = [
+    "PRECISION_FILE",
+    "Variant",
+    "half_trace",
+    "load_record",
+    "load_variant",
+    "write_record",
+    "write_variant",
+]
 
 PRECISION_FILE = "precision.json"
 """Name of the record, of which the variant's is derived."""
@@ -53,10 +62,12 @@ def write_variant(
     program: Program,
     record: PrecisionRecord,
     islands: Collection[str],
+    source: Path | None = None,
 ) -> Variant:
     """Convert the master graph of the bundle in ``folder``, lower and cut it again, and write all that.
 
-    ``program`` is the bundle's own, whose layout and sharing of graphs are kept.
+    ``program`` is the bundle's own, whose layout and sharing of graphs are kept. ``source`` is the folder of the master
+    graph and weights in float32, of which ``blocks``, ``schedule`` and ``program`` are; None for ``denoiser`` itself.
     """
     dtype = record.dtype
     weights, master = (denoiser / variant_name(name, dtype) for name in (WEIGHTS_FILE, MASTER_FILE))
@@ -65,7 +76,7 @@ def write_variant(
     files = [weights, master, *graphs.values(), *documents]
     drop_records(folder, files)  # first: a manifest that records a missing file is refused
     documents[1].unlink(missing_ok=True)
-    halved = _convert(denoiser, blocks, dtype, islands, record.wide, master, weights)
+    halved = _convert(source or denoiser, blocks, dtype, islands, record.wide, master, weights)
     typed = replace(schedule, contract=replace(schedule.contract, dtype=dtype))
     options = LowerOptions(program.layout, share_graphs=shares_graphs(program, schedule, blocks))
     lowered = lower(typed, halved, read_sampler(schedule.contract.sampler), options)
@@ -104,12 +115,27 @@ def _convert(
     return half_blocks(blocks, dtype, wide, weight_bytes(model.graph))
 
 
-def load_variant(folder: Path, denoiser: Path, dtype: HalfType) -> Variant:
-    """The variant as it stands in a bundle; InputError where there is none, it is damaged or its files unrecorded."""
-    path, document = (folder / variant_name(name, dtype) for name in (PRECISION_FILE, "program.json"))
+def write_record(folder: Path, record: PrecisionRecord) -> None:
+    """Write the record alone, of a bundle that was exported in half precision and is right as it is."""
+    path = folder / variant_name(PRECISION_FILE, record.dtype)
+    drop_records(folder, [path])
+    save_precision(path, record)
+    amend_manifest(folder, [path])
+
+
+def load_record(folder: Path, dtype: HalfType) -> PrecisionRecord:
+    """What was found about a half precision of a bundle; InputError where nothing was, or it is damaged."""
+    path = folder / variant_name(PRECISION_FILE, dtype)
     if not path.is_file():
         raise InputError(f"{folder} has no {dtype} variant: run dipgo-deploy build-engine on it with that precision")
-    _check_recorded(folder, [path, document])
+    _check_recorded(folder, [path])
+    return load_precision(path)
+
+
+def load_variant(folder: Path, denoiser: Path, dtype: HalfType) -> Variant:
+    """The variant as it stands in a bundle; InputError where there is none, it is damaged or its files unrecorded."""
+    record, document = load_record(folder, dtype), folder / variant_name("program.json", dtype)
+    _check_recorded(folder, [document])
     program = load_program(document)
     home = denoiser.relative_to(folder).as_posix()
     graphs = {
@@ -118,7 +144,7 @@ def load_variant(folder: Path, denoiser: Path, dtype: HalfType) -> Variant:
     weights = path_inside(folder, f"{home}/{variant_name(WEIGHTS_FILE, dtype)}")
     _check_recorded(folder, graphs.values())
     _check_recorded(folder, [weights], whole=False)
-    return Variant(program, graphs, weights, load_precision(path))
+    return Variant(program, graphs, weights, record)
 
 
 def _check_recorded(folder: Path, files: Iterable[Path], whole: bool = True) -> None:

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipgo_deploy.core.files import load_engine_record
-from dipgo_deploy.core.precision import HalfType
-from dipgo_deploy.runtime.engines import (
-    EngineOptions,
-    engine_jobs,
-    engine_source,
-    islands_note,
-    machine_for,
-    standing_variant,
-)
+from dipgo_deploy.core.precision import HalfType, is_half
+from dipgo_deploy.runtime.engine_options import EngineOptions
+from dipgo_deploy.runtime.engines import engine_jobs, engine_source, machine_for
 from dipgo_deploy.runtime.foretold import foretell, job_bytes
 from dipgo_deploy.runtime.loaded import LoadedBundle
+from dipgo_deploy.runtime.preparation import islands_note, standing_variant
 from dipgo_deploy.trt.build import Outcome, engine_path, standing
 from dipgo_deploy.trt.job import EngineJob, Machine
 from dipgo_deploy.trt.sizes import size_fit
@@ -67,6 +62,8 @@ def dry_run(bundle: LoadedBundle, options: EngineOptions) -> DryRun:
     own, wanted = bundle.manifest.contract.dtype, options.precision
     if wanted not in (None, own) and own == "float32" and standing_variant(bundle, options) is None:
         return DryRun(machine.folder, tuple(_unmade(bundle, wanted, machine)), True, note)
+    if not note and is_half(own) and options.checked and standing_variant(bundle, options) is None:
+        note = "a search for islands comes first, and may change these graphs"
     source = engine_source(bundle, wanted)
     jobs = engine_jobs(bundle, source, machine)
     sizes = job_bytes(bundle, jobs)

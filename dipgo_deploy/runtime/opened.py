@@ -17,6 +17,7 @@ from dipgo_deploy.core.tensors import DTYPE_BYTES
 from dipgo_deploy.graphs.precision import half_blocks
 from dipgo_deploy.graphs.variant import load_variant
 from dipgo_deploy.lowering import StepProgram
+from dipgo_deploy.runtime.half_export import own_variant
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.preflight import engines_home, preflight
@@ -64,9 +65,13 @@ def engine_steps(
     program, backend = engine_backend(bundle, target, batch, gpu_memory=gpu_memory, trust=trust)
     precision = _half_of(bundle, program.contract.dtype)
     if precision is None:
+        variant = own_variant(bundle)
+    else:
+        variant = load_variant(bundle.folder, bundle.denoiser, precision)
+    if variant is None:
         return bundle.lower_steps(), backend
-    record = load_variant(bundle.folder, bundle.denoiser, precision).record
-    return bundle.lower_steps(blocks=half_blocks(bundle.blocks, precision, record.wide, {})), backend
+    record = variant.record
+    return bundle.lower_steps(blocks=half_blocks(bundle.blocks, record.dtype, record.wide, {})), backend
 
 
 def engine_records(bundle: LoadedBundle, target: Target) -> list[EngineRecord]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.core.schedule import Schedule
@@ -14,8 +16,24 @@ from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.models import LoadedModel, make_contract
 from dipgo_deploy.runtime import LoadedBundle, load_bundle
 from dipgo_deploy.search.random_schedule import random_schedule
+from tests.models.families import tiny
 
-__all__ = ["few_graphs", "scheduled"]
+__all__ = ["PLANTED", "few_graphs", "planted", "scheduled"]
+
+PLANTED = "down_blocks.1"
+"""The block of `planted` that float16 cannot hold."""
+
+
+@cache
+def planted(factor: float = 1e7) -> LoadedModel:
+    """A tiny U-Net one of whose convolutions gives millions, which the next normalisation takes back.
+
+    With a ``factor`` of 2e5 its weights are held by float16, but not what it gives.
+    """
+    model = tiny("sd")
+    with torch.no_grad():
+        model.module.get_submodule(PLANTED).resnets[0].conv1.weight.mul_(factor)
+    return model
 
 
 def scheduled(model: LoadedModel, shares: Sequence[float], guidance: str = "concat") -> Schedule:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from dipgo_deploy.core.precision import PrecisionRecord
 from dipgo_deploy.graphs.half_probe import HalfProbe
 from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.variant import load_variant, write_variant
-from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.runtime import LoadedBundle, islands
 from dipgo_deploy.runtime.deviation import Recording, relative_difference
 from dipgo_deploy.runtime.generate import noise_for
@@ -23,19 +21,9 @@ from dipgo_deploy.runtime.islands import IslandOptions, find_islands
 from dipgo_deploy.runtime.loaded import Compiled
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from tests.models.families import tiny
-from tests.runtime.bundles import few_graphs
+from tests.runtime.bundles import PLANTED, few_graphs, planted
 
-PLANTED = "down_blocks.1"
 QUICK = IslandOptions(images=1, steps=2)
-
-
-@cache
-def planted() -> LoadedModel:
-    """A tiny U-Net one of whose convolutions gives millions, which the next normalisation takes back."""
-    model = tiny("sd")
-    with torch.no_grad():
-        model.module.get_submodule(PLANTED).resnets[0].conv1.weight.mul_(1e7)
-    return model
 
 
 def searched(bundle: LoadedBundle, dtype: str = "float16", options: IslandOptions = QUICK) -> PrecisionRecord:

@@ -113,13 +113,18 @@ def test_an_unknown_backend_is_refused(bundle):
         trajectory(DeployedDenoiser.from_bundle(bundle, backend="paper"), bundle.manifest.contract.sampler.timesteps)
 
 
-def test_engines_in_half_precision_get_slots_of_it(bundle, monkeypatch):
+@pytest.mark.parametrize("exported", ["float32", "float16"])
+def test_engines_in_half_precision_get_slots_of_it(bundle, monkeypatch, exported):
     wide = bundle.program.graphs[0].writes[0]
-    variant = SimpleNamespace(record=SimpleNamespace(wide=(wide,)))
+    variant = SimpleNamespace(record=SimpleNamespace(wide=(wide,), dtype="float16"))
     contract = replace(bundle.program.contract, dtype="float16")
     program = replace(bundle.program, contract=contract)
     monkeypatch.setattr(opened, "engine_backend", lambda *_, **__: (program, None))
     monkeypatch.setattr(opened, "load_variant", lambda *_: variant)
+    monkeypatch.setattr(opened, "own_variant", lambda _: variant)
+    if exported == "float16":
+        own = replace(bundle.manifest.contract, dtype="float16")
+        bundle = replace(bundle, manifest=replace(bundle.manifest, contract=own))
     half, _ = opened.engine_steps(bundle, "rtx", 1)
     plain = bundle.lower_steps()
     assert [run.graph for run in half.program.runs] == [run.graph for run in plain.program.runs]
