@@ -29,6 +29,7 @@ from dipgo_deploy.models.random_weights import load_random
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.engine_options import EngineOptions
 from dipgo_deploy.runtime.engines import build
+from dipgo_deploy.runtime.planner import PlanOptions, plan
 from dipgo_deploy.trt.job import BuildFlags
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"
@@ -67,19 +68,24 @@ def measured(cell: Cell) -> Row:
     flags = BuildFlags(static=True)
     options = EngineOptions(
         target=cell.target, gpus=gpus, batch=BatchRange(1, 1, 1), flags=flags, checked=False
-    )  # the check runs the schedule on the CPU, which takes minutes and is no part of a build
+    )  # the search for islands runs the schedule on the CPU, which takes minutes and is no part of a build
     started = time.perf_counter()
     steps: Iterator[tuple[float, str, Any]] = build(bundle, options)
     report = list(steps)[-1][2]
     seconds = time.perf_counter() - started
     records = report.records
+    built, foretold = sum(record.bytes for record in records), sum(report.foretold.values())
+    planned = next(one for one in plan(bundle, PlanOptions(batch=1)).layouts if one.layout == cell.layout)
     return {
         "seconds": seconds,
         "counts": dict(report.counts),
         "engines": [{name: value for name, value in asdict(record).items() if name in RECORDED} for record in records],
         "model_weight_bytes": bundle.manifest.model_weight_bytes,
         "weights_over_model": sum(r.weight_bytes for r in records) / bundle.manifest.model_weight_bytes,
-        "engine_bytes_over_model": sum(r.bytes for r in records) / bundle.manifest.model_weight_bytes,
+        "engine_bytes_over_model": built / bundle.manifest.model_weight_bytes,
+        "foretold_bytes": foretold,
+        "foretold_error": foretold / built - 1,
+        "foretold_activation_bytes": planned.activation_bytes,
         "peak_memory_bytes": max(r.build_memory_bytes for r in records),
         "peak_memory_bytes_of_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }

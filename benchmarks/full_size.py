@@ -51,13 +51,17 @@ WANTED = {
 
 @dataclass(frozen=True)
 class Size:
-    """An architecture, what of its config is changed, and which stages are worth their time on a CPU."""
+    """An architecture, what of its config is changed, and which stages are worth their time on a CPU.
+
+    ``check`` runs the model up to the first call of its last graph: fewer ``steps`` bring that nearer.
+    """
 
     config: str
     changed: dict[str, Any] = field(default_factory=dict)
     latent_shape: tuple[int, ...] | None = None
     stages: tuple[str, ...] = ("trace", "check", "cut")
     sampler: str = "ddim"
+    steps: int = 50
 
 
 def _shapes(config: str) -> Size:
@@ -68,10 +72,12 @@ SIZES = {
     "sd15": Size("sd15"),
     "dit-xl-2-256": Size("dit-xl-2-256"),
     "pixart-alpha-512": Size("pixart-alpha-512", sampler="dpmpp-2m"),
-    "sdxl-reduced": Size("sdxl", {"transformer_layers_per_block": [1, 2, 3]}, (4, 32, 32), sampler="euler"),
-    "sd3-reduced": Size("sd3-medium", {"num_layers": 4}, (16, 64, 64), sampler="flow-euler"),
-    "flux-reduced": Size("flux-dev", {"num_layers": 2, "num_single_layers": 2}, (16, 32, 32), sampler="flow-euler"),
-    "wan-reduced": Size("wan2.1-1.3b", {"num_layers": 4}, (16, 3, 16, 16), sampler="flow-euler"),
+    "sdxl-reduced": Size("sdxl", {"transformer_layers_per_block": [1, 2, 3]}, (4, 32, 32), sampler="euler", steps=10),
+    "sd3-reduced": Size("sd3-medium", {"num_layers": 4}, (16, 64, 64), sampler="flow-euler", steps=10),
+    "flux-reduced": Size(
+        "flux-dev", {"num_layers": 2, "num_single_layers": 2}, (16, 32, 32), sampler="flow-euler", steps=10
+    ),
+    "wan-reduced": Size("wan2.1-1.3b", {"num_layers": 4}, (16, 3, 16, 16), sampler="flow-euler", steps=10),
     "sd15-shapes": _shapes("sd15"),
     "sd21-shapes": _shapes("sd21"),
     "sdxl-shapes": _shapes("sdxl"),
@@ -134,7 +140,7 @@ def run_trace(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
     with clock.part("trace"):
         blocks = trace(model).blocks
     guidance = read_random_config(size.config).guidance or "none"
-    contract = make_contract(model, sampler=size.sampler, steps=50, guidance=guidance)
+    contract = make_contract(model, sampler=size.sampler, steps=size.steps, guidance=guidance)
     with clock.part("schedule"):
         if size.config == "sd15":
             schedule = published_schedule(blocks, contract)
@@ -148,6 +154,7 @@ def run_trace(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
         **_counts(size, model, blocks),
         "parts": clock.parts,
         "graphs": len(program.graphs),
+        "steps": size.steps,
         "calls": program.nfe,
         "slot_bytes": memory_bytes(program, 1)["slots"],
         "bundle_bytes": on_disk,

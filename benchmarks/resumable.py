@@ -1,4 +1,7 @@
-"""Long studies in one JSON file: cells that stand in it are not run again, and several processes may share it."""
+"""Long studies in one JSON file: cells that stand in it are not run again, and several processes may share it.
+
+``environment`` of the file is that of its first row; a row that another machine or other versions gave holds its own.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ def completed(path: Path, cells: Iterable[Cell], measured: Callable[[Cell], Row]
     for cell in cells:
         if (row := rows_in(path, type(cell)).get(cell)) is None:
             row = {**asdict(cell), **measured(cell), "command": command}  # type: ignore[call-overload]
+            here = environment()
+            first = json.loads(path.read_text(encoding="utf-8"))["environment"] if path.is_file() else here
+            row |= {} if here == first else {"environment": here}
             rows = {**rows_in(path, type(cell)), cell: row}
-            document = {"environment": environment(), "cells": list(rows.values())}
+            document = {"environment": first, "cells": list(rows.values())}
             write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
         yield row
