@@ -1,4 +1,4 @@
-"""A bundle's folder, written under a temporary name and put in place whole: an older bundle stays until then."""
+"""A folder, written under a temporary name and put in place whole: an older one stays until then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dipgo_deploy.core.engine import ENGINES_FOLDER
@@ -15,21 +15,26 @@ __all__ = ["staged"]
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """An empty folder beside ``out`` that takes its place at the end of the context, and is gone after an exception.
+def staged(out: Path, label: str = "new") -> Iterator[Path]:
+    """An empty folder beside ``out`` that takes its place at the end of the context.
 
+    After an exception it is gone, with the folders above it that were made for it. ``label`` is part of its name.
     Engines of an older bundle at ``out`` move to the new one, unrecorded: build-engine knows those that still fit.
     Raises OSError where it cannot be written.
     """
     out = out.absolute()
+    made = [parent for parent in out.parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.{label}."))
     try:
         yield temporary
         os.chmod(temporary, 0o755)
         _put_in_place(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # the first that is not empty ends it: after success none is
+            for parent in made:
+                parent.rmdir()
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
 from dipgo_deploy.core.disk import check_target, write_atomic
 from dipgo_deploy.core.errors import DipgoError, InputError, first_line
 from dipgo_deploy.core.files import load_block_graph, save_block_graph
+from dipgo_deploy.core.staging import staged
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.capture import PARAMETER_PREFIX, Capture, capture
 from dipgo_deploy.graphs.pieces import block_totals, build_pieces
@@ -122,18 +122,10 @@ def _prepared(folder: Path) -> Iterator[Path]:
     check_target(folder, folder=True)
     if folder.exists() and any(folder.iterdir()) and not any((folder / part).exists() for part in PARTS):
         raise InputError(f"{folder} exists and is no trace: choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.trace.*"):
         shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.trace."))
-    try:
+    with staged(folder, "trace") as temporary:
         yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.chmod(temporary, 0o755)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_trace(folder: Path, parts: Sequence[str] = PARTS) -> Trace:
