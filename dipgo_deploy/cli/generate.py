@@ -67,6 +67,8 @@ def generate(
         raise UsageError("--class and --prompt say both what to draw: give one of them")
     if negative_prompt is not None and not prompt:
         raise UsageError("--negative-prompt goes with --prompt, which is not given: give it, or leave both out")
+    if own_model is not None and prompt:
+        raise UsageError("--model is for models without a pipeline, --prompt for those that have one: leave one out")
     from dipgo_deploy.core.disk import check_target
 
     check_target(out)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["ModelSource", "open_bundle"]
 
 _SIZE = r"[1-9]\d{0,4}x[1-9]\d{0,4}"
-_MEMORY_OF_A_TRACE = 2.2
-"""Peak memory of a trace and a cut, in weights of the model."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +100,9 @@ def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> 
 
 def _fits(label: str, shapes: LoadedModel) -> bool:
     """Whether a trace of the model fits the free memory; says so where it does not."""
-    from dipgo_deploy.supernet.free_memory import free_host_bytes
+    from dipgo_deploy.supernet.free_memory import TRACE_MEMORY, free_host_bytes
 
-    needed, free = int(_MEMORY_OF_A_TRACE * shapes.weight_bytes), free_host_bytes()
+    needed, free = int(TRACE_MEMORY * shapes.weight_bytes), free_host_bytes()
     if needed > free:
         say(f"{label} needs {mib_text(needed)}, {mib_text(free)} are free: shapes alone are traced, nothing can be run")
     return needed <= free

@@ -14,6 +14,7 @@ from typing import Any
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.tensors import DTYPE_BYTES
 
 __all__ = ["MIB", "LatencyCosts", "LatencyTable", "check_table"]
 
@@ -52,7 +53,8 @@ class LatencyTable(LatencyCosts):
     """Costs of one model's pieces on one machine.
 
     Attributes:
-        model_class, model_digest, granularity, patterns, dtype: the BlockGraph that the pieces belong to.
+        model_class, model_digest, granularity, patterns, dtype: the BlockGraph that the pieces belong to, or was
+            converted from, where ``dtype`` is a half precision and that of the model is not.
         target: backend and device, such as ``onnxruntime-cpu``.
         batch, rows: images of a call, and rows of the network's batch.
         threads: threads within an operator; None where the backend chose.
@@ -83,8 +85,12 @@ class LatencyTable(LatencyCosts):
         return hashlib.sha256(repr(costs).encode()).hexdigest()
 
     def prices_ms(self, graph: BlockGraph) -> tuple[float, ...]:
-        """What every piece adds to a call that runs it, its weights fetched: distinct graphs push each other out."""
-        weights = (graph.weight_bytes_of([piece]) for piece in graph.pieces)
+        """What every piece adds to a call that runs it, its weights fetched: distinct graphs push each other out.
+
+        ``graph`` may be that in float32 where the table is of a half precision that it was converted to.
+        """
+        part = DTYPE_BYTES[self.dtype] / DTYPE_BYTES[graph.dtype]
+        weights = (part * graph.weight_bytes_of([piece]) for piece in graph.pieces)
         return tuple(ms + self.cold_ms_per_mib * size / MIB for ms, size in zip(self.pieces_ms, weights, strict=True))
 
 

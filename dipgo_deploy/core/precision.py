@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["HalfType", "Island", "PrecisionRecord", "is_half", "variant_name"]
+__all__ = ["HalfType", "Island", "PrecisionRecord", "half_of", "is_half", "variant_name"]
 
 HalfType = Literal["float16", "bfloat16"]
 """The two half precisions."""
@@ -51,6 +51,11 @@ class PrecisionRecord:
 def is_half(dtype: str) -> bool:
     """Whether a dtype is one of the half precisions."""
     return dtype in get_args(HalfType)
+
+
+def half_of(dtype: str) -> HalfType | None:
+    """A dtype as a half precision; None where it is none."""
+    return next((half for half in get_args(HalfType) if half == dtype), None)
 
 
 def variant_name(file: str, dtype: HalfType) -> str:

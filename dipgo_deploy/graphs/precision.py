@@ -20,7 +20,16 @@ from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TensorSpec
 
-__all__ = ["HALF_TYPES", "WIDE_SUFFIX", "cast_node", "fixed_islands", "half_blocks", "half_graph", "is_float"]
+__all__ = [
+    "HALF_TYPES",
+    "WIDE_SUFFIX",
+    "cast_node",
+    "fixed_islands",
+    "half_blocks",
+    "half_graph",
+    "has_half_angles",
+    "is_float",
+]
 
 WIDE_SUFFIX = ":float32"
 """Ends the name of a weight's float32 twin, and of what an island gives before it is cast."""
@@ -49,6 +58,12 @@ def fixed_islands(graph: ir.Graph, dtype: HalfType) -> frozenset[str]:
     2. Operators that ONNX does not have in bfloat16.
     """
     return _angles(graph) | {str(n.name) for n in graph if dtype == "bfloat16" and n.op_type in _NO_BFLOAT16}
+
+
+def has_half_angles(graph: ir.Graph) -> bool:
+    """Whether a sine or cosine is asked of half-precision angles, whose steps are too coarse for it."""
+    angles = (node.inputs[0] for node in graph if node.op_type in ("Sin", "Cos"))
+    return any(value is not None and value.dtype in HALF_TYPES.values() for value in angles)
 
 
 def _angles(graph: ir.Graph) -> frozenset[str]:
@@ -169,14 +184,12 @@ def cast_node(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
 def half_blocks(blocks: BlockGraph, dtype: HalfType, wide: Collection[str], weights: Mapping[str, int]) -> BlockGraph:
     """The BlockGraph of a converted master: types of all values, and bytes of the weights it has now.
 
-    ``blocks`` are those in float32, or in ``dtype`` where it was exported so. ``weights`` gives bytes by initializer; a
-    float32 twin counts with its weight.
+    ``weights`` gives bytes by initializer; a float32 twin counts with its weight.
     """
 
     def typed(name: str, spec: TensorSpec) -> TensorSpec:
-        if name in wide:
-            return replace(spec, dtype="float32")
-        return spec if spec.dtype != "float32" or name == TIMESTEP else replace(spec, dtype=dtype)
+        keep = spec.dtype != "float32" or name in wide or name == TIMESTEP
+        return spec if keep else replace(spec, dtype=dtype)
 
     return replace(
         blocks,

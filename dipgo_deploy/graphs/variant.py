@@ -18,7 +18,15 @@ from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.disk import check_digest, path_inside, write_atomic
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import load_manifest, load_precision, load_program, save_precision, save_program
+from dipgo_deploy.core.files import (
+    load_block_graph,
+    load_manifest,
+    load_precision,
+    load_program,
+    save_block_graph,
+    save_precision,
+    save_program,
+)
 from dipgo_deploy.core.precision import HalfType, PrecisionRecord, variant_name
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import Schedule
@@ -43,13 +51,18 @@ __all__ = [
 PRECISION_FILE = "precision.json"
 """Name of the record, of which the variant's is derived."""
 
+_DOCUMENTS = ("program.json", "blocks.json", PRECISION_FILE)
+"""Names of a variant's documents, of which its own are derived; the record is the last."""
+
 
 @dataclass(frozen=True)
 class Variant:
-    """Program, graph files by name, weights file and record of a half-precision variant."""
+    """Program, blocks, graph files by name, master graph, weights file and record of a half-precision variant."""
 
     program: Program
+    blocks: BlockGraph
     graphs: Mapping[str, Path]
+    master: Path
     weights: Path
     record: PrecisionRecord
 
@@ -68,14 +81,16 @@ def write_variant(
 
     ``program`` is the bundle's own, whose layout and sharing of graphs are kept. ``source`` is the folder of the master
     graph and weights in float32, of which ``blocks``, ``schedule`` and ``program`` are; None for ``denoiser`` itself.
+    Raises GateError for a weight that the half precision cannot hold and no island reads, InputError for a file that
+    cannot be written.
     """
     dtype = record.dtype
     weights, master = (denoiser / variant_name(name, dtype) for name in (WEIGHTS_FILE, MASTER_FILE))
     graphs = {name: denoiser / variant_name(f"{name}.onnx", dtype) for name in program.graph_of_name}
-    documents = [folder / variant_name(name, dtype) for name in ("program.json", PRECISION_FILE)]
+    documents = [folder / variant_name(name, dtype) for name in _DOCUMENTS]
     files = [weights, master, *graphs.values(), *documents]
     drop_records(folder, files)  # first: a manifest that records a missing file is refused
-    documents[1].unlink(missing_ok=True)
+    documents[-1].unlink(missing_ok=True)
     halved = _convert(source or denoiser, blocks, dtype, islands, record.wide, master, weights)
     typed = replace(schedule, contract=replace(schedule.contract, dtype=dtype))
     options = LowerOptions(program.layout, share_graphs=shares_graphs(program, schedule, blocks))
@@ -83,9 +98,10 @@ def write_variant(
     for name, content in cut_program(master, lowered, halved).items():
         write_atomic(graphs[name], content)
     save_program(documents[0], lowered)
-    save_precision(documents[1], record)
+    save_block_graph(documents[1], halved)
+    save_precision(documents[-1], record)
     amend_manifest(folder, files)
-    return Variant(lowered, graphs, weights, record)
+    return Variant(lowered, halved, graphs, master, weights, record)
 
 
 def half_trace(trace: Trace, dtype: HalfType, folder: Path) -> Trace:
@@ -115,12 +131,19 @@ def _convert(
     return half_blocks(blocks, dtype, wide, weight_bytes(model.graph))
 
 
-def write_record(folder: Path, record: PrecisionRecord) -> None:
-    """Write the record alone, of a bundle that was exported in half precision and is right as it is."""
-    path = folder / variant_name(PRECISION_FILE, record.dtype)
-    drop_records(folder, [path])
-    save_precision(path, record)
-    amend_manifest(folder, [path])
+def write_record(folder: Path, denoiser: Path, record: PrecisionRecord) -> None:
+    """Write the record alone, of a bundle that was exported in half precision and is right as it is.
+
+    An earlier variant of the same precision is removed.
+    """
+    ending = variant_name("*.*", record.dtype)
+    documents = [folder / variant_name(name, record.dtype) for name in _DOCUMENTS]
+    files = [*documents, *(path for path in denoiser.glob(ending) if not path.is_symlink())]
+    drop_records(folder, files)
+    for path in files:
+        path.unlink(missing_ok=True)
+    save_precision(documents[-1], record)
+    amend_manifest(folder, documents[-1:])
 
 
 def load_record(folder: Path, dtype: HalfType) -> PrecisionRecord:
@@ -134,17 +157,18 @@ def load_record(folder: Path, dtype: HalfType) -> PrecisionRecord:
 
 def load_variant(folder: Path, denoiser: Path, dtype: HalfType) -> Variant:
     """The variant as it stands in a bundle; InputError where there is none, it is damaged or its files unrecorded."""
-    record, document = load_record(folder, dtype), folder / variant_name("program.json", dtype)
-    _check_recorded(folder, [document])
-    program = load_program(document)
+    record = load_record(folder, dtype)
+    documents = [folder / variant_name(name, dtype) for name in _DOCUMENTS]
+    _check_recorded(folder, documents)
+    program, blocks = load_program(documents[0]), load_block_graph(documents[1])
     home = denoiser.relative_to(folder).as_posix()
     graphs = {
         name: path_inside(folder, f"{home}/{variant_name(f'{name}.onnx', dtype)}") for name in program.graph_of_name
     }
-    weights = path_inside(folder, f"{home}/{variant_name(WEIGHTS_FILE, dtype)}")
-    _check_recorded(folder, graphs.values())
+    master, weights = (path_inside(folder, f"{home}/{variant_name(n, dtype)}") for n in (MASTER_FILE, WEIGHTS_FILE))
+    _check_recorded(folder, [master, *graphs.values()])
     _check_recorded(folder, [weights], whole=False)
-    return Variant(program, graphs, weights, record)
+    return Variant(program, blocks, graphs, master, weights, record)
 
 
 def _check_recorded(folder: Path, files: Iterable[Path], whole: bool = True) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.models.loading import LoadedModel
@@ -51,19 +51,22 @@ def model_from_python(source: str, dtype: str) -> LoadedModel:
 def with_weights(model: LoadedModel, file: Path, digest: str) -> LoadedModel:
     """The model as it was traced with ``digest``: itself if it is that one, else a copy with the weights of ``file``.
 
-    Raises InputError where that is not the traced model either: another class, or another shape of it.
+    Raises InputError where that is not the traced model either (another class, or another shape of it), or the file is
+    damaged.
     """
     if model.digest == digest:
         return model
     other = f"{model.class_name} is not the model that {file} was traced from"
     module = deepcopy(model.module)
-    with safe_open(file, "pt") as stored:
-        names = module.state_dict().keys() & stored.keys()  # what the file lacks, load_state_dict names
-        try:
+    try:
+        with safe_open(file, "pt") as stored:
+            names = module.state_dict().keys() & stored.keys()  # what the file lacks, load_state_dict names
             module.load_state_dict({name: stored.get_tensor(name) for name in names})
-        except RuntimeError as error:
-            line = " ".join(first_line(error).split())
-            raise InputError(f"{other} ({line}): give the class and the settings that were exported") from None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} cannot be read ({first_line(error)}): export the bundle again") from None
+    except RuntimeError as error:
+        line = " ".join(first_line(error).split())
+        raise InputError(f"{other} ({line}): give the class and the settings that were exported") from None
     found = replace(model, module=module)
     if found.digest != digest:
         raise InputError(f"{other}: give the class and the settings that were exported")

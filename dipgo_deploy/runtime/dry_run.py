@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipgo_deploy.core.files import load_engine_record
-from dipgo_deploy.core.precision import HalfType, is_half
+from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.runtime.engine_options import EngineOptions
 from dipgo_deploy.runtime.engines import engine_jobs, engine_source, machine_for
 from dipgo_deploy.runtime.foretold import foretell, job_bytes
 from dipgo_deploy.runtime.loaded import LoadedBundle
-from dipgo_deploy.runtime.preparation import islands_note, standing_variant
+from dipgo_deploy.runtime.preparation import planned
 from dipgo_deploy.trt.build import Outcome, engine_path, standing
 from dipgo_deploy.trt.job import EngineJob, Machine
 from dipgo_deploy.trt.sizes import size_fit
@@ -40,7 +40,7 @@ class WantedEngine:
 class DryRun:
     """The name of the engines' folder, every engine, and whether half-precision graphs would be made before.
 
-    ``note`` is that of an EngineReport.
+    ``note`` is that of an EngineReport, or says that a search for islands may change the graphs.
     """
 
     folder: str
@@ -58,15 +58,15 @@ class DryRun:
 def dry_run(bundle: LoadedBundle, options: EngineOptions) -> DryRun:
     """What `build` with the same options would do; raises as it does before it builds anything."""
     machine = machine_for(bundle, options)
-    note = islands_note(bundle, options)
-    own, wanted = bundle.manifest.contract.dtype, options.precision
-    if wanted not in (None, own) and own == "float32" and standing_variant(bundle, options) is None:
-        return DryRun(machine.folder, tuple(_unmade(bundle, wanted, machine)), True, note)
-    if not note and is_half(own) and options.checked and standing_variant(bundle, options) is None:
+    preparation, wanted = planned(bundle, options), options.precision
+    note = preparation.note
+    if preparation.action == "search":
+        if bundle.manifest.contract.dtype == "float32":
+            return DryRun(machine.folder, tuple(_unmade(bundle, wanted, machine)), True, note)
         note = "a search for islands comes first, and may change these graphs"
     source = engine_source(bundle, wanted)
     jobs = engine_jobs(bundle, source, machine)
-    sizes = job_bytes(bundle, jobs)
+    sizes = job_bytes(bundle, jobs, source.variant)
     return DryRun(machine.folder, tuple(_wanted(job, sizes[job.graph]) for job in jobs), False, note)
 
 

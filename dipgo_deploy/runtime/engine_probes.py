@@ -1,6 +1,7 @@
 """Engines of programs that are only measured: built for this machine's GPU from a trace, without a bundle.
 
-Graphs of equal content are built once, whatever programs run them (trt/store.py finds them by digest).
+Graphs of equal content are built once for as long as their engines stand, whatever programs run them (trt/store.py
+finds them by digest).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dipgo_deploy.runtime.opened import work_bytes
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.build import build_engines
 from dipgo_deploy.trt.job import BuildFlags, Machine, program_jobs
+from dipgo_deploy.trt.store import forget_built
 from dipgo_deploy.trt.target import load_target
 
 __all__ = ["EngineProbes"]
@@ -40,6 +42,7 @@ class EngineProbes:
             weights.symlink_to(trace.weights.absolute())
         self._weights_digest = sha256_of(weights)
         self._opened = 0
+        self._built: dict[Path, EngineRecord] = {}
 
     def build(self, program: Program) -> Iterator[EngineRecord | TensorRTBackend]:
         """Make the engines of ``program`` stand; yields the record of each, and lastly the backend that runs them.
@@ -56,7 +59,15 @@ class EngineProbes:
         records = []
         for step in build_engines(jobs):
             records.append(step.record)
+            self._built[home / f"{step.record.graph}.engine"] = step.record
             yield step.record
         files = {name: home / f"{name}.engine" for name in graphs}
         target, rows = self._machine.target, program.contract.sizes(self._machine.batch.opt)["rows"]
         yield TensorRTBackend(target.module, files, reserve=work_bytes(records, rows), name=target.name)
+
+    def drop(self) -> None:
+        """Remove the engine files: those that are in memory go on."""
+        for engine, record in self._built.items():
+            forget_built(engine, record)
+            engine.unlink(missing_ok=True)
+        self._built.clear()

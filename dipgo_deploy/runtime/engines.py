@@ -25,7 +25,7 @@ from dipgo_deploy.runtime.engine_options import EngineOptions
 from dipgo_deploy.runtime.foretold import job_bytes
 from dipgo_deploy.runtime.half_export import own_variant
 from dipgo_deploy.runtime.loaded import LoadedBundle
-from dipgo_deploy.runtime.preparation import islands_note, prepared
+from dipgo_deploy.runtime.preparation import planned, prepared
 from dipgo_deploy.trt.build import BuildStep, build_engines, drop_stale
 from dipgo_deploy.trt.job import EngineJob, Machine, check_batch, program_jobs
 from dipgo_deploy.trt.target import load_target
@@ -42,19 +42,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EngineSource:
-    """What engines are built from, and run as: a program, its ONNX files by graph and the weights behind them."""
+    """What engines are built from, and run as: a program, its ONNX files by graph and the weights behind them.
+
+    ``variant`` is that of a half precision, where it is one.
+    """
 
     program: Program
     graphs: Mapping[str, Path]
     weights: Path
+    variant: Variant | None = None
 
 
 @dataclass(frozen=True)
 class EngineReport:
-    """The folder of the engines, what was done for each, and where half precision was converted its record.
+    """The folder of the engines, what was done for each, and where half precision was searched its record.
 
     ``foretold`` are the bytes that each engine was expected to have; ``note`` says what a bundle exported in half
-    precision cannot have.
+    precision could not have here.
     """
 
     folder: Path
@@ -77,17 +81,17 @@ def build(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[float,
     where a graph cannot be built, UsageError for options that do not fit the bundle.
     """
     machine = machine_for(bundle, options)
-    note = islands_note(bundle, options)
+    preparation = planned(bundle, options)
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / hashlib.sha256(str(bundle.folder.absolute()).encode()).hexdigest()[:16]):
         record = None
-        for line, found in prepared(bundle, options):
+        for line, found in prepared(bundle, options, preparation):
             record = found
             yield 0.0, line, None
         source = engine_source(bundle, options.precision)
         jobs = engine_jobs(bundle, source, machine)
-        foretold = job_bytes(bundle, jobs)
+        foretold = job_bytes(bundle, jobs, source.variant)
         yield 0.0, f"{sum(foretold.values()) / MIB:.1f} MiB of engines are foretold", None
         folder = Path(jobs[0].folder)
         steps: list[BuildStep] = []
@@ -101,7 +105,7 @@ def build(bundle: LoadedBundle, options: EngineOptions) -> Iterator[tuple[float,
                 drop_stale(folder, list(source.graphs))
                 amend_manifest(bundle.folder, sorted(p for p in folder.iterdir() if p.suffix in (".engine", ".json")))
         counts = {kind: sum(step.outcome == kind for step in steps) for kind in ("kept", "copied", "built")}
-        yield 1.0, "done", EngineReport(folder, tuple(steps), record, counts, foretold, note)
+        yield 1.0, "done", EngineReport(folder, tuple(steps), record, counts, foretold, preparation.note)
 
 
 def machine_for(bundle: LoadedBundle, options: EngineOptions) -> Machine:
@@ -132,7 +136,7 @@ def engine_source(bundle: LoadedBundle, precision: HalfType | None) -> EngineSou
 
 def _checked_source(variant: Variant) -> EngineSource:
     load_graphs(variant.graphs.items(), variant.weights)
-    return EngineSource(variant.program, variant.graphs, variant.weights)
+    return EngineSource(variant.program, variant.graphs, variant.weights, variant)
 
 
 def engine_jobs(bundle: LoadedBundle, source: EngineSource, machine: Machine) -> list[EngineJob]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.core.precision import HalfType
+from dipgo_deploy.core.precision import HalfType, is_half
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.graphs.activations import activation_bytes
+from dipgo_deploy.graphs.activations import activation_bytes, master_specs
 from dipgo_deploy.graphs.kernels import kernel_counts
 from dipgo_deploy.graphs.precision import half_blocks
+from dipgo_deploy.graphs.variant import Variant
 from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.loaded import LoadedBundle
@@ -71,12 +72,19 @@ def foretell(bundle: LoadedBundle, layout: Layout, precision: HalfType | None = 
     return Foretold(program, blocks, compiled.graphs, specs)
 
 
-def job_bytes(bundle: LoadedBundle, jobs: Sequence[EngineJob]) -> dict[str, int]:
-    """Foretold bytes of every job's engine, which share target, precision and flags."""
+def job_bytes(bundle: LoadedBundle, jobs: Sequence[EngineJob], variant: Variant | None = None) -> dict[str, int]:
+    """Foretold bytes of every job's engine, which share target, precision and flags.
+
+    Kernels are counted in the bundle's graphs; in those of its ``variant`` where the bundle is in half precision
+    itself, and its graphs may be divided otherwise.
+    """
     first = jobs[0]
     fit = size_fit(first.target, first.precision, first.version)
     weights = {job.graph: job.weight_bytes for job in jobs}
-    return _bytes(weights, bundle.compiled.graphs, bundle.value_specs, fit, not first.flags.static)
+    graphs, specs = bundle.compiled.graphs, bundle.value_specs
+    if variant is not None and is_half(bundle.manifest.contract.dtype):
+        graphs, specs = {name: path.read_bytes() for name, path in variant.graphs.items()}, master_specs(variant.master)
+    return _bytes(weights, graphs, specs, fit, not first.flags.static)
 
 
 def _bytes(

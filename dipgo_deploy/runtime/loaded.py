@@ -48,7 +48,7 @@ class Compiled:
 class LoadedBundle:
     """A bundle whose manifest, documents and file sizes have been checked.
 
-    ``own_model`` is the model that was exported, where its class is none of diffusers.
+    ``own_model`` is the model that was exported, where it cannot be loaded from the bundle alone.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class LoadedBundle:
     def model(self) -> LoadedModel:
         """The PyTorch model, loaded from the bundle's own weights file, with the latent and text that were traced.
 
-        Raises InputError where its class is none of diffusers and ``own_model`` is None or another model.
+        Raises InputError where no preset for its class ships and ``own_model`` is None, or it is another model.
         """
         contract = self.manifest.contract
         if self.own_model is not None:
@@ -87,8 +87,8 @@ class LoadedBundle:
             model = load_model(self.folder, dtype=contract.dtype)
         else:
             raise InputError(
-                f"{self.folder} holds a {contract.model_class}, which is no class of diffusers: say where its code is, "
-                "with --model package.module:attribute"
+                f"{self.folder} holds a {contract.model_class}, for which no preset ships: say which model was "
+                "exported, with --model package.module:attribute"
             )
         text = next((spec.shape[1] for spec in self.blocks.inputs if spec.name == "encoder_hidden_states"), None)
         return replace(model, latent_shape=contract.latent_shape, text_tokens=text if isinstance(text, int) else None)

@@ -22,7 +22,7 @@ __all__ = ["load_bundle"]
 def load_bundle(path: str | Path, *, whole: bool = False, model: LoadedModel | None = None) -> LoadedBundle:
     """Open a bundle folder. Sizes of all files are checked; ``whole`` checks every sha256 too.
 
-    ``model`` is the one that was exported: a bundle of a class that is none of diffusers needs it for what asks the
+    ``model`` is the one that was exported: a bundle of a class for which no preset ships needs it for what asks the
     PyTorch model. Raises InputError where the folder is no bundle, newer than this program, or any part is damaged or
     does not fit.
     """

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 from math import prod
-from typing import get_args
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_engine_record, load_manifest
-from dipgo_deploy.core.precision import HalfType
+from dipgo_deploy.core.precision import HalfType, half_of
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.tensors import DTYPE_BYTES
-from dipgo_deploy.graphs.precision import half_blocks
 from dipgo_deploy.graphs.variant import load_variant
 from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.half_export import own_variant
@@ -64,14 +62,8 @@ def engine_steps(
     """As ``engine_backend``, with the program of a caller that samples itself."""
     program, backend = engine_backend(bundle, target, batch, gpu_memory=gpu_memory, trust=trust)
     precision = _half_of(bundle, program.contract.dtype)
-    if precision is None:
-        variant = own_variant(bundle)
-    else:
-        variant = load_variant(bundle.folder, bundle.denoiser, precision)
-    if variant is None:
-        return bundle.lower_steps(), backend
-    record = variant.record
-    return bundle.lower_steps(blocks=half_blocks(bundle.blocks, record.dtype, record.wide, {})), backend
+    variant = own_variant(bundle) if precision is None else load_variant(bundle.folder, bundle.denoiser, precision)
+    return bundle.lower_steps(blocks=None if variant is None else variant.blocks), backend
 
 
 def engine_records(bundle: LoadedBundle, target: Target) -> list[EngineRecord]:
@@ -99,5 +91,4 @@ def built_precision(bundle: LoadedBundle, target: Target) -> HalfType | None:
 
 
 def _half_of(bundle: LoadedBundle, precision: str) -> HalfType | None:
-    own = bundle.manifest.contract.dtype
-    return next((half for half in get_args(HalfType) if half == precision != own), None)
+    return None if precision == bundle.manifest.contract.dtype else half_of(precision)

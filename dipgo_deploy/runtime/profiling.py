@@ -25,7 +25,7 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.graphs.cut import cut_program
-from dipgo_deploy.graphs.trace import Trace
+from dipgo_deploy.graphs.trace import Trace, cache_folder
 from dipgo_deploy.graphs.variant import half_trace
 from dipgo_deploy.models import LoadedModel, make_contract
 from dipgo_deploy.runtime.backend import Backend
@@ -47,7 +47,8 @@ def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Iterat
     """Measure ``model``, traced as ``trace``; yields its progress and lastly the table.
 
     Raises MissingError where the target's device or library is missing, UsageError for a model without weights or one
-    that is in half precision already and shall be converted.
+    that is in half precision already and shall be converted, GateError for a weight that half precision cannot hold,
+    InputError where an engine cannot be built.
     """
     if not model.has_weights:
         raise UsageError(f"this {model.class_name} has shapes alone, a profile runs it: load it with its weights")
@@ -55,7 +56,8 @@ def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Iterat
         raise UsageError(f"the model is in {model.dtype}: leave --fp16 and --bf16 out, or load it in float32")
     contract = make_contract(model, steps=options.steps, guidance=options.guidance)
     options = replace(options, guidance=contract.guidance)
-    with tempfile.TemporaryDirectory(prefix="dipgo_profile_") as folder:
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="profile_") as folder:
         if options.precision is not None:
             trace = half_trace(trace, options.precision, Path(folder))
         timed: list[Timed] = []
@@ -92,6 +94,8 @@ def _timed(
                 rounds.append(timed_call_by_call(session, model, clock))
             done += 1
             yield ProfileProgress(done, total, built)
+        if engines is not None:
+            engines.drop()
         yield from (medians(program, rounds[1:]) for program, rounds in zip(group, marks, strict=True))
 
 

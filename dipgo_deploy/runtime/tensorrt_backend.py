@@ -93,6 +93,15 @@ class TensorRTBackend(TorchMemory):
 
         return act
 
+    def load(self) -> None:
+        """Load the engines of all runs that are bound, until ``gpu_memory`` would make one of them go."""
+        for graph in (name for name in self._shapes if name not in self._open):
+            held = self._residency.held_bytes if self._residency else 0
+            needed = self._pinned + max(self._reserve, self._work_bytes) + held + self._files[graph].stat().st_size
+            if self._budget is not None and needed > self._budget:
+                return
+            self._opened(graph)
+
     def running(self) -> AbstractContextManager[None]:
         """See Backend: combinations and engines on one stream."""
         return self._stream.running()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.runtime.deviation import Deviation, Recording, local_deviations, recorded, relative_difference
 from dipgo_deploy.runtime.fidelity import psnr_db
+from dipgo_deploy.runtime.half_export import in_float32, own_variant
 from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import BackendName, Compiled, LoadedBundle
@@ -107,10 +109,14 @@ def verify(bundle: LoadedBundle, options: VerifyOptions = VerifyOptions()) -> Ve
     4. ONNX Runtime on the segments is the subnets (for a bundle of that layout).
     5. The bundle's engines are ONNX Runtime on its own graphs (for a target that runs engines); tolerances are those of
        the precision they were built in.
+
+    A bundle that was exported in half precision, and has graphs with islands because its own do not hold, is judged in
+    float32: its model is traced anew.
     """
-    ladder = _Ladder(bundle, options)
-    rungs = tuple(ladder.climb())
-    psnr = ladder.schedule_psnr()
+    with nullcontext(bundle) if own_variant(bundle) is None else in_float32(bundle) as judged:
+        ladder = _Ladder(judged, options, bundle)
+        rungs = tuple(ladder.climb())
+        psnr = ladder.schedule_psnr()
     failure = next((_failure(rung) for rung in rungs if not rung.passed), "")
     floor = options.min_psnr_db
     if not failure and floor is not None and psnr["p50"] < floor:
@@ -127,17 +133,18 @@ def _failure(rung: Rung) -> str:
 
 
 class _Ladder:
-    """The runs of one verification; each is made once and kept."""
+    """The runs of one verification; each is made once and kept. ``built`` is the bundle whose engines are run."""
 
-    def __init__(self, bundle: LoadedBundle, options: VerifyOptions) -> None:
+    def __init__(self, bundle: LoadedBundle, options: VerifyOptions, built: LoadedBundle) -> None:
         contract = bundle.manifest.contract
-        if bundle.model.digest != contract.model_digest:
+        wanted, found = built.manifest.contract.model_digest, built.model.digest
+        if found != wanted:
             raise InputError(
-                f"the model in {bundle.folder} is {bundle.model.digest[:12]}, its contract is for "
-                f"{contract.model_digest[:12]}: export the bundle again"
+                f"the model in {built.folder} is {found[:12]}, its contract is for {wanted[:12]}: export the bundle "
+                "again"
             )
         self.half = is_half(contract.dtype)
-        self.bundle, self.options = bundle, options
+        self.bundle, self.options, self.built = bundle, options, built
         self.local = local_tolerance(options, contract.dtype)
         self.free = options.free_tolerance or (_HALF if self.half else _SINGLE)[1]
         self.scale = contract.guidance_scale(options.guidance_scale)
@@ -166,7 +173,7 @@ class _Ladder:
     def _engines(self, wanted: Recording) -> Rung:
         """The engines against ONNX Runtime in the bundle's own precision."""
         options, target = self.options, self.options.target
-        session = self.bundle.session(
+        session = self.built.session(
             options.images,
             backend=target,
             guidance_scale=self.scale,

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["free_bytes", "free_host_bytes"]
+__all__ = ["TRACE_MEMORY", "free_bytes", "free_host_bytes"]
+
+TRACE_MEMORY = 2.2
+"""Peak memory of a trace and its cuts at most, in weights of the model."""
 
 _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")

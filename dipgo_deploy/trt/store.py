@@ -18,7 +18,7 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_engine_record, save_engine_record
 from dipgo_deploy.graphs.trace import cache_folder
 
-__all__ = ["check_trusted", "copies", "find_built", "is_trusted", "is_whole", "note_built"]
+__all__ = ["check_trusted", "copies", "find_built", "forget_built", "is_trusted", "is_whole", "note_built"]
 
 
 def note_built(engine: Path, record: EngineRecord) -> None:
@@ -26,6 +26,16 @@ def note_built(engine: Path, record: EngineRecord) -> None:
     note = {"path": str(engine.absolute()), "sha256": record.sha256}
     write_atomic(_note(record.digest), json.dumps(note) + "\n")
     write_atomic(_trusted(record.sha256), "")
+
+
+def forget_built(engine: Path, record: EngineRecord) -> None:
+    """Remember no longer that ``engine`` was built here: it is about to go."""
+    try:
+        known = read_json(_note(record.digest)).get("path")
+    except InputError:
+        return
+    if known == str(engine.absolute()):
+        _note(record.digest).unlink(missing_ok=True)
 
 
 def find_built(digest: str) -> Path | None:

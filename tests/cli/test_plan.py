@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from dipgo_deploy.cli.main import run
-from dipgo_deploy.core.files import load_latency_table, load_schedule
+from dipgo_deploy.core.files import load_latency_table, load_schedule, save_latency_table
 from tests.cli.refusal import refused
 
 
@@ -53,6 +54,26 @@ def test_plan_in_half_precision_refuses_times_of_float32(latency, bundle_folder,
 def test_profile_refuses_what_numpy_lacks_before_it_traces(tmp_path, capsys):
     asked = ["profile", "digits-unet", "--dtype", "bfloat16", "--out", tmp_path / "latency.json"]
     refused(asked, "onnxruntime-cpu has no bfloat16: choose another --target", capsys, code=2)
+
+
+def test_profile_of_engines_needs_a_gpu(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DIPGO_CUDA_DRIVER", "libno-such-driver.so")
+    asked = ["profile", "digits-unet", "--out", tmp_path / "new" / "latency.json"]
+    refused([*asked, "--target", "rtx", "--fp16"], "target rtx runs only on an NVIDIA GPU", capsys, code=5)
+    refused([*asked, "--fp16"], "--fp16 and --bf16 are for targets onnxruntime-cuda, tensorrt, rtx", capsys, code=2)
+
+
+def test_times_of_half_precision_price_plan_and_search(latency, bundle_folder, tmp_path, capsys):
+    """As a profile of engines in float16 would: the model's digest, the graphs' dtype."""
+    table = replace(load_latency_table(latency), dtype="float16", target="rtx")
+    save_latency_table(tmp_path / "half.json", table)
+    assert run(["plan", str(bundle_folder), "--fp16", "--latency", str(tmp_path / "half.json"), "--json"]) == 0
+    assert all(layout["latency_ms"] > 0 for layout in json.loads(capsys.readouterr().out.splitlines()[-1])["layouts"])
+    asked = ["search", "digits-unet", "--method", "random", "--ratio", "0.6", "--steps", "10"]
+    out = ["--out", str(tmp_path / "schedule.json"), "--json"]
+    assert run([*asked, "--cost", str(tmp_path / "half.json"), *out]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["time_ratio"] == pytest.approx(0.6, abs=0.0126)
+    assert load_schedule(tmp_path / "schedule.json").origin["cost"] == "rtx"
 
 
 def test_search_by_time_reaches_the_asked_share_of_it(latency, tmp_path, capsys):

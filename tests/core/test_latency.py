@@ -36,6 +36,14 @@ def test_fetched_weights_are_part_of_a_piece_s_price():
     assert table.prices_ms(graph)[2] == pytest.approx(table.pieces_ms[2] + table.cold_ms_per_mib * mib)
 
 
+def test_a_table_of_half_precision_prices_the_float32_model_that_was_converted():
+    graph = unet_like()
+    half = replace(graph, dtype="float16", weights={name: size // 2 for name, size in graph.weights.items()})
+    table = replace(table_for(half), dtype="float16", cold_ms_per_mib=100.0)
+    assert graph.dtype == "float32" and table.prices_ms(graph) == pytest.approx(table.prices_ms(half))
+    assert sum(table.prices_ms(graph)) > sum(table.pieces_ms)
+
+
 def test_a_table_of_another_model_is_refused():
     graph = unet_like()
     with pytest.raises(InputError, match="measured for model_digest eeeeeeeeeeee, dddddddddddd is wanted"):

@@ -83,7 +83,7 @@ def test_a_bundle_of_ones_own_module_says_what_it_lacks(own_module: Path, capsys
     assert main.run(["export", "own_denoiser:chain", "--schedule", "schedule.json", "--out", "bundle"]) == 0
     bundle = str(own_module / "bundle")
     capsys.readouterr()
-    refused(["verify", bundle], "which is no class of diffusers: say where its code is, with --model", capsys, 3)
+    refused(["verify", bundle], "for which no preset ships: say which model was exported, with --model", capsys, 3)
     refused(["verify", bundle, "--model", "chain"], "--model 'chain' names no Python object", capsys, 2)
     refused(["verify", bundle, "--model", "own_denoiser:wide"], "is not the model that", capsys, 3)
 
@@ -97,6 +97,10 @@ def test_weights_of_the_file_take_the_place_of_others(own_module: Path, tmp_path
     del other.__dict__["digest"]
     mended = with_weights(other, file, traced.digest)
     assert mended.digest == traced.digest and not other.module.blocks[0].weight.any()
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"\xff" * 100)
+    with pytest.raises(InputError, match="damaged.safetensors cannot be read .*: export the bundle again"):
+        with_weights(other, damaged, traced.digest)
     with pytest.raises(InputError, match="Chain is not the model that .* was traced from: give the class"):
         with_weights(other, file, "0" * 64)
 

@@ -18,7 +18,7 @@ from dipgo_deploy.runtime import LoadedBundle, load_bundle
 from dipgo_deploy.search.random_schedule import random_schedule
 from tests.models.families import tiny
 
-__all__ = ["PLANTED", "few_graphs", "planted", "scheduled"]
+__all__ = ["PLANTED", "few_graphs", "half_export", "planted", "scheduled"]
 
 PLANTED = "down_blocks.1"
 """The block of `planted` that float16 cannot hold."""
@@ -51,3 +51,10 @@ def few_graphs(
 ) -> LoadedBundle:
     """A bundle of three steps: everything, the later half of the blocks, and nothing."""
     return load_bundle(export(model, scheduled(model, shares), out, ExportOptions(layout)))
+
+
+def half_export(
+    model: LoadedModel, out: Path, layout: Layout = "subnets", shares: Sequence[float] = (1, 0)
+) -> LoadedBundle:
+    """A bundle that is exported in float16."""
+    return load_bundle(export(model, scheduled(model, shares), out, ExportOptions(layout, dtype="float16")))

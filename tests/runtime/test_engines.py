@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,9 +11,8 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.core.contract import BatchRange
-from dipgo_deploy.core.errors import GateError, InputError, UsageError
+from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record
-from dipgo_deploy.graphs import ExportOptions, export
 from dipgo_deploy.models import LoadedModel, load_model
 from dipgo_deploy.runtime import LoadedBundle, load_bundle
 from dipgo_deploy.runtime.dry_run import dry_run
@@ -27,7 +25,7 @@ from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.planner import PlanOptions, plan
 from dipgo_deploy.trt.job import BuildFlags
 from tests.models.families import tiny
-from tests.runtime.bundles import PLANTED, few_graphs, planted, scheduled
+from tests.runtime.bundles import PLANTED, few_graphs, half_export, planted
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'dipgo-deploy[rtx]'")
 pytestmark = pytest.mark.tensorrt
@@ -156,12 +154,8 @@ def test_another_step_rebuilds_only_the_graphs_it_touches(tmp_path: Path) -> Non
     assert built(load_bundle(other.folder)).counts == {"kept": 3, "copied": 0, "built": 0}
 
 
-def half_bundle(model: LoadedModel, folder: Path) -> LoadedBundle:
-    return load_bundle(export(model, scheduled(model, (1, 0)), folder, ExportOptions(dtype="float16")))
-
-
 def test_a_bundle_exported_in_half_precision_is_built_as_it_is_where_it_holds(tmp_path: Path) -> None:
-    bundle = half_bundle(model_of("dit"), tmp_path / "half")
+    bundle = half_export(model_of("dit"), tmp_path / "half")
     assert dry_run(bundle, FP16).note == "a search for islands comes first, and may change these graphs"
     lines = [line for _, line, _ in build(bundle, FP16)]
     assert lines[0] == "tracing the model in float32" and "float16 holds as exported" in lines
@@ -175,7 +169,7 @@ def test_a_bundle_exported_in_half_precision_is_built_as_it_is_where_it_holds(tm
 
 
 def test_islands_are_found_in_a_bundle_exported_in_half_precision(tmp_path: Path) -> None:
-    bundle = half_bundle(planted(2e5), tmp_path / "half")
+    bundle = half_export(planted(2e5), tmp_path / "half")
     for options in (replace(FP16, precision=None), FP16):
         report = built(load_bundle(bundle.folder, whole=True), options)
         assert report.precision is not None
@@ -190,26 +184,6 @@ def test_islands_are_found_in_a_bundle_exported_in_half_precision(tmp_path: Path
     assert np.isfinite(session.run(*given)).all() and report.precision.free <= 2e-2
     (record,) = report.records
     assert {io.dtype for io in record.io.values()} <= {"float16", "float32", "int64"}
-
-
-def test_without_the_memory_for_float32_a_half_export_is_only_looked_at(tmp_path: Path, monkeypatch) -> None:
-    bundle = half_bundle(model_of("dit"), tmp_path / "half")
-    monkeypatch.setattr("dipgo_deploy.runtime.half_export.free_host_bytes", lambda: 2**20)
-    report = built(bundle)
-    assert report.precision is None and report.counts["built"] == 1
-    assert re.match(
-        r"float16 as exported, without a search for islands: that takes \d+ MiB of memory, 1 are free", report.note
-    )
-    monkeypatch.setattr(Session, "run", lambda *_: np.full(1, np.inf))
-    with pytest.raises(GateError, match="not finite: build on a machine that has the memory"):
-        built(bundle)
-
-
-def test_a_tolerance_without_half_precision_is_refused(tmp_path: Path) -> None:
-    bundle = few_graphs(model_of("dit"), tmp_path / "bundle", shares=(1, 0))
-    strict = replace(FP16, precision=None, islands=replace(QUICK, tolerance=1e-3))
-    with pytest.raises(UsageError, match="a bundle in float32 built in float32 has none: leave it out"):
-        built(bundle, strict)
 
 
 def test_an_export_to_the_same_folder_keeps_the_engines_that_still_fit(tmp_path: Path) -> None:

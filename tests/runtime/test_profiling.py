@@ -14,13 +14,18 @@ from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import MissingError, UsageError
 from dipgo_deploy.core.latency import LatencyTable, check_table
+from dipgo_deploy.graphs.weights import WEIGHTS_FILE
+from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime import engine_probes, profiling
 from dipgo_deploy.runtime.clock import HostClock
+from dipgo_deploy.runtime.engine_probes import EngineProbes
+from dipgo_deploy.runtime.probes import probe_programs
 from dipgo_deploy.runtime.profile_options import ProfileOptions, ProfileProgress
 from dipgo_deploy.runtime.profiling import profile, timed_call_by_call
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.driver import CudaDriver, Device
-from dipgo_deploy.trt.target import Target
+from dipgo_deploy.trt.store import find_built
+from dipgo_deploy.trt.target import Target, load_target
 from tests.runtime.fake_tensorrt import Library
 
 
@@ -84,7 +89,29 @@ def record_of(job):
 
 def on_the_cpu(job, files, *, reserve, name):
     assert reserve == 100 and name == "rtx"
-    return TensorRTBackend(Library(Path(job.onnx).parent), files, reserve=reserve, name=name, device="cpu")
+    weights = (Path(job.onnx).parent / WEIGHTS_FILE).resolve()  # a link, which ONNX Runtime does not follow
+    return TensorRTBackend(Library(weights.parent), files, reserve=reserve, name=name, device="cpu")
+
+
+@pytest.mark.tensorrt
+def test_probes_are_built_for_real_and_forgotten(digits_unet, traced, tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'dipgo-deploy[rtx]'")
+    monkeypatch.setattr("dipgo_deploy.trt.store.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(engine_probes, "load_target", lambda name, purpose: load_target(name, "build"))
+    monkeypatch.setattr(Target, "check_gpus", lambda self, asked: ("sm89",))
+    monkeypatch.setattr(engine_probes, "TensorRTBackend", lambda *_, **__: None)  # which needs a GPU
+    trace = traced("digits-unet", "stage")
+    contract = make_contract(digits_unet, steps=2, guidance="none")
+    program = probe_programs(trace.blocks, contract, ["subnets"], 0)[-1]
+    (tmp_path / "work").mkdir()
+    probes = EngineProbes(trace, "rtx", 2, tmp_path / "work")
+    for _ in range(2):  # the second finds the engine of the first
+        record, backend = probes.build(program)
+        assert record.io["sample"].shape == (2, 1, 16, 16) and backend is None
+    engines = sorted((tmp_path / "work").rglob("*.engine"))
+    assert len(engines) == 2 and find_built(record.digest) == engines[1]
+    probes.drop()
+    assert find_built(record.digest) is None and not any(engine.exists() for engine in engines)
 
 
 def test_without_a_gpu_engines_are_not_profiled(digits_unet, traced, monkeypatch):

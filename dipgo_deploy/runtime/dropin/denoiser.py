@@ -116,7 +116,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
         ``batch`` images, None for the fewest of the contract; engines take only those that they were built for.
         Raises RefusedCall for others.
         """
-        self._programs.session(start, batch=self.bundle.manifest.contract.batch.min if batch is None else batch)
+        self._programs.prepare(start, self.bundle.manifest.contract.batch.min if batch is None else batch)
 
     def reset(self) -> None:
         """Forget all runs. Needed only where a run was broken off and the next one begins at its very next step."""

@@ -54,7 +54,9 @@ def draw_prompts(folder: Path, options: PromptOptions) -> Drawn:
     if not options.prompts or options.count < 1 or options.batch < 1:
         raise UsageError(f"{options.count} images of {len(options.prompts)} prompts make no sense: ask for 1 or more")
     check_device(options.run.device)
-    pipeline = load_pipeline(folder, **asdict(options.run)).to(options.run.device)
+    pipeline = load_pipeline(folder, **asdict(options.run))
+    if options.run.device == "cuda":
+        pipeline.to("cuda", silence_dtype_warnings=True)
     pipeline.set_progress_bar_config(disable=True)
     denoiser = next(part for part in pipeline.components.values() if isinstance(part, DeployedDenoiser))
     arguments = _arguments(pipeline, denoiser, options)
@@ -63,10 +65,15 @@ def draw_prompts(folder: Path, options: PromptOptions) -> Drawn:
     denoiser.prepare(batch=batch)
     with timed_parts(pipeline) as times:
         parts = [
-            _draw(pipeline, prompts[start : start + batch], options.seed + start, arguments)
+            _draw(pipeline, _filled(prompts[start : start + batch], batch), options.seed + start, arguments)
             for start in range(0, len(prompts), batch)
         ]
-    return Drawn(np.concatenate(parts), times)
+    return Drawn(np.concatenate(parts)[: len(prompts)], times)
+
+
+def _filled(prompts: Sequence[str], batch: int) -> list[str]:
+    """The last batch with its last prompt repeated: graphs are loaded, and engines perhaps built, for one batch."""
+    return [*prompts, *([prompts[-1]] * (batch - len(prompts)))]
 
 
 def _arguments(pipeline: Any, denoiser: DeployedDenoiser, options: PromptOptions) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dipgo_deploy.runtime.backend import Act, Backend
 from dipgo_deploy.runtime.dropin.refusal import RefusedCall
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import BackendName, Compiled, LoadedBundle
+from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 
 __all__ = ["StepOptions", "StepPrograms", "StepSession"]
 
@@ -47,6 +48,11 @@ class StepSession:
         for call, act in zip(program.calls, self._session.calls, strict=True):
             self._acts[call.step].append(act)
 
+    def load(self) -> None:
+        """Load what would be loaded at the first calls, as far as it fits."""
+        if isinstance(self._runner, TensorRTBackend):
+            self._runner.load()
+
     def give(self, conditioning: Mapping[str, torch.Tensor]) -> None:
         """Put the conditioning of a run into its slots."""
         for name, buffer in self._conditioning.items():
@@ -76,6 +82,16 @@ class StepPrograms:
     def __init__(self, bundle: LoadedBundle, options: StepOptions) -> None:
         self._bundle, self._options = bundle, options
         self._compiled: dict[tuple[int, int | None], tuple[StepProgram, Backend]] = {}
+        self._ready: dict[tuple[int, int], StepSession] = {}
+
+    def prepare(self, start: int, batch: int) -> None:
+        """Have a session of ``session`` ready before a run asks for it, with its engines in memory as far as they fit.
+
+        Raises what ``session`` raises.
+        """
+        if (start, batch) not in self._ready:
+            self._ready[start, batch] = self.session(start, batch)
+            self._ready[start, batch].load()
 
     def session(self, start: int, batch: int) -> StepSession:
         """New buffers for runs of ``batch`` images that begin at step ``start``; the graphs are shared.
@@ -83,6 +99,8 @@ class StepPrograms:
         Raises RefusedCall for a late start on engines, which are built for whole runs, and for a batch that they do not
         take.
         """
+        if (start, batch) in self._ready:
+            return self._ready.pop((start, batch))
         built = self._options.backend in ("tensorrt", "rtx")
         key = (start, batch if built else None)
         if key not in self._compiled:

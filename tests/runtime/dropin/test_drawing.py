@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import MissingError, UsageError
-from dipgo_deploy.runtime import opened
-from dipgo_deploy.runtime.dropin import PromptOptions, StepOptions, draw_prompts, load_pipeline
+from dipgo_deploy.runtime import load_bundle, opened
+from dipgo_deploy.runtime.dropin import PromptOptions, StepOptions, draw_prompts, drawing, load_pipeline
+from dipgo_deploy.runtime.dropin.part_times import timed_parts
 from dipgo_deploy.runtime.dropin.pipeline import call_arguments
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from tests.runtime import fake_tensorrt as fake
@@ -42,20 +43,27 @@ def test_the_time_is_split(sd_bundle: Path):
 
 
 def test_engines_draw_the_same_images(sd_bundle: Path, monkeypatch):
-    """A library that computes on the CPU stands in for TensorRT; engines are loaded before the clock runs."""
-    loads = []
+    """A library that computes on the CPU stands in for TensorRT; engines are opened for one batch, before the clock."""
+    opened_for, backends, loaded = [], [], []
 
     def engine_backend(given, target, batch, **options):
         files = {name: given.folder / path for name, path in given.manifest.graphs.items()}
-        library = fake.Library(given.denoiser)
-        loads.append((target, batch, options))
-        return given.program, TensorRTBackend(library, files, device="cpu")
+        opened_for.append((target, batch, options))
+        backends.append(TensorRTBackend(fake.Library(given.denoiser), files, device="cpu"))
+        return given.program, backends[-1]
+
+    def clocked(pipeline):
+        loaded.append(len(backends[-1].loaded))
+        return timed_parts(pipeline)
 
     monkeypatch.setattr(opened, "engine_backend", engine_backend)
-    run = StepOptions("rtx", gpu_memory=2**30, trust_engines=True)
-    found = draw_prompts(sd_bundle, replace(OPTIONS, run=run))
-    assert loads == [("rtx", 2, {"gpu_memory": 2**30, "trust": True})]
-    assert np.abs(found.images - draw_prompts(sd_bundle, OPTIONS).images).max() <= 1e-4
+    monkeypatch.setattr(drawing, "timed_parts", clocked)
+    three = replace(OPTIONS, prompts=("a cat", "dogs", "birds"), batch=2)
+    found = draw_prompts(sd_bundle, replace(three, run=StepOptions("rtx", gpu_memory=2**30, trust_engines=True)))
+    assert opened_for == [("rtx", 2, {"gpu_memory": 2**30, "trust": True})]
+    assert loaded == [len(load_bundle(sd_bundle).program.graphs)]
+    monkeypatch.undo()
+    assert len(found.images) == 3 and np.abs(found.images - draw_prompts(sd_bundle, three).images).max() <= 1e-4
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU: nothing to refuse")
