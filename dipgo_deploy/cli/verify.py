@@ -75,7 +75,7 @@ def _verify_once(
 ) -> None:
     from dipgo_deploy.cli.verify_view import once_view
     from dipgo_deploy.runtime.graph_check import check_graphs
-    from dipgo_deploy.runtime.verify import VerifyOptions, local_tolerance
+    from dipgo_deploy.runtime.verify_options import VerifyOptions, local_tolerance
 
     options = VerifyOptions(images=images, seed=seed, local_tolerance=tolerance)
     with working(f"verifying {bundle}"):

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dipgo_deploy.runtime.graph_check import GraphCheck
-    from dipgo_deploy.runtime.verify import Rung, VerifyReport
+    from dipgo_deploy.runtime.ladder import Rung
+    from dipgo_deploy.runtime.verify import VerifyReport
 
 __all__ = ["once_view", "verify_view"]
 

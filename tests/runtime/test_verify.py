@@ -5,10 +5,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.runtime import Compiled, VerifyOptions, load_bundle, verify
+from dipgo_deploy.runtime import Compiled, LoadedBundle, VerifyOptions, ladder, load_bundle, verify
+from dipgo_deploy.runtime.deviation import Deviation
+from tests.models.families import tiny
+from tests.runtime.bundles import few_graphs
 
 
 def test_an_intact_bundle_passes_and_reports_the_schedule_apart(bundle_folder: Path) -> None:
@@ -21,6 +25,32 @@ def test_an_intact_bundle_passes_and_reports_the_schedule_apart(bundle_folder: P
 
 def test_a_wrong_graph_is_found_and_named(bundle_folder: Path, monkeypatch) -> None:
     bundle = load_bundle(bundle_folder)
+    plant(bundle, monkeypatch)
+    report = verify(bundle, VerifyOptions(images=2))
+    assert not report.passed
+    assert report.rungs[-1].first is not None and report.rungs[-1].first.step == bundle.program.runs[0].step
+    assert "onnxruntime subnets = torch" in report.failure and "step 0" in report.failure
+
+
+def test_what_float32_itself_cannot_hold_is_judged_by_float64(tmp_path: Path, monkeypatch) -> None:
+    """Numbers of 1500, between which float32 has steps of 1e-4, and which a normalisation takes back to about 1."""
+    model = tiny("sd")
+    with torch.no_grad():
+        model.module.get_submodule("down_blocks.1").resnets[0].conv1.bias.add_(1500.0)
+    bundle = few_graphs(model, tmp_path / "bundle")
+    report = verify(bundle, VerifyOptions(images=1))
+    rung = report.rungs[2]
+    assert report.passed and rung.name == "onnxruntime subnets = torch, by float64"
+    assert rung.local is not None and rung.local.relative > 1e-4
+    plant(bundle, monkeypatch)
+    report = verify(bundle, VerifyOptions(images=1))
+    assert not report.passed and report.failure.startswith("onnxruntime subnets = torch, by float64: local")
+    monkeypatch.setattr(ladder, "local_deviations", lambda *_: iter([Deviation("x", 0, float("inf"))]))
+    assert not verify(bundle, VerifyOptions(images=1)).passed
+
+
+def plant(bundle: LoadedBundle, monkeypatch) -> None:
+    """Put an error into the first graph of a bundle."""
     name = bundle.program.runs[0].graph
     model = onnx.load_model_from_string(bundle.compiled.graphs[name])
     # One Add of the graph now adds a constant more.
@@ -33,10 +63,6 @@ def test_a_wrong_graph_is_found_and_named(bundle_folder: Path, monkeypatch) -> N
     model.graph.node.insert(position, onnx.helper.make_node("Add", ["before_planting", "planted"], [inner]))
     broken = Compiled(bundle.program, {**bundle.compiled.graphs, name: model.SerializeToString()})
     monkeypatch.setitem(bundle.__dict__, "compiled", broken)
-    report = verify(bundle, VerifyOptions(images=2))
-    assert not report.passed
-    assert report.rungs[-1].first is not None and report.rungs[-1].first.step == bundle.program.runs[0].step
-    assert "onnxruntime subnets = torch" in report.failure and "step 0" in report.failure
 
 
 def _activations(model: onnx.ModelProto) -> set[str]:
