@@ -40,6 +40,9 @@ def build_engine(
         bool, typer.Option("--weight-streaming", help="Weights may stay in host memory.")
     ] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Allow the same weights to be put in again.")] = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave weights out: a load reads them from the bundle.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Engines built at a time.")] = 1,
     tolerance: Annotated[
         float | None, typer.Option(help="Local deviation of half precision allowed, relative.")
@@ -63,12 +66,13 @@ def build_engine(
         hardware_compatible=hardware_compatible,
         weight_streaming=weight_streaming,
         refit=refit,
+        strip=strip,
     )
     gpus = () if gpu is None else architectures(gpu)
     images = None if batch is None else batch_range(batch)
     usable = load_target(target)  # before anything heavy is imported
     usable.check_gpus(gpus)
-    usable.check_refit(refit)
+    usable.check_refit(flags.refittable)
     from dipgo_deploy.runtime.engine_options import EngineOptions
     from dipgo_deploy.runtime.engines import build
     from dipgo_deploy.runtime.islands import IslandOptions

@@ -69,6 +69,11 @@ class EngineRecord:
     build_memory_bytes: int
     tools: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_stripped(self) -> bool:
+        """Whether the weights are not in the file, and have to be put in when it is loaded."""
+        return "strip" in self.flags
+
 
 def engine_folder(target: str, version: str, gpu: str) -> str:
     """Name of the folder, inside ``engines``, of what was built for one target, version and GPU."""

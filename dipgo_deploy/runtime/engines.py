@@ -112,7 +112,7 @@ def machine_for(bundle: LoadedBundle, options: EngineOptions) -> Machine:
     """What ``options`` build for; raises as `build` does for a target, an architecture, a flag or a batch."""
     target = load_target(options.target)
     gpus = target.check_gpus(options.gpus)
-    target.check_refit(options.flags.refit)
+    target.check_refit(options.flags.refittable)
     return Machine(target, gpus, check_batch(bundle.manifest.contract, options.batch), options.flags)
 
 

@@ -80,7 +80,7 @@ def job_bytes(bundle: LoadedBundle, jobs: Sequence[EngineJob], variant: Variant 
     """
     first = jobs[0]
     fit = size_fit(first.target, first.precision, first.version)
-    weights = {job.graph: job.weight_bytes for job in jobs}
+    weights = {job.graph: 0 if job.flags.strip else job.weight_bytes for job in jobs}
     graphs, specs = bundle.compiled.graphs, bundle.value_specs
     if variant is not None and is_half(bundle.manifest.contract.dtype):
         graphs, specs = {name: path.read_bytes() for name, path in variant.graphs.items()}, master_specs(variant.master)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 from math import prod
+from pathlib import Path
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.engine import EngineRecord
@@ -18,7 +19,8 @@ from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.half_export import own_variant
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
-from dipgo_deploy.trt.preflight import engines_home, preflight
+from dipgo_deploy.runtime.tensorrt_engine import EngineFile
+from dipgo_deploy.trt.preflight import Engine, engines_home, preflight
 from dipgo_deploy.trt.target import Target, load_target
 
 __all__ = ["built_precision", "engine_backend", "engine_records", "engine_steps", "work_bytes"]
@@ -40,10 +42,15 @@ def engine_backend(
     engines = preflight(
         bundle.folder, manifest, source.program, source.graphs, source.weights, found, batch, trust=trust
     )
-    files = {name: one.path for name, one in engines.items()}
+    files = {name: _file(one, source.graphs[name]) for name, one in engines.items()}
     records, rows = [one.record for one in engines.values()], bundle.manifest.contract.sizes(batch)["rows"]
     reserve = work_bytes(records, rows)
     return source.program, TensorRTBackend(found.module, files, gpu_memory=gpu_memory, reserve=reserve, name=target)
+
+
+def _file(engine: Engine, onnx: Path) -> EngineFile:
+    record = engine.record
+    return EngineFile(engine.path, onnx, record.weight_bytes) if record.is_stripped else EngineFile(engine.path)
 
 
 def work_bytes(records: Sequence[EngineRecord], rows: int) -> int:

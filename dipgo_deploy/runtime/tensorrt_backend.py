@@ -25,7 +25,7 @@ from dipgo_deploy.runtime.backend import Act
 from dipgo_deploy.runtime.memory import TorchMemory
 from dipgo_deploy.runtime.residency import Residency
 from dipgo_deploy.runtime.streams import WorkStream, capture
-from dipgo_deploy.runtime.tensorrt_engine import OpenEngine, open_engine
+from dipgo_deploy.runtime.tensorrt_engine import EngineFile, OpenEngine, open_engine
 
 __all__ = ["TensorRTBackend"]
 
@@ -35,7 +35,7 @@ class TensorRTBackend(TorchMemory):
 
     Args:
         trt: the module, tensorrt or tensorrt_rtx.
-        engines: each graph's engine file by its name, past preflight.
+        engines: each graph's engine by its name, past preflight; a path stands for a file with its weights.
         gpu_memory: bytes that engines, slots, activations and scratch may take together; None for no limit.
         reserve: bytes of activations and scratch that the engines will need, as far as known, kept free from the start.
         name: of the target, for messages.
@@ -47,7 +47,7 @@ class TensorRTBackend(TorchMemory):
     def __init__(
         self,
         trt: Any,
-        engines: Mapping[str, Path],
+        engines: Mapping[str, EngineFile | Path],
         *,
         gpu_memory: int | None = None,
         reserve: int = 0,
@@ -55,7 +55,8 @@ class TensorRTBackend(TorchMemory):
         device: str = "cuda",
     ) -> None:
         super().__init__(device)
-        self.name, self._trt, self._files = name, trt, dict(engines)
+        self.name, self._trt = name, trt
+        self._files = {graph: EngineFile(one) if isinstance(one, Path) else one for graph, one in engines.items()}
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._stream = WorkStream(device)
         self._budget, self._pinned, self._reserve = gpu_memory, 0, reserve
@@ -97,7 +98,7 @@ class TensorRTBackend(TorchMemory):
         """Load the engines of all runs that are bound, until ``gpu_memory`` would make one of them go."""
         for graph in (name for name in self._shapes if name not in self._open):
             held = self._residency.held_bytes if self._residency else 0
-            needed = self._pinned + max(self._reserve, self._work_bytes) + held + self._files[graph].stat().st_size
+            needed = self._pinned + max(self._reserve, self._work_bytes) + held + self._files[graph].bytes
             if self._budget is not None and needed > self._budget:
                 return
             self._opened(graph)
@@ -133,7 +134,7 @@ class TensorRTBackend(TorchMemory):
     def _opened(self, graph: str) -> OpenEngine:
         if self._residency is None:  # slots are all allocated by now
             self._residency = Residency(self._budget, self._pinned + self._reserve)
-        size = self._files[graph].stat().st_size
+        size = self._files[graph].bytes
         gone = self._residency.make_room(graph, size)
         if gone is not None:
             self._give_up(gone)

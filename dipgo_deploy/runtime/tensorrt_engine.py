@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,24 @@ from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import DTYPE_BYTES
 from dipgo_deploy.trt.network import dtype_name
 
-__all__ = ["OpenEngine", "changed", "open_engine"]
+__all__ = ["EngineFile", "OpenEngine", "changed", "open_engine"]
+
+
+@dataclass(frozen=True)
+class EngineFile:
+    """An engine past preflight: its file and, where that is stripped, the ONNX graph that has its weights, and theirs.
+
+    ``weight_bytes`` are those that are put in when it is loaded.
+    """
+
+    path: Path
+    onnx: Path | None = None
+    weight_bytes: int = 0
+
+    @cached_property
+    def bytes(self) -> int:
+        """Device memory of the engine, as far as a file can tell."""
+        return self.path.stat().st_size + self.weight_bytes
 
 
 def changed(held: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
@@ -67,16 +85,18 @@ class OpenEngine:
 
 
 def open_engine(
-    trt: Any, runtime: Any, name: str, path: Path, shapes: Mapping[str, tuple[int, ...]], taken: int
+    trt: Any, runtime: Any, name: str, file: EngineFile, shapes: Mapping[str, tuple[int, ...]], taken: int
 ) -> OpenEngine:
-    """Load an engine file and set the shapes of its inputs.
+    """Load an engine file, put its weights in if it is stripped, and set the shapes of its inputs.
 
     ``taken`` says, for the refusal, how many bytes are held already. Raises InputError where the file is no engine of
-    this machine or does not take the shapes, MissingError where memory is short.
+    this machine, or does not take its weights or the shapes, MissingError where memory is short.
     """
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    engine = runtime.deserialize_cuda_engine(file.path.read_bytes())
     if engine is None:
-        raise InputError(f"{path} cannot be loaded (see the log above): build the engine anew on this machine")
+        raise InputError(f"{file.path} cannot be loaded (see the log above): build the engine anew on this machine")
+    if file.onnx is not None:
+        _put_in_weights(trt, engine, name, file.onnx)
     context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     if context is None:
         raise MissingError(
@@ -101,3 +121,12 @@ def open_engine(
             element = DTYPE_BYTES[dtype_name(engine.get_tensor_dtype(tensor))]
             outputs[tensor] = prod(context.get_tensor_shape(tensor)) * element
     return OpenEngine(name, engine, context, inputs, outputs, int(engine.device_memory_size_v2))
+
+
+def _put_in_weights(trt: Any, engine: Any, name: str, onnx: Path) -> None:
+    """Give a stripped engine the weights of the graph that it was built from."""
+    logger = trt.Logger(trt.Logger.WARNING)
+    refitter = trt.Refitter(engine, logger)
+    parser_refitter = trt.OnnxParserRefitter(refitter, logger)
+    if not (parser_refitter.refit_from_file(str(onnx)) and refitter.refit_cuda_engine()):
+        raise InputError(f"engine {name} does not take the weights of {onnx} (see the log above): build it anew")

@@ -39,7 +39,8 @@ class BuildFlags:
     ``level`` 0 to 5 is its effort, ``workspace_bytes`` the memory that tactics may use; None leaves both to it.
     ``static`` fixes the batch at its ``opt``. ``version_compatible`` engines run on later versions,
     ``hardware_compatible`` ones on later GPUs; ``weight_streaming`` lets weights stay in host memory; ``refit`` allows
-    the same weights to be put in again (REFIT_IDENTICAL).
+    the same weights to be put in again (REFIT_IDENTICAL). ``strip`` leaves the weights out, to be put in from the
+    graph's own file whenever the engine is loaded: they then stand on disk once, whatever engines are built.
     """
 
     level: int | None = None
@@ -49,6 +50,7 @@ class BuildFlags:
     hardware_compatible: bool = False
     weight_streaming: bool = False
     refit: bool = False
+    strip: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -56,6 +58,11 @@ class BuildFlags:
             raise UsageError(f"builder level {self.level} does not exist: choose 0 to 5")
         if self.workspace_bytes is not None and self.workspace_bytes < 1:
             raise UsageError(f"a workspace of {self.workspace_bytes} bytes is none: give more, or leave it out")
+
+    @property
+    def refittable(self) -> bool:
+        """Whether weights can be put into a built engine."""
+        return self.refit or self.strip
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -70,8 +70,8 @@ class Target:
         """MissingError where engines that can be refitted are asked for: no library builds them without a GPU."""
         if asked and not self.driver.devices:
             raise MissingError(
-                f"--refit builds only on an NVIDIA GPU ({self.driver.reason}): run on a machine that has one, or leave "
-                "it out"
+                f"--refit and --strip build only on an NVIDIA GPU ({self.driver.reason}): run on a machine that has "
+                "one, or leave them out"
             )
 
     def choose_gpus(self, config: Any, gpus: Sequence[str]) -> None:

@@ -97,8 +97,10 @@ def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
         weight_streaming=flags.weight_streaming,
     )
     config = create(builder, network)
-    if flags.refit:
+    if flags.refittable:
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    if flags.strip:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
     target.choose_gpus(config, job.gpus)
     return config
 

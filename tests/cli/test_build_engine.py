@@ -76,7 +76,12 @@ def test_with_a_driver_that_reports_no_device_each_command_says_what_to_do(tmp_p
         (["--gpu", "sm89"], "no bundle", 3),
         (["--gpu", ""], "--gpu '' holds an empty name: give architectures with commas between", 2),
         (["--gpu", "SM89,,sm86"], "holds an empty name", 2),
-        (["--gpu", "SM89", "--refit"], "--refit builds only on an NVIDIA GPU (the driver reports 0 devices)", 5),
+        (
+            ["--gpu", "SM89", "--refit"],
+            "--refit and --strip build only on an NVIDIA GPU (the driver reports 0 devices)",
+            5,
+        ),
+        (["--gpu", "SM89", "--strip"], "--refit and --strip build only on an NVIDIA GPU (the driver reports", 5),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_line(tmp_path, capsys, no_device, options, words, code):

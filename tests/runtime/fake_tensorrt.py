@@ -1,6 +1,7 @@
 """A library with TensorRT's members, as far as they are used, that computes with ONNX Runtime on host addresses.
 
-Engine files hold ONNX bytes. Like the real one it refuses to run without memory or with a tensor that has no address.
+Engine files hold ONNX bytes, stripped ones ``STRIPPED``: they have nothing until a refitter puts it in. Like the real
+one it refuses to run without memory or with a tensor that has no address.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ DTYPES = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int64)": 
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32}
 
 
+STRIPPED = b"stripped"
+
+
 class Library:
     """What ``import tensorrt`` gives; ``log`` notes what was loaded and run."""
 
@@ -29,6 +33,12 @@ class Library:
     def Runtime(self, logger):
         return Runtime(self)
 
+    def Refitter(self, engine, logger):
+        return Refitter(engine)
+
+    def OnnxParserRefitter(self, refitter, logger):
+        return OnnxParserRefitter(refitter)
+
 
 class Runtime:
     def __init__(self, library):
@@ -37,6 +47,12 @@ class Runtime:
     def deserialize_cuda_engine(self, content):
         if content == b"damaged":
             return None
+        if content == STRIPPED:
+            return ICudaEngine(self._library, "", None)
+        name, session = self._opened(content)
+        return ICudaEngine(self._library, name, session)
+
+    def _opened(self, content):
         options = onnxruntime.SessionOptions()
         folder = str(self._library.weights)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
@@ -44,14 +60,34 @@ class Runtime:
         session = onnxruntime.InferenceSession(bytes(content), options, providers=["CPUExecutionProvider"])
         name = session.get_modelmeta().graph_name
         self._library.log.append(("load", name))
-        return ICudaEngine(self._library, name, session)
+        return name, session
+
+
+class Refitter:
+    def __init__(self, engine):
+        self._engine, self._found = engine, None
+
+    def refit_cuda_engine(self):
+        self._engine.__init__(self._engine._library, *self._found)
+        return True
+
+
+class OnnxParserRefitter:
+    def __init__(self, refitter):
+        self._refitter = refitter
+
+    def refit_from_file(self, path):
+        if not Path(path).is_file():
+            return False
+        self._refitter._found = Runtime(self._refitter._engine._library)._opened(Path(path).read_bytes())
+        return True
 
 
 class ICudaEngine:
     def __init__(self, library, name, session):
         self._library, self._name, self._session = library, name, session
-        self._inputs = {entry.name: entry for entry in session.get_inputs()}
-        self._outputs = {entry.name: entry for entry in session.get_outputs()}
+        self._inputs = {entry.name: entry for entry in (session.get_inputs() if session else ())}
+        self._outputs = {entry.name: entry for entry in (session.get_outputs() if session else ())}
         self._tensors = {**self._inputs, **self._outputs}
         self.num_io_tensors = len(self._tensors)
         self.device_memory_size_v2 = library.activations(name)

@@ -16,7 +16,9 @@ from dipgo_deploy.core.files import save_engine_record
 from dipgo_deploy.runtime import VerifyOptions, load_bundle, opened, verify
 from dipgo_deploy.runtime.opened import built_precision, engine_backend, engine_records, work_bytes
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
+from dipgo_deploy.runtime.tensorrt_engine import EngineFile
 from dipgo_deploy.trt.driver import CudaDriver, Device
+from dipgo_deploy.trt.preflight import Engine
 from dipgo_deploy.trt.target import Target
 from tests.runtime.fake_tensorrt import Library
 
@@ -111,6 +113,24 @@ def test_engines_built_since_the_bundle_was_opened_are_known(bundle_copy, monkey
     monkeypatch.setattr(opened, "TensorRTBackend", lambda *_, **__: None)
     engine_backend(bundle, "rtx", 1)
     assert {f"unet/engines/{home.name}/subnet_0{i}.json" for i in (0, 1)} <= {entry.path for entry in seen[0].files}
+
+
+def test_stripped_engines_are_opened_with_the_graphs_they_were_built_of(bundle_copy, monkeypatch):
+    bundle, home, seen = load_bundle(bundle_copy), bundle_copy / "unet" / "engines" / "rtx-1.7-sm89", []
+    records(home)
+    found = {
+        one.graph: Engine(home / f"{one.graph}.engine", replace(one, flags=("strip",) * (one.graph == "subnet_01")))
+        for one in engine_records(bundle, here())
+    }
+    monkeypatch.setattr(opened, "load_target", lambda *_: here())
+    monkeypatch.setattr(opened, "preflight", lambda *_, **__: found)
+    monkeypatch.setattr(opened, "TensorRTBackend", lambda module, files, **__: seen.append(files))
+    engine_backend(bundle, "rtx", 1)
+    graph = bundle_copy / "unet" / "subnet_01.onnx"
+    paths = {name: home / f"{name}.engine" for name in ("subnet_00", "subnet_01")}
+    assert seen == [
+        {"subnet_00": EngineFile(paths["subnet_00"]), "subnet_01": EngineFile(paths["subnet_01"], graph, 1)}
+    ]
 
 
 def test_what_engines_share_is_the_largest_activations_and_outputs(bundle_copy):

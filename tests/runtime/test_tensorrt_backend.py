@@ -14,7 +14,7 @@ from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.generate import noise_for
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
-from dipgo_deploy.runtime.tensorrt_engine import changed
+from dipgo_deploy.runtime.tensorrt_engine import EngineFile, changed
 from tests.runtime import fake_tensorrt as fake
 
 LISTS = Path(__file__).parents[1] / "trt" / "tensorrt_api.json"
@@ -59,6 +59,23 @@ def test_images_are_those_of_onnx_runtime(bundle, compiled, engines, given):
     wanted = bundle.session(2, compiled=compiled, guidance_scale=4.0, threads=1).run(*given)
     for _ in range(2):  # nothing stale is left in the second run
         np.testing.assert_allclose(session.run(*given), wanted, atol=1e-4)
+
+
+def test_stripped_engines_get_their_weights_when_they_are_loaded(bundle, compiled, engines, given, tmp_path):
+    stripped = {}
+    for name, graph in engines.items():
+        (tmp_path / f"{name}.stripped").write_bytes(fake.STRIPPED)
+        stripped[name] = EngineFile(tmp_path / f"{name}.stripped", graph, 1000)
+    library, session = session_of(bundle, compiled, stripped)
+    _, plain = session_of(bundle, compiled, engines)
+    np.testing.assert_array_equal(session.run(*given), plain.run(*given))
+    assert sorted(name for what, name in library.log if what == "load") == sorted(compiled.graphs)
+    held = len(engines) * (len(fake.STRIPPED) + 1000)
+    assert session.backend.device_bytes - plain.backend.device_bytes == held - total_of(engines)
+    name = next(iter(stripped))
+    gone = {**stripped, name: EngineFile(stripped[name].path, tmp_path / "gone.onnx")}
+    with pytest.raises(InputError, match=rf"engine {name} does not take the weights of .*gone.onnx .*: build it anew"):
+        session_of(bundle, compiled, gone)[1].run(*given)
 
 
 def test_engines_are_loaded_at_their_first_call_and_once(bundle, compiled, engines, given):
@@ -194,7 +211,7 @@ def test_no_room_for_a_context_is_an_error(bundle, compiled, engines, given, mon
 
 def test_the_fake_has_no_member_that_the_real_ones_lack():
     lists = json.loads(LISTS.read_text())
-    for kind in (fake.Runtime, fake.ICudaEngine, fake.IExecutionContext):
+    for kind in (fake.Runtime, fake.ICudaEngine, fake.IExecutionContext, fake.Refitter, fake.OnnxParserRefitter):
         members = {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
         for version, classes in lists.items():
             assert members <= set(classes[kind.__name__]), version

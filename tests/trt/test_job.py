@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
@@ -67,7 +67,9 @@ def test_names_and_places_do_not(changes):
 def test_flags_are_named_where_they_differ_from_the_default():
     assert BuildFlags().names == ()
     flags = BuildFlags(level=0, workspace_bytes=5, refit=True)
-    assert flags.names == ("level=0", "workspace_bytes=5", "refit")
+    assert flags.names == ("level=0", "workspace_bytes=5", "refit") and flags.refittable
+    assert BuildFlags(strip=True).names == ("strip",) and BuildFlags(strip=True).refittable
+    assert not BuildFlags().refittable
 
 
 def test_every_tensor_that_a_run_binds_has_its_slots_spec(bundle_folder):
@@ -92,8 +94,3 @@ def test_profiles_follow_batch_and_guidance(bundle_folder):
 
 def test_folders_are_named_after_target_version_and_gpu():
     assert engine_folder("rtx", "1.7", "sm86+sm89") == "rtx-1.7-sm86+sm89"
-
-
-def test_no_flag_makes_an_engine_without_weights() -> None:
-    """Nothing here could put them in again, so nothing could run it."""
-    assert not [field.name for field in fields(BuildFlags) if "strip" in field.name]

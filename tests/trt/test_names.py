@@ -22,6 +22,8 @@ OBJECTS = {
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "parser_error": "ParserError",
+    "parser_refitter": "OnnxParserRefitter",
+    "refitter": "Refitter",
     "runtime": "Runtime",
     "tensor": "ITensor",
 }
