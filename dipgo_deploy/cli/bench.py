@@ -39,7 +39,7 @@ def bench(
     ] = None,
     batch: Batch = 8,
     repeats: Annotated[int, typer.Option(min=2, help="Timed rounds; each runs every contender once.")] = 10,
-    images: Annotated[int, typer.Option(min=1, help="Images for the quality columns.")] = 256,
+    images: Annotated[int, typer.Option(min=1, max=1_000_000, help="Images for the quality columns.")] = 256,
     converged_images: Annotated[int, typer.Option(min=0, help="How many of them meet the converged run.")] = 64,
     converged_calls: Annotated[int, typer.Option(min=1, help="Network calls of the converged run.")] = 1000,
     tuning_images: Annotated[int, typer.Option(min=1, help="Held-out images to tune the plain samplers on.")] = 16,

@@ -32,6 +32,9 @@ _COLUMNS = 16
 
 _PER_CLASS = 8
 
+_MOST_SEED = 2**62
+"""Every image has a seed of its own, counted from here; PyTorch takes 64 bits."""
+
 _WIDE = 168
 """Pixels to which smaller images of a prompt are enlarged."""
 
@@ -39,7 +42,7 @@ _WIDE = 168
 def generate(
     bundle: BundleFolder,
     out: Annotated[Path, typer.Option(help="Picture to write, a grid of all images.")] = Path("grid.png"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_MOST_SEED, help="Seed of the noise.")] = 0,
     classes: Annotated[
         list[int] | None, typer.Option("--class", help="Class of the images; repeat for several; all if left out.")
     ] = None,
@@ -47,7 +50,7 @@ def generate(
         list[str] | None, typer.Option(help="Text of the images, through the bundle's pipeline; repeat for several.")
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="Text that guidance leads away from.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Images per class (8) or prompt (1).")] = None,
+    count: Annotated[int | None, typer.Option(min=1, max=10_000, help="Images per class (8) or prompt (1).")] = None,
     guidance: Annotated[
         float | None, typer.Option(min=0.0, help="Guidance scale; 2, or with --prompt the pipeline's own.")
     ] = None,
@@ -84,24 +87,26 @@ def generate(
     options = GenerateOptions(seed=seed, classes=tuple(classes or ()), count=each, guidance_scale=guidance, **how)
     with working(f"generating with {bundle}"):
         loaded = open_bundle(bundle, own_model)
-        _check_drawable(loaded.manifest.contract.latent_shape)
+        _check_drawable(loaded.manifest.contract.latent_shape, bundle)
         images = draw(loaded, options)
         image_grid(images, out, columns=min(each, _COLUMNS))
     if as_json:
         emit({"images": len(images), "seed": seed, "out": str(out)})
         return
-    result(f"{len(images)} images in {out}")
+    result(f"{count_text(len(images), 'image')} in {out}")
 
 
-def _check_drawable(latent_shape: tuple[int, ...]) -> None:
+def _check_drawable(latent_shape: tuple[int, ...], bundle: Path) -> None:
     """UsageError for latents that are no images: refused before they are drawn."""
     if len(latent_shape) != 3 or latent_shape[0] not in (1, 3):
         from dipgo_deploy.cli.contract_view import shape_text
+        from dipgo_deploy.core.disk import read_json
 
-        shape = shape_text(latent_shape)
+        has_pipeline = read_json(bundle / "model_index.json").get("_class_name") != "DiffusionPipeline"
+        way = "give --prompt, or call load_pipeline in Python" if has_pipeline else "run a session of it in Python"
         raise UsageError(
-            f"this bundle draws latents of shape {shape}, which are no pictures until a pipeline decodes them: give "
-            "--prompt, or call load_pipeline in Python"
+            f"this bundle draws latents of shape {shape_text(latent_shape)}, which are no pictures until a pipeline "
+            f"decodes them: {way}"
         )
 
 

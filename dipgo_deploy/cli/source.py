@@ -95,7 +95,9 @@ def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> 
         return load_bundle(folder, whole=whole)
     if not is_python_name(own_model):
         raise UsageError(f"--model {own_model!r} names no Python object: give package.module:attribute")
-    return load_bundle(folder, whole=whole, model=model_from_python(own_model, "float32"))
+    opened = load_bundle(folder, whole=whole, model=model_from_python(own_model, "float32"))
+    opened.model  # noqa: B018 - refuses another model now, whatever is asked of the bundle
+    return opened
 
 
 def _fits(label: str, shapes: LoadedModel) -> bool:

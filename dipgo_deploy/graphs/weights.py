@@ -32,7 +32,7 @@ INLINE_BYTES = 256
 def save_weights(path: Path, state: Mapping[str, torch.Tensor], extras: Mapping[str, np.ndarray]) -> None:
     """Write the state dict and extra constants to ``path``, under a temporary name first."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    tensors |= {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in extras.items()}
+    tensors |= {name: _tensor(array) for name, array in extras.items()}
     # Tied parameters would share memory, which safetensors refuses: each name gets its own copy on disk.
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -46,6 +46,14 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], extras: Mapping[
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written ({error}): free space, or choose another place") from None
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """An array of any type, also of the half precision that NumPy has only by an extension."""
+    whole = np.ascontiguousarray(array)
+    if whole.dtype.name == "bfloat16":
+        return torch.from_numpy(whole.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(whole)
 
 
 def read_layout(path: Path) -> dict[str, tuple[int, int]]:

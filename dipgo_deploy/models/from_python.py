@@ -39,10 +39,13 @@ def model_from_python(source: str, dtype: str) -> LoadedModel:
         raise InputError(f"{source} cannot be imported ({error}): give package.module:attribute") from None
     finally:
         sys.path.remove(str(Path.cwd()))
-    model = found if isinstance(found, LoadedModel) or not callable(found) else found()
+    try:
+        model = found if isinstance(found, LoadedModel) or not callable(found) else found()
+    except Exception as error:  # of somebody's code, whatever it is
+        raise InputError(f"{source} raised {type(error).__name__} ({first_line(error)}): mend it") from error
     if not isinstance(model, LoadedModel):
         raise InputError(
-            f"{source} gives a {type(model).__name__}, a LoadedModel is wanted: return model_from_module(module, "
+            f"{source} gives {type(model).__name__}, a LoadedModel is wanted: return model_from_module(module, "
             "preset=Preset(...))"
         )
     return model.as_dtype(dtype)
@@ -65,8 +68,10 @@ def with_weights(model: LoadedModel, file: Path, digest: str) -> LoadedModel:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} cannot be read ({first_line(error)}): export the bundle again") from None
     except RuntimeError as error:
-        line = " ".join(first_line(error).split())
-        raise InputError(f"{other} ({line}): give the class and the settings that were exported") from None
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        raise InputError(
+            f"{other} ({lines[min(1, len(lines) - 1)]}): give the class and the settings that were exported"
+        ) from None
     found = replace(model, module=module)
     if found.digest != digest:
         raise InputError(f"{other}: give the class and the settings that were exported")

@@ -160,7 +160,7 @@ class _Search:
             raise GateError(
                 f"{self._dtype} deviates by {worst.relative:.1e} at {worst.value}, step {worst.step}, and by "
                 f"{free:.1e} in the image; {self._tolerance:g} and {_FREE * self._tolerance:g} are allowed: raise "
-                "--tolerance, or take the other half precision"
+                "--tolerance, or export in float32 and take the other half precision"
             )
         return PrecisionRecord(
             dtype=self._dtype,

@@ -160,7 +160,8 @@ class Ladder:
         free = relative_difference(found.image, wanted.image)
         worst = max(deviations, key=lambda deviation: deviation.relative, default=None)
         past = [d for d in deviations if not d.relative <= self.local]
-        if past and not self.half and all(math.isfinite(d.relative) for d in past):
+        given = self.options.local_tolerance is not None  # a number of the user's own is a gate
+        if past and not (self.half or given) and all(math.isfinite(d.relative) for d in past):
             name, roundings = f"{name}, by float64", self._roundings(wanted)
             past = [d for d in past if d.relative > ROUNDINGS * roundings.get((d.value, d.step), 0.0)]
         first = past[0] if past else None

@@ -45,11 +45,13 @@ def verify(bundle: LoadedBundle, options: VerifyOptions | None = None) -> Verify
 
     Where float32 itself is farther off than the tolerance (PyTorch in float64, fed the same slots, says how far), as
     behind a normalisation of nearly equal values, rungs in float32 allow ROUNDINGS times that at that place, and say so
-    in their names. A bundle that was exported in half precision, and has graphs with islands because its own do not
-    hold, is judged in float32: its model is traced anew.
+    in their names; a tolerance that is asked for holds everywhere. A bundle in bfloat16, which NumPy lacks, and one
+    that was exported in half precision and has graphs with islands because its own do not hold, are judged in float32:
+    their model is traced anew.
     """
     options = options or VerifyOptions()
-    with nullcontext(bundle) if own_variant(bundle) is None else in_float32(bundle) as judged:
+    as_it_is = bundle.manifest.contract.dtype != "bfloat16" and own_variant(bundle) is None
+    with nullcontext(bundle) if as_it_is else in_float32(bundle) as judged:
         ladder = Ladder(judged, options, bundle)
         rungs = tuple(ladder.climb())
         psnr = ladder.schedule_psnr()

@@ -47,6 +47,10 @@ def wide():
     return model
 
 
+def boom():
+    raise ValueError("weights not found")
+
+
 number = 3
 """
 
@@ -85,7 +89,13 @@ def test_a_bundle_of_ones_own_module_says_what_it_lacks(own_module: Path, capsys
     capsys.readouterr()
     refused(["verify", bundle], "for which no preset ships: say which model was exported, with --model", capsys, 3)
     refused(["verify", bundle, "--model", "chain"], "--model 'chain' names no Python object", capsys, 2)
-    refused(["verify", bundle, "--model", "own_denoiser:wide"], "is not the model that", capsys, 3)
+    refused(
+        ["verify", bundle, "--model", "own_denoiser:wide"], 'Missing key(s) in state_dict: "blocks.3.weight', capsys
+    )
+    wide = ["--model", "own_denoiser:wide", "--target", "rtx", "--gpu", "sm89", "--dry-run"]
+    refused(["build-engine", bundle, *wide], "is not the model that", capsys)
+    words = "which are no pictures until a pipeline decodes them: run a session of it in Python"
+    refused(["generate", bundle, "--model", "own_denoiser:chain"], words, capsys, 2)
 
 
 def test_weights_of_the_file_take_the_place_of_others(own_module: Path, tmp_path: Path) -> None:
@@ -106,8 +116,10 @@ def test_weights_of_the_file_take_the_place_of_others(own_module: Path, tmp_path
 
 
 def test_what_is_no_model_of_ones_own(own_module: Path) -> None:
-    with pytest.raises(InputError, match="own_denoiser:number gives a int, a LoadedModel is wanted"):
+    with pytest.raises(InputError, match="own_denoiser:number gives int, a LoadedModel is wanted"):
         load_model("own_denoiser:number")
+    with pytest.raises(InputError, match=r"own_denoiser:boom raised ValueError \(weights not found\): mend it"):
+        load_model("own_denoiser:boom")
     with pytest.raises(InputError, match="own_denoiser:missing cannot be imported"):
         load_model("own_denoiser:missing")
     with pytest.raises(InputError, match="no_such_module:chain cannot be imported"):

@@ -12,6 +12,7 @@ import torch
 
 from dipgo_deploy.core.errors import GateError, UsageError
 from dipgo_deploy.core.precision import PrecisionRecord
+from dipgo_deploy.graphs import ExportOptions, export
 from dipgo_deploy.runtime import LoadedBundle, VerifyOptions, load_bundle, opened, preparation, verify
 from dipgo_deploy.runtime.deviation import relative_difference
 from dipgo_deploy.runtime.dropin import DeployedDenoiser
@@ -22,7 +23,7 @@ from dipgo_deploy.runtime.islands import IslandOptions
 from dipgo_deploy.runtime.preparation import Preparation, planned, prepared
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from tests.models.families import tiny
-from tests.runtime.bundles import PLANTED, half_export, planted
+from tests.runtime.bundles import PLANTED, half_export, planted, scheduled
 from tests.runtime.fake_tensorrt import Library
 
 OPTIONS = EngineOptions("float16", islands=IslandOptions(images=1, steps=1))
@@ -85,6 +86,13 @@ def test_steps_run_on_the_graphs_that_engines_were_built_of(tmp_path: Path, monk
         given = (latent, torch.tensor([time, time]), torch.tensor([3, 1000]))
         found, wanted = (one(given[0], timestep=given[1], class_labels=given[2]).sample for one in (engines, plain))
         assert relative_difference(found.float().numpy(), wanted.float().numpy()) <= 2e-2
+
+
+def test_a_bundle_in_bfloat16_is_judged_in_float32(tmp_path: Path) -> None:
+    model = tiny("dit")
+    folder = export(model, scheduled(model, (1, 0)), tmp_path / "half", ExportOptions(dtype="bfloat16"))
+    report = verify(load_bundle(folder), VerifyOptions(images=1))
+    assert report.passed and report.rungs[1].free <= 1e-5
 
 
 def test_without_the_memory_for_float32_the_schedule_runs_once(tmp_path: Path, monkeypatch) -> None:

@@ -81,7 +81,7 @@ def test_an_error_past_the_tolerance_makes_an_island_of_the_whole_piece(tmp_path
     assert [island.block for island in record.islands] == [PLANTED]
     assert "deviates by" in record.islands[0].reason and "0.02 is allowed" in record.islands[0].reason
     assert len(record.islands[0].nodes) > 20 and record.local <= 2e-2
-    with pytest.raises(GateError, match=r"raise --tolerance, or take the other half precision"):
+    with pytest.raises(GateError, match=r"raise --tolerance, or export in float32 and take the other half"):
         searched(bundle, options=IslandOptions(images=1, steps=1, tolerance=1e-7))
 
 

@@ -42,6 +42,8 @@ def test_what_float32_itself_cannot_hold_is_judged_by_float64(tmp_path: Path, mo
     rung = report.rungs[2]
     assert report.passed and rung.name == "onnxruntime subnets = torch, by float64"
     assert rung.local is not None and rung.local.relative > 1e-4
+    asked = verify(bundle, VerifyOptions(images=1, local_tolerance=1e-4))
+    assert not asked.passed and asked.rungs[2].name == "onnxruntime subnets = torch"
     plant(bundle, monkeypatch)
     report = verify(bundle, VerifyOptions(images=1))
     assert not report.passed and report.failure.startswith("onnxruntime subnets = torch, by float64: local")

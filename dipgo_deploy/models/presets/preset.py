@@ -46,10 +46,8 @@ class Preset:
 def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str, ...]:
     """Block patterns of a granularity; UsageError where the class's ``preset`` has none of that name."""
     if granularity not in preset.granularities:
-        raise UsageError(
-            f"{class_name} has no granularity {granularity!r}: choose {' or '.join(preset.granularities)}, or give "
-            "--blocks patterns"
-        )
+        known = f"choose {' or '.join(preset.granularities)}, or give" if preset.granularities else "give"
+        raise UsageError(f"{class_name} has no granularity {granularity!r}: {known} --blocks patterns")
     return preset.granularities[granularity]
 
 
