@@ -18,8 +18,10 @@ from dipgo_deploy.runtime.deviation import relative_difference
 from dipgo_deploy.runtime.dropin import DeployedDenoiser
 from dipgo_deploy.runtime.engine_options import EngineOptions
 from dipgo_deploy.runtime.half_export import in_float32, own_variant
+from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.islands import IslandOptions
+from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.preparation import Preparation, planned, prepared
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from tests.models.families import tiny
@@ -51,7 +53,12 @@ def test_islands_are_found_kept_and_forgotten(tmp_path: Path, monkeypatch) -> No
     variant = own_variant(again)
     assert variant is not None and variant.blocks.dtype == "float16" and variant.master.is_file()
 
-    # Its own graphs give no numbers: it is judged in float32, where all is right.
+    # Its own graphs give no numbers, those with islands do; and it is judged in float32, where all is right.
+    given = run_inputs(bundle.model, bundle.manifest.contract, [0])
+    assert not np.isfinite(bundle.session(1, backend="torch", guidance_scale=2.0).run(*given)).all()
+    graphs = {name: path.read_bytes() for name, path in variant.graphs.items()}
+    session = Session(variant.program, OnnxRuntimeBackend(graphs, bundle.denoiser), 1, 2.0)
+    assert np.isfinite(session.run(*given)).all() and record.free <= 2e-2
     report = verify(again, VerifyOptions(images=1))
     assert report.passed and report.rungs[1].free <= 1e-5
 

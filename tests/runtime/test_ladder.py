@@ -40,7 +40,8 @@ def test_every_rung_holds(
         folder = export(model, schedule, tmp_path / sampler, ExportOptions("segments"))
         report = verify(load_bundle(folder), VerifyOptions(images=2))
         assert report.passed, report.failure
-        assert [rung.name for rung in report.rungs] == [
+        # Where the roundings of this processor's float32 exceed a tolerance, float64 judges, and the name says so.
+        assert [rung.name.partition(", ")[0] for rung in report.rungs] == [
             "all gates open = plain model",
             "program on torch = reference",
             "onnxruntime subnets = torch",

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.graphs.precision import half_blocks
 from dipgo_deploy.runtime import load_bundle, opened
 from dipgo_deploy.runtime.dropin import DeployedDenoiser, RefusedCall
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
@@ -116,7 +117,7 @@ def test_an_unknown_backend_is_refused(bundle):
 @pytest.mark.parametrize("exported", ["float32", "float16"])
 def test_engines_in_half_precision_get_slots_of_it(bundle, monkeypatch, exported):
     wide = bundle.program.graphs[0].writes[0]
-    variant = SimpleNamespace(record=SimpleNamespace(wide=(wide,), dtype="float16"))
+    variant = SimpleNamespace(blocks=half_blocks(bundle.blocks, "float16", (wide,), {}))
     contract = replace(bundle.program.contract, dtype="float16")
     program = replace(bundle.program, contract=contract)
     monkeypatch.setattr(opened, "engine_backend", lambda *_, **__: (program, None))
