@@ -98,6 +98,7 @@ class Ladder:
         found = recorded(session, self.inputs, options.seed)
         self.image = found.image
         if any(is_half(slot.dtype) for slot in session.program.slots):
+            self.half = True
             self.local, self.free = options.local_tolerance or HALF[0], options.free_tolerance or HALF[1]
         return self._compared(f"{target} = onnxruntime", session, found, wanted)
 
