@@ -40,6 +40,7 @@ __all__ = [
     "TrustEngines",
     "Revision",
     "Sampler",
+    "SamplerName",
     "Size",
     "Steps",
     "Variant",
@@ -98,7 +99,13 @@ Size = Annotated[
     str | None,
     typer.Option(metavar="HEIGHTxWIDTH", help="Size of the latent, such as 96x96; the model's own if left out."),
 ]
-Sampler = Annotated[str | None, typer.Option(help="Sampler by name, such as ddim; the model's own if left out.")]
+SamplerName = Literal[
+    "ddim", "ddpm", "deis", "dpmpp-2m", "dpmpp-2m-karras", "euler", "euler-a", "flow-euler", "heun", "lms", "pndm",
+    "unipc",
+]  # fmt: skip
+"""The names in `models.SAMPLERS`, which brings too much to be asked for help."""
+
+Sampler = Annotated[SamplerName | None, typer.Option(help="Sampler by name; the model's own if left out.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler's full run; the model's own if left out.")]
 GuidanceLayout = Annotated[
     Literal["none", "concat"] | None,

@@ -30,9 +30,15 @@ def exit_code(app: Callable[..., object], arguments: Sequence[str]) -> int:
             return _fail("interrupted", _INTERRUPTED)
         return code if isinstance(code, int) else 0
     except TyperException as error:
-        return _fail(f"{error.format_message()} See dipgo-deploy --help", UsageError.exit_code)
+        return _fail(_parser_message(error), UsageError.exit_code)
     except Exception as error:
         return _report(error)
+
+
+def _parser_message(error: TyperException) -> str:
+    """What the parser has against a command line, and where its options are described."""
+    command = getattr(getattr(error, "ctx", None), "command_path", "dipgo-deploy")
+    return f"{error.format_message().replace('Value error, ', '').rstrip('.')}: see {command} --help"
 
 
 def _report(error: Exception) -> int:

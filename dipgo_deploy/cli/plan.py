@@ -9,6 +9,7 @@ import typer
 
 from dipgo_deploy.cli.options import Bf16, BundleFolder, Fp16, Json, half_type
 from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.core.errors import MissingError
 
 if TYPE_CHECKING:
     from dipgo_deploy.runtime.planner import LayoutPlan, Plan
@@ -47,8 +48,10 @@ def plan(
         found = plan_bundle(load_bundle(bundle), options)
     if as_json:
         emit(asdict(found))
-        return
-    result(_view(found))
+    else:
+        result(_view(found))
+    if found.recommended is None:
+        raise MissingError(f"{found.reason}, --gpu-memory allows {options.gpu_memory}: give more")
 
 
 def _view(found: Plan) -> Any:

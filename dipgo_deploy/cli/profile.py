@@ -65,6 +65,7 @@ def profile(
     from dipgo_deploy.core.files import save_latency_table
     from dipgo_deploy.core.latency import LatencyTable
     from dipgo_deploy.graphs import trace
+    from dipgo_deploy.runtime.memory import check_device
     from dipgo_deploy.runtime.profile_options import ProfileOptions, ProfileProgress
     from dipgo_deploy.runtime.profiling import profile as measure
 
@@ -86,6 +87,7 @@ def profile(
         from dipgo_deploy.trt.target import load_target
 
         load_target(target, "run")  # before anything is loaded
+    check_device(options.device)
 
     def read(step: Any) -> tuple[float, str] | None:
         if isinstance(step, ProfileProgress):

@@ -62,7 +62,7 @@ def search(
         Path | None, typer.Option(help="File of class numbers or prompts, one a line, to search on.")
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale to search at.")] = None,
-    preset: Annotated[str, typer.Option(help="Settings of dipgo: default, paper or paper-dit.")] = "default",
+    preset: Annotated[Literal["default", "paper", "paper-dit"], typer.Option(help="Settings of dipgo.")] = "default",
     iterations: Annotated[int | None, typer.Option(help="Gradient steps (dipgo).")] = None,
     polish: Annotated[int | None, typer.Option(help="Full trajectories for exchanges; 0: none (dipgo).")] = None,
     order: Annotated[

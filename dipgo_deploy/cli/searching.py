@@ -155,8 +155,6 @@ def _gradient_options(asked: Asked, conditions: Conditions) -> DipgoOptions:
     from dipgo_deploy.search.dipgo_options import PRESETS
 
     gradient = asked.gradient
-    if gradient.preset not in PRESETS:
-        raise UsageError(f"preset {gradient.preset!r} is unknown: choose {', '.join(PRESETS)}")
     options = PRESETS[gradient.preset]
     changed: dict[str, Any] = {
         "iterations": gradient.iterations,

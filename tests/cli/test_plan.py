@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.core.files import load_latency_table, load_schedule, save_latency_table
@@ -46,6 +47,13 @@ def test_plan_as_a_table(bundle_folder, capsys):
     assert "float16" in text and "code is not counted: no engine of this target was measured" in text
 
 
+def test_a_plan_that_fits_nowhere_is_printed_and_fails(bundle_folder, capsys):
+    assert run(["plan", str(bundle_folder), "--gpu-memory", "1K", "--json"]) == 5
+    printed = capsys.readouterr()
+    assert json.loads(printed.out.splitlines()[-1])["recommended"] is None
+    assert "error: no layout fits: even one engine at a time needs" in printed.err
+
+
 def test_plan_in_half_precision_refuses_times_of_float32(latency, bundle_folder, capsys):
     refused(["plan", bundle_folder, "--fp16", "--latency", latency], "measured for dtype float32", capsys)
     refused(["plan", bundle_folder, "--fp16", "--bf16"], "exclude each other: choose one", capsys, code=2)
@@ -54,6 +62,12 @@ def test_plan_in_half_precision_refuses_times_of_float32(latency, bundle_folder,
 def test_profile_refuses_what_numpy_lacks_before_it_traces(tmp_path, capsys):
     asked = ["profile", "digits-unet", "--dtype", "bfloat16", "--out", tmp_path / "latency.json"]
     refused(asked, "onnxruntime-cpu has no bfloat16: choose another --target", capsys, code=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU: nothing to refuse")
+def test_profile_on_a_missing_gpu_loads_no_model(tmp_path, capsys):
+    asked = ["profile", "no-such-model", "--target", "torch-cuda", "--out", tmp_path / "latency.json"]
+    refused(asked, "PyTorch finds no CUDA GPU here: run on the cpu", capsys, code=5)
 
 
 def test_profile_of_engines_needs_a_gpu(tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,12 +85,22 @@ def _arguments(pipeline: Any, denoiser: DeployedDenoiser, options: PromptOptions
     for name in (name for name, value in wanted.items() if value is not None and name not in taken):
         raise UsageError(f"{type(pipeline).__name__} takes no {name.replace('_', ' ')}: give classes, or leave it out")
     if options.guidance_scale is not None:
+        _check_scale(options.guidance_scale, denoiser)
         if arguments.get("guidance_scale", options.guidance_scale) != options.guidance_scale:
             raise UsageError(
                 f"a guidance scale of {options.guidance_scale:g} needs a bundle with guidance: leave it out"
             )
         arguments["guidance_scale"] = options.guidance_scale
     return arguments | ({} if options.negative_prompt is None else {"negative_prompt": options.negative_prompt})
+
+
+def _check_scale(scale: float, denoiser: DeployedDenoiser) -> None:
+    """UsageError for a scale at which a pipeline leaves out the rows that the bundle's graphs take."""
+    if denoiser.bundle.manifest.contract.guidance == "concat" and not 1 < scale < math.inf:
+        raise UsageError(
+            f"a guidance scale of {scale:g} turns guidance off, and the bundle is made for guidance: give a number "
+            "above 1, or search with --guidance none"
+        )
 
 
 def _draw(pipeline: Any, prompts: Sequence[str], seed: int, arguments: dict[str, Any]) -> np.ndarray:

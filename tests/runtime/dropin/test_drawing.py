@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def test_a_missing_gpu_is_one_refusal(sd_bundle: Path):
         ({"prompts": ()}, "1 images of 0 prompts make no sense"),
         ({"count": 0}, "0 images of 2 prompts make no sense"),
         ({"batch": 0}, "make no sense: ask for 1 or more"),
+        ({"guidance_scale": 1.0}, "a guidance scale of 1 turns guidance off, and the bundle is made for guidance"),
+        ({"guidance_scale": math.inf}, "a guidance scale of inf"),
     ],
 )
 def test_odd_options_are_refused(sd_bundle: Path, changed, says):
