@@ -1,7 +1,8 @@
 """Layouts: which graphs a bundle has, and which of them each step runs.
 
-``subnets``: steps with equal computed blocks and equal reads share a graph, whose writes are united. ``segments``:
-pieces that run at the same steps form one graph, so that each weight lives in exactly one.
+``subnets``: steps that run the same pieces on the same reads share a graph, whose writes are united. ``segments``:
+pieces that run at the same steps form one graph, so that each weight lives in exactly one. Either way a step runs what
+it needs and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dipgo_deploy.core.blocks import BlockGraph
-from dipgo_deploy.core.liveness import StepPlan, block_of_stored, is_residual, reach
+from dipgo_deploy.core.liveness import Reach, StepPlan, block_of_stored, is_residual
 from dipgo_deploy.core.program import Graph, Layout
 from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule
 
@@ -28,23 +29,22 @@ class GraphPlan:
 
 
 def plan_subnets(schedule: Schedule, graph: BlockGraph, plans: Sequence[StepPlan]) -> GraphPlan:
-    """One graph per distinct (computed blocks, reads), in order of first use."""
-    keys: dict[tuple[str, frozenset[str], frozenset[str]], set[str]] = {}
+    """One graph per distinct reach, in order of first use."""
+    keys: dict[tuple[str, Reach], set[str]] = {}
     for plan in plans:
         if plan.is_call:
             keys.setdefault(_subnet_key(schedule, plan), set()).update(plan.writes)
     order = {key: index for index, key in enumerate(keys)}
-    graphs: list[Graph] = []
-    for (expert, computes, reads), writes in keys.items():
-        found = reach(graph, computes, writes, schedule.kind)
-        graphs.append(_graph(graph, f"subnet_{len(graphs):02d}", expert, found.pieces, computes, reads, writes))
+    graphs = [
+        _graph(graph, f"subnet_{index:02d}", expert, found.pieces, found.computes, found.reads, writes)
+        for index, ((expert, found), writes) in enumerate(keys.items())
+    ]
     by_step = tuple((order[_subnet_key(schedule, plan)],) if plan.is_call else () for plan in plans)
     return GraphPlan("subnets", tuple(graphs), by_step)
 
 
-def _subnet_key(schedule: Schedule, plan: StepPlan) -> tuple[str, frozenset[str], frozenset[str]]:
-    expert = schedule.experts[plan.step] if schedule.experts else MAIN_EXPERT
-    return (expert, plan.reach.computes, plan.reach.reads)
+def _subnet_key(schedule: Schedule, plan: StepPlan) -> tuple[str, Reach]:
+    return schedule.experts[plan.step] if schedule.experts else MAIN_EXPERT, plan.reach
 
 
 def _graph(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from dipgo_deploy.core.liveness import plan_steps
 from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.lowering import LowerOptions, lower
-from tests.lowering.cases import Case, cases
+from tests.lowering.cases import Case, cases, contract, made_up_sampler, random_graph, small
 
 MANY = settings(max_examples=150, deadline=None)
 
@@ -67,3 +70,18 @@ def test_macs_do_not_depend_on_the_layout(case: Case) -> None:
     ]
     assert whole.macs.papers == rows * sum(macs.papers for macs in steps)
     assert whole.full_macs.papers == rows * case.graph.macs.papers * case.schedule.steps
+
+
+@pytest.mark.parametrize("seed", [853, 1031, 1568])
+def test_a_feature_that_only_one_step_needs_is_not_made_at_another(seed: int) -> None:
+    """Two steps compute the same blocks from the same reads, and one of them wants a second feature of a block."""
+    rng = np.random.default_rng(seed)
+    graph = small(random_graph(seed, 3))
+    compute = np.vstack([np.ones(4, bool), rng.random((4, 4)) < 0.6])
+    rows = tuple(map(tuple, compute.tolist()))
+    schedule = Schedule(contract(graph, 5, "none"), "stage", "output", graph.block_names, rows)
+    sampler = made_up_sampler(5, (1, 1), rng)
+    subnets, segments = (lower(schedule, graph, sampler, LowerOptions(layout)) for layout in ("subnets", "segments"))
+    assert subnets.macs == segments.macs
+    alike = {(graph.computes, graph.reads) for graph in subnets.graphs}
+    assert len(alike) < len(subnets.graphs)
