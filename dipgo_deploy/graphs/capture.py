@@ -34,6 +34,12 @@ PARAMETER_PREFIX = "model."
 EXAMPLE_ROWS = 2
 """Rows of the example that is exported; any number but 1 keeps the batch axis symbolic."""
 
+_MOST_ROWS = 63
+"""Rows that the exporter is told of: at 64 the up-sampling of diffusers' U-Nets takes another branch, of equal values.
+
+The graph takes any number. An export that is told of more fails first and then, told so, does all its work again.
+"""
+
 
 @dataclass
 class Capture:
@@ -121,7 +127,7 @@ def capture(model: LoadedModel, blocks: Sequence[str]) -> Capture:
     """
     inputs = model.example_inputs(EXAMPLE_ROWS)
     recorder = _Recorder(model, blocks, list(inputs)).eval()
-    rows = torch.export.Dim("rows")
+    rows = torch.export.Dim("rows", max=_MOST_ROWS)
     shapes = (tuple({0: rows} for _ in inputs),)
     log = logging.getLogger("torch.onnx")
     before = log.level

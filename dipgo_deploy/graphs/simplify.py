@@ -13,24 +13,81 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
-from onnxscript.optimizer import optimize_ir  # noqa: TID251 - the home of onnxscript
+from onnxscript import rewriter  # noqa: TID251 - the home of onnxscript
+from onnxscript.optimizer import fold_constants_ir  # noqa: TID251 - the home of onnxscript
+from onnxscript.rewriter.rules import common as rules  # noqa: TID251 - the home of onnxscript
 
 __all__ = ["simplify"]
 
 _DOMAIN = "dipgo_deploy.border"
+
+_RULES = rewriter.RewriteRuleSet(
+    [
+        *rules.mul_by_1_rule.commute(),
+        *rules.add_0_rule.commute(),
+        rules.sub_0_rule,
+        rules.div_by_1_rule,
+        rules.two_reshapes_matmul_reshape_rule,
+        rules.one_reshape_matmul_reshape_rule,
+        rules.cast_constant_of_shape_rule,
+        rules.cast_constant_of_shape_without_value_rule,
+        rules.collapse_slice_rule,
+        rules.collapse_slice2_rule,
+        rules.materialize_reshape_shape_rule,
+        rules.cast_cast_rule,
+        rules.no_op_cast_rule,
+        rules.no_op_expand_rule,
+        rules.flatten_to_reshape_rule,
+        rules.reshape_reshape_rule,
+        rules.no_op_transpose_rule,
+        rules.transpose_transpose_rule,
+        rules.unsqueeze_unsqueeze_rule,
+        rules.squeeze_reshape_1d_rule,
+        rules.normalize_pad_format_conv_rule,
+        rules.fuse_pad_into_conv_rule,
+    ]
+)
+"""The rewrites that exports of denoisers meet, in onnxscript's order; none changes a parameter.
+
+Of its own choice one is left out that looks for pairs of Slices: it compares all nodes with all, and finds none.
+"""
+
+_ROUNDS = 2
+"""What a rewrite leaves may be constant."""
 
 
 def simplify(model: ir.Model, outputs: Sequence[str], parameters: Iterable[str]) -> None:
     """Simplify ``model`` in place; ``outputs`` renames its outputs in order, ``parameters`` are never folded."""
     known = set(parameters)
     _insert_borders(model.graph)
-    optimize_ir(model, should_fold=lambda node: False if _reads(node, known) else None)
+    _optimize(model, known)
     _remove_borders(model.graph)
     passes.IdentityEliminationPass()(model)
     _rename_outputs(model.graph, outputs)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.RemoveUnusedOpsetsPass()(model)
+
+
+def _optimize(model: ir.Model, parameters: set[str]) -> None:
+    """Fold constants and apply the rules, again where something changed; no parameter is folded."""
+    passes.InlinePass()(model)
+    for _ in range(_ROUNDS):
+        folded = fold_constants_ir(
+            model,
+            onnx_shape_inference=True,
+            should_fold=lambda node: False if _reads(node, parameters) else None,
+        )
+        rewritten = rewriter.RewritePass(_RULES)(model)
+        passes.RemoveUnusedNodesPass()(model)
+        passes.RemoveUnusedFunctionsPass()(model)
+        if not folded.modified and not rewritten.modified:
+            break
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.DeduplicateInitializersPass()(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.OutputFixPass()(model)
+    passes.NameFixPass()(model)
 
 
 def _reads(node: ir.Node, names: set[str]) -> bool:

@@ -14,7 +14,8 @@ from dipgo_deploy.runtime.foretold import foretell, job_bytes
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.runtime.preparation import planned
 from dipgo_deploy.trt.build import Outcome, engine_path, standing
-from dipgo_deploy.trt.job import EngineJob, Machine
+from dipgo_deploy.trt.job import EngineJob
+from dipgo_deploy.trt.program_jobs import Machine
 from dipgo_deploy.trt.sizes import size_fit
 
 __all__ = ["DryRun", "WantedEngine", "dry_run"]

@@ -19,7 +19,8 @@ from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.runtime.opened import work_bytes
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.trt.build import build_engines
-from dipgo_deploy.trt.job import BuildFlags, Machine, program_jobs
+from dipgo_deploy.trt.job import BuildFlags
+from dipgo_deploy.trt.program_jobs import Machine, program_jobs
 from dipgo_deploy.trt.store import forget_built
 from dipgo_deploy.trt.target import load_target
 

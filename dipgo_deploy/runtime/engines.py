@@ -27,7 +27,8 @@ from dipgo_deploy.runtime.half_export import own_variant
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.runtime.preparation import planned, prepared
 from dipgo_deploy.trt.build import BuildStep, build_engines, drop_stale
-from dipgo_deploy.trt.job import EngineJob, Machine, check_batch, program_jobs
+from dipgo_deploy.trt.job import EngineJob, check_batch
+from dipgo_deploy.trt.program_jobs import Machine, program_jobs
 from dipgo_deploy.trt.target import load_target
 
 __all__ = [

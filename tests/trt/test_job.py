@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -94,3 +96,8 @@ def test_profiles_follow_batch_and_guidance(bundle_folder):
 
 def test_folders_are_named_after_target_version_and_gpu():
     assert engine_folder("rtx", "1.7", "sm86+sm89") == "rtx-1.7-sm86+sm89"
+
+
+def test_the_process_that_builds_starts_without_pytorch():
+    code = "import sys, dipgo_deploy.trt.worker; print(sorted({'torch', 'onnx'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,62 @@
+"""The engines of a program: a job for each of its graphs, for one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.engine import engine_folder
+from dipgo_deploy.core.program import Program
+from dipgo_deploy.graphs.identity import graph_digest
+from dipgo_deploy.graphs.trace import cache_folder
+from dipgo_deploy.trt.job import BuildFlags, EngineJob, graph_tensors, profile_of
+from dipgo_deploy.trt.target import Target
+
+__all__ = ["Machine", "program_jobs"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What engines are built for: library, architectures (``sm89``), images of a call, and how."""
+
+    target: Target
+    gpus: tuple[str, ...]
+    batch: BatchRange
+    flags: BuildFlags
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that holds such engines."""
+        return engine_folder(self.target.name, self.target.version, "+".join(self.gpus))
+
+
+def program_jobs(
+    program: Program, graphs: Mapping[str, Path], weights_digest: str, machine: Machine, folder: Path
+) -> list[EngineJob]:
+    """A job for every graph of ``program``, whose ONNX files are ``graphs``; the engines go to ``folder``."""
+    contract, batch, tensors = program.contract, machine.batch, graph_tensors(program)
+    return [
+        EngineJob(
+            graph=graph.name,
+            onnx=str(graphs[graph.name]),
+            folder=str(folder),
+            timing_cache=str(cache_folder() / "engines" / f"{machine.folder}.timing"),
+            target=machine.target.name,
+            version=machine.target.version,
+            gpus=machine.gpus,
+            precision=contract.dtype,
+            flags=machine.flags,
+            batch=BatchRange(batch.opt, batch.opt, batch.opt) if machine.flags.static else batch,
+            profile={
+                tensor: profile_of(contract, batch, tensors[graph.name][tensor])
+                for tensor in (*graph.inputs, *graph.reads)
+            },
+            dtypes={tensor: spec.dtype for tensor, spec in tensors[graph.name].items()},
+            graph_digest=graph_digest(graphs[graph.name].read_bytes()),
+            weights_digest=weights_digest,
+            weight_bytes=graph.weight_bytes,
+        )
+        for graph in program.graphs
+    ]
