@@ -23,7 +23,7 @@ demo: $(READY)
 	$(BIN)/dipgo-deploy demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

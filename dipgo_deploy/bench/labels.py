@@ -7,7 +7,9 @@ free. Equal input gives equal places.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+
+import numpy as np
 
 __all__ = ["Box", "leader_ends", "place_labels"]
 
@@ -32,16 +34,6 @@ class Box:
     right: float
     top: float
 
-    def overlap(self, other: Box) -> float:
-        """Area that both cover."""
-        wide = min(self.right, other.right) - max(self.left, other.left)
-        high = min(self.top, other.top) - max(self.bottom, other.bottom)
-        return max(0.0, wide) * max(0.0, high)
-
-    def outside(self, frame: Box) -> float:
-        """Area that lies outside ``frame``."""
-        return (self.right - self.left) * (self.top - self.bottom) - self.overlap(frame)
-
 
 def place_labels(
     marks: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], taken: Sequence[Box], frame: Box
@@ -60,8 +52,8 @@ def place_labels(
     leaders: list[Box] = []
     for index in order:
         labels = list(placed.values())
-        standing = [*taken, *around, *labels, *leaders]
-        crossed = [*labels, *(box for other, box in enumerate(around) if other != index)]
+        standing = _array([*taken, *around, *labels, *leaders])
+        crossed = _array([*labels, *(box for other, box in enumerate(around) if other != index)])
         placed[index] = _best_place(marks[index], sizes[index], standing, crossed, frame)
         leaders += _leader(marks[index], placed[index])
     return [placed[index] for index in range(len(marks))]
@@ -70,16 +62,21 @@ def place_labels(
 def _best_place(
     mark: tuple[float, float],
     size: tuple[float, float],
-    standing: Sequence[Box],
-    crossed: Sequence[Box],
+    standing: np.ndarray,
+    crossed: np.ndarray,
     frame: Box,
 ) -> Box:
-    """The place of least cost: what a label covers of ``standing``, its leader of ``crossed``, and its distance."""
-    least, best = float("inf"), Box(0, 0, 0, 0)
-    for away, box in sorted(_places(mark, size), key=lambda place: place[0]):
-        if _FAR * away >= least:
-            break
-        cost = _FAR * away + _cost(box, standing, frame) + _crossing(_leader(mark, box), crossed)
+    """The place of least cost: what a label covers of ``standing``, its leader of ``crossed``, and its distance.
+
+    A leader only adds to a cost: it is drawn where the rest is below the least so far.
+    """
+    places = sorted(_places(mark, size), key=lambda place: place[0])
+    boxes = [box for _, box in places]
+    costs = _FAR * np.array([away for away, _ in places]) + _costs(_array(boxes), standing, frame)
+    least, best = float("inf"), boxes[0]
+    for cost, box in zip(costs.tolist(), boxes, strict=True):
+        if cost < least:
+            cost += 4 * float(_overlaps(_array(_leader(mark, box)), crossed).sum())
         if cost < least:
             least, best = cost, box
     return best
@@ -103,10 +100,6 @@ def _leader(mark: tuple[float, float], box: Box) -> list[Box]:
     return [Box(px - 1, py - 1, px + 1, py + 1) for px, py in points if abs(px - x) + abs(py - y) > 8]
 
 
-def _crossing(leader: Sequence[Box], crossed: Sequence[Box]) -> float:
-    return 4 * sum(part.overlap(other) for part in leader for other in crossed)
-
-
 def _neighbours(index: int, marks: Sequence[tuple[float, float]]) -> int:
     x, y = marks[index]
     return sum(abs(x - other_x) + abs(y - other_y) < 40 for other_x, other_y in marks)
@@ -126,6 +119,21 @@ def _places(mark: tuple[float, float], size: tuple[float, float]) -> Iterator[tu
                     yield away, Box(left, middle - high / 2, left + wide, middle + high / 2)
 
 
-def _cost(box: Box, blocked: Sequence[Box], frame: Box) -> float:
-    wider = Box(box.left - _AIR, box.bottom - _AIR, box.right + _AIR, box.top + _AIR)
-    return sum(wider.overlap(other) for other in blocked) + 10 * wider.outside(frame)
+def _array(boxes: Sequence[Box]) -> np.ndarray:
+    """One row of left, bottom, right and top for each box."""
+    return np.array([astuple(box) for box in boxes], float).reshape(-1, 4)
+
+
+def _overlaps(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Area that each of ``some`` shares with each of ``others``."""
+    wide = np.minimum(some[:, None, 2], others[:, 2]) - np.maximum(some[:, None, 0], others[:, 0])
+    high = np.minimum(some[:, None, 3], others[:, 3]) - np.maximum(some[:, None, 1], others[:, 1])
+    return np.maximum(wide, 0) * np.maximum(high, 0)
+
+
+def _costs(boxes: np.ndarray, blocked: np.ndarray, frame: Box) -> np.ndarray:
+    """What each box, with some air, covers of ``blocked``, and tenfold what of it lies outside the frame."""
+    wider = boxes + np.array([-_AIR, -_AIR, _AIR, _AIR])
+    areas = (wider[:, 2] - wider[:, 0]) * (wider[:, 3] - wider[:, 1])
+    outside = areas - _overlaps(wider, _array([frame]))[:, 0]
+    return np.asarray(_overlaps(wider, blocked).sum(axis=1) + 10 * outside)

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pytest
 
 from dipgo_deploy.bench.labels import Box, leader_ends, place_labels
+from tests.bench.boxes import collisions, outside, overlap
 
 FRAME = Box(0, 0, 500, 400)
-
-
-def overlaps(boxes: list[Box]) -> list[tuple[int, int]]:
-    return [pair for pair in combinations(range(len(boxes)), 2) if boxes[pair[0]].overlap(boxes[pair[1]])]
 
 
 def test_a_lone_label_stands_to_the_right_of_its_mark():
@@ -30,23 +25,22 @@ def test_twenty_labels_of_close_marks_cover_neither_each_other_nor_marks(seed):
     spread = np.random.default_rng(seed).normal(0, (6, 40), (20, 2))
     marks = [(220 + float(x), 200 + float(y)) for x, y in spread]
     boxes = place_labels(marks, [(120, 9)] * 20, [], FRAME)
-    assert overlaps(boxes) == []
-    assert not [
-        mark for mark in marks for box in boxes if box.overlap(Box(mark[0] - 4, mark[1] - 4, mark[0] + 4, mark[1] + 4))
-    ]
-    assert not [box for box in boxes if box.outside(FRAME)]
+    assert collisions(boxes) == []
+    around = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in marks]
+    assert not [mark for mark in around for box in boxes if overlap(box, mark)]
+    assert not [box for box in boxes if outside(box, FRAME)]
     assert boxes == place_labels(marks, [(120, 9)] * 20, [], FRAME)
 
 
 def test_what_is_taken_stays_free_and_the_label_hangs_on_a_line():
     wall = Box(105, 150, 300, 250)
     (box,) = place_labels([(100, 200)], [(150, 10)], [wall], FRAME)
-    assert not box.overlap(wall)
+    assert not overlap(box, wall)
     (start, end) = leader_ends((100, 200), box)
     assert start == (100, 200) and end[1] == (box.bottom + box.top) / 2
 
 
 def test_overlap_is_an_area():
-    assert Box(0, 0, 2, 2).overlap(Box(1, 1, 5, 5)) == 1
-    assert Box(0, 0, 2, 2).overlap(Box(2, 0, 3, 2)) == 0
-    assert Box(-1, 0, 1, 2).outside(Box(0, 0, 9, 9)) == 2
+    assert overlap(Box(0, 0, 2, 2), Box(1, 1, 5, 5)) == 1
+    assert overlap(Box(0, 0, 2, 2), Box(2, 0, 3, 2)) == 0
+    assert outside(Box(-1, 0, 1, 2), Box(0, 0, 9, 9)) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 from dipgo_deploy.bench import plot_panel
 from dipgo_deploy.bench.plot import bench_picture
 from dipgo_deploy.core.errors import InputError, UsageError
+from tests.bench.boxes import collisions
 from tests.bench.reports import CROWD, report_of, row
 
 
@@ -44,7 +44,7 @@ def test_no_name_covers_another(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(plot_panel, "place_labels", lambda *given: panels.append(place(*given)) or panels[-1])
     bench_picture([CROWD], tmp_path / "p.png")
     assert [len(boxes) for boxes in panels] == [len(CROWD.rows) - 1, len(CROWD.rows)]
-    assert not [pair for boxes in panels for pair in combinations(boxes, 2) if pair[0].overlap(pair[1])]
+    assert not [pair for boxes in panels for pair in collisions(boxes)]
 
 
 def test_without_a_converged_run_there_is_one_panel(tmp_path: Path):

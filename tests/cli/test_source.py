@@ -133,7 +133,8 @@ def test_help_says_that_the_models_own_is_the_default(command, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "guidance layout; the model's own if left out" in text
     if command != "profile":
-        assert "full run; the model's own if left out" in text and "Sampler by name; the model's own if left out" in text
+        assert "full run; the model's own if left out" in text
+        assert "Sampler by name; the model's own if left out" in text
 
 
 def test_another_size_goes_the_whole_way(config, tmp_path, capsys):
