@@ -2,8 +2,9 @@
 
 1. Every feature passes through a border node, unknown to the optimiser, so that no rewrite looks through a feature: a
    consumer that read past it would go on computing a block that is skipped.
-2. Constants are folded, common subexpressions united. A node that reads a parameter is never folded: parameters keep
-   their state-dict names and their orientation, so that the model can be loaded from the graphs' own weights file.
+2. Constants are folded, common subexpressions united. A node that reads a parameter is never folded, and parameters of
+   equal value are not united: they keep their state-dict names and their orientation, so that the model can be loaded
+   from the graphs' own weights file, and a graph does not depend on what its weights are.
 3. Borders are taken out and outputs take their names.
 """
 
@@ -84,10 +85,19 @@ def _optimize(model: ir.Model, parameters: set[str]) -> None:
         if not folded.modified and not rewritten.modified:
             break
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    passes.DeduplicateInitializersPass()(model)
+    _unite_constants(model, parameters)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.OutputFixPass()(model)
     passes.NameFixPass()(model)
+
+
+def _unite_constants(model: ir.Model, parameters: set[str]) -> None:
+    """One initializer for equal constants. Parameters that are equal in these weights need not be so in others."""
+    initializers = model.graph.initializers
+    kept = [initializers.pop(name) for name in list(initializers) if name in parameters]
+    passes.DeduplicateInitializersPass()(model)
+    for value in kept:
+        model.graph.register_initializer(value)
 
 
 def _reads(node: ir.Node, names: set[str]) -> bool:

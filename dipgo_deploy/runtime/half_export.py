@@ -1,11 +1,13 @@
 """Bundles that were exported in half precision: what a search for islands needs of them, and what it left there.
 
 The search judges by float32. So the PyTorch model is loaded from the bundle's own weights, each a half-precision number
-written in float32, traced, and the bundle's schedule lowered over it, in a folder that is gone afterwards.
+written in float32, traced, and the bundle's schedule lowered over it, in a folder that is gone afterwards. The trace is
+kept in the cache like any other.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +53,7 @@ def in_float32(bundle: LoadedBundle) -> Iterator[LoadedBundle]:
     shares = shares_graphs(bundle.program, bundle.schedule, bundle.blocks)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="float32_") as folder:
-        traced = trace(model, granularity=schedule.granularity, out=Path(folder) / _FLOAT32)
+        traced, denoiser = trace(model, granularity=schedule.granularity), Path(folder) / _FLOAT32
         options = LowerOptions(bundle.program.layout, share_graphs=shares)
         program = lower(schedule, traced.blocks, read_sampler(contract.sampler), options)
         graphs = cut_program(traced.master, program, traced.blocks)
@@ -59,8 +61,9 @@ def in_float32(bundle: LoadedBundle) -> Iterator[LoadedBundle]:
             raise InputError(
                 f"{bundle.folder} has other graphs than its model in float32: export it in float32, and build that"
             )
+        shutil.copytree(traced.folder, denoiser)
         for name, content in graphs.items():
-            write_atomic(traced.folder / f"{name}.onnx", content)
+            write_atomic(denoiser / f"{name}.onnx", content)
         manifest = replace(
             bundle.manifest,
             contract=contract,

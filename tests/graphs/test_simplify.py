@@ -87,6 +87,23 @@ def test_constants_fold_but_parameters_keep_their_orientation() -> None:
     assert np.allclose(found["prediction"], 2 * x @ weight.T)
 
 
+def test_parameters_of_equal_value_stay_apart() -> None:
+    text = """
+    agraph (float[3] x, float[3] one, float[3] other) => (float[3] y)
+    {
+        a = Mul(x, one)
+        b = Mul(a, other)
+        first = Constant<value = float[3] {2.0, 2.0, 2.0}>()
+        second = Constant<value = float[3] {2.0, 2.0, 2.0}>()
+        c = Pow(b, first)
+        y = Pow(c, second)
+    }
+    """
+    model = model_from_text(text, one=np.ones(3, np.float32), other=np.ones(3, np.float32))
+    simplify(model, ["prediction"], ["one", "other"])
+    assert {"one", "other"} < {*model.graph.initializers} and len(model.graph.initializers) == 3
+
+
 def test_an_inner_value_gives_up_a_name_that_an_output_takes() -> None:
     text = """
     agraph (float[2] x) => (float[2] y)
