@@ -68,7 +68,11 @@ EXPECTED = {
 
 _SCALE = {"node": 2000, "profiled_node": 1000}
 _PULL = 0.4
-"""Strength of it, in standard errors; chosen among eight, by the errors of families left out."""
+"""Strength of it, in standard errors; chosen among eight, by the errors of families left out.
+
+Eight further counts (repeats of a group, moves and splits within it), up to three at a time and at five strengths, took
+the mean error of families left out nowhere below its 8.8 %: what is left is how the builder fuses, which no count says.
+"""
 
 FAMILY = {
     "digits-unet": "digits-unet", "digits-dit": "digits-dit", "sd15": "sd", "dit-xl-2-256": "dit",

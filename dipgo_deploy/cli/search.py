@@ -25,7 +25,7 @@ from dipgo_deploy.cli.options import (
     Variant,
     patterns_of,
 )
-from dipgo_deploy.cli.output import emit, result
+from dipgo_deploy.cli.output import emit, result, say
 from dipgo_deploy.cli.source import ModelSource
 
 _METHODS = "dipgo, uniform, deepcache, fora, random, best-random, evolutionary or dpcache."
@@ -78,7 +78,7 @@ def search(
 ) -> None:
     """Search a schedule for MODEL that prunes the asked share of MACs."""
     from dipgo_deploy.cli.asked import Asked, GradientAsked, check_asked
-    from dipgo_deploy.cli.search_view import search_summary, search_text
+    from dipgo_deploy.cli.search_view import search_summary, search_text, shortfall
     from dipgo_deploy.cli.searching import search_asked
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import load_latency_table, save_schedule
@@ -100,6 +100,8 @@ def search(
     schedule, graph = search_asked(asked)
     save_schedule(out, schedule)
     summary = search_summary(schedule, graph, options)
+    if warning := shortfall(summary, options):
+        say(warning)
     if as_json:
         emit({**summary, "out": str(out)})
         return

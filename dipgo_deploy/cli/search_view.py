@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.schedule import Schedule
     from dipgo_deploy.search.options import SearchOptions
 
-__all__ = ["search_summary", "search_text"]
+__all__ = ["search_summary", "search_text", "shortfall"]
 
 
 def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions) -> dict[str, Any]:
@@ -56,3 +56,13 @@ def search_text(summary: Mapping[str, Any], method: str) -> str:
         kept, full = summary["macs"][convention], summary["full_macs"][convention]
         lines += [f"MACs per image ({convention}): {macs_text(kept)} of {macs_text(full)}"]
     return "\n".join(lines)
+
+
+def shortfall(summary: Mapping[str, Any], options: SearchOptions) -> str:
+    """A warning where the ratio that was asked for is not met; "" where it is, or where an interval decides instead."""
+    from dipgo_deploy.search.options import TOLERANCE
+
+    reached = summary.get("time_ratio", summary["ratio"])
+    if options.interval is not None or abs(reached - options.ratio) <= TOLERANCE:
+        return ""
+    return f"warning: a ratio of {options.ratio:g} was asked for, the nearest found is {reached:.4f}"

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dipgo_deploy.core.engine import ENGINES_FOLDER
+from dipgo_deploy.core.errors import InputError
 
 __all__ = ["staged"]
 
@@ -20,12 +21,16 @@ def staged(out: Path, label: str = "new") -> Iterator[Path]:
 
     After an exception it is gone, with the folders above it that were made for it. ``label`` is part of its name.
     Engines of an older bundle at ``out`` move to the new one, unrecorded: build-engine knows those that still fit.
-    Raises OSError where it cannot be written.
+    Raises InputError where it cannot be written.
     """
     out = out.absolute()
     made = [parent for parent in out.parents if not parent.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.{label}."))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.{label}."))
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{out} cannot be written ({reason}): choose another place") from None
     try:
         yield temporary
         os.chmod(temporary, 0o755)

@@ -48,10 +48,14 @@ class VerifyOptions:
             raise UsageError(f"{self.images} images cannot be verified: ask for 1 or more")
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} is negative: give 0 or more")
-        for name in ("local_tolerance", "free_tolerance", "min_psnr_db"):
-            value = getattr(self, name)
+        limits = {
+            "a local tolerance": self.local_tolerance,
+            "a free-running tolerance": self.free_tolerance,
+            "a median PSNR": self.min_psnr_db,
+        }
+        for name, value in limits.items():
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise UsageError(f"{name} {value} is no positive number: give one, or leave it out")
+                raise UsageError(f"{name} of {value} is no positive number: give one, or leave it out")
 
 
 def local_tolerance(options: VerifyOptions, dtype: str) -> float:

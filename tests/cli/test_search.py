@@ -24,6 +24,14 @@ def test_a_rule_draws_its_picture(tmp_path, capsys):
     assert "ratio 0.5000" in capsys.readouterr().out
 
 
+def test_a_ratio_that_cannot_be_reached_is_warned_of(tmp_path, capsys):
+    assert searched(tmp_path / "s.json", "--method", "uniform", "--ratio", "0.99") == 0
+    assert "warning: a ratio of 0.99 was asked for, the nearest found is 0.8333" in capsys.readouterr().err
+    for options in (["--ratio", "0.5"], ["--ratio", "0.99", "--interval", "2"]):
+        assert searched(tmp_path / "s.json", "--method", "uniform", *options) == 0
+        assert "warning" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [("best-random", ["--candidates", "2"]), ("dpcache", []), ("evolutionary", ["--trajectories", "6"])],

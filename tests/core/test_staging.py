@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.staging import staged
 
 
@@ -33,3 +34,10 @@ def test_a_folder_that_another_uses_by_now_stays(tmp_path: Path) -> None:
         (tmp_path / "new" / "other").mkdir()
         raise RuntimeError
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["other"]
+
+
+def test_where_nothing_can_be_written_the_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/bundle cannot be written \(.+\): choose another place"):
+        with staged(tmp_path / "file" / "bundle"):
+            pass
