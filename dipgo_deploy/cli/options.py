@@ -36,6 +36,7 @@ __all__ = [
     "Meta",
     "Model",
     "OwnModel",
+    "PresetName",
     "RandomWeights",
     "TrustEngines",
     "Revision",
@@ -75,7 +76,9 @@ OwnModel = Annotated[
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]
-Layout = Annotated[Literal["subnets", "segments"], typer.Option(help="One graph per compute set, or per piece.")]
+Layout = Annotated[
+    Literal["subnets", "segments"], typer.Option(help="A graph for each kind of step, or every weight in one graph.")
+]
 Backend = Annotated[
     Literal["onnxruntime", "torch", "tensorrt", "rtx"],
     typer.Option(help="What runs the graphs; tensorrt and rtx run engines that build-engine made."),
@@ -104,6 +107,9 @@ SamplerName = Literal[
     "unipc",
 ]  # fmt: skip
 """The names in `models.SAMPLERS`, which brings too much to be asked for help."""
+
+PresetName = Literal["default", "paper", "paper-dit"]
+"""The names in `search.dipgo_options.PRESETS`."""
 
 Sampler = Annotated[SamplerName | None, typer.Option(help="Sampler by name; the model's own if left out.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler's full run; the model's own if left out.")]

@@ -51,7 +51,7 @@ def plan(
     else:
         result(_view(found))
     if found.recommended is None:
-        raise MissingError(f"{found.reason}, --gpu-memory allows {options.gpu_memory}: give more")
+        raise MissingError(f"{found.reason}, --gpu-memory allows {gpu_memory}: give more")
 
 
 def _view(found: Plan) -> Any:

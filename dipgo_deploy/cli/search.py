@@ -17,6 +17,7 @@ from dipgo_deploy.cli.options import (
     Lora,
     Meta,
     Model,
+    PresetName,
     RandomWeights,
     Revision,
     Sampler,
@@ -62,7 +63,7 @@ def search(
         Path | None, typer.Option(help="File of class numbers or prompts, one a line, to search on.")
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale to search at.")] = None,
-    preset: Annotated[Literal["default", "paper", "paper-dit"], typer.Option(help="Settings of dipgo.")] = "default",
+    preset: Annotated[PresetName, typer.Option(help="Settings of dipgo.")] = "default",
     iterations: Annotated[int | None, typer.Option(help="Gradient steps (dipgo).")] = None,
     polish: Annotated[int | None, typer.Option(help="Full trajectories for exchanges; 0: none (dipgo).")] = None,
     order: Annotated[
@@ -78,7 +79,7 @@ def search(
 ) -> None:
     """Search a schedule for MODEL that prunes the asked share of MACs."""
     from dipgo_deploy.cli.asked import Asked, GradientAsked, check_asked
-    from dipgo_deploy.cli.search_view import search_summary, search_text, shortfall
+    from dipgo_deploy.cli.search_view import search_summary, search_text, unmet_ratio
     from dipgo_deploy.cli.searching import search_asked
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import load_latency_table, save_schedule
@@ -100,7 +101,7 @@ def search(
     schedule, graph = search_asked(asked)
     save_schedule(out, schedule)
     summary = search_summary(schedule, graph, options)
-    if warning := shortfall(summary, options):
+    if warning := unmet_ratio(summary, options, limit_graphs):
         say(warning)
     if as_json:
         emit({**summary, "out": str(out)})

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.schedule import Schedule
     from dipgo_deploy.search.options import SearchOptions
 
-__all__ = ["search_summary", "search_text", "shortfall"]
+__all__ = ["search_summary", "search_text", "unmet_ratio"]
 
 
 def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions) -> dict[str, Any]:
@@ -58,11 +58,12 @@ def search_text(summary: Mapping[str, Any], method: str) -> str:
     return "\n".join(lines)
 
 
-def shortfall(summary: Mapping[str, Any], options: SearchOptions) -> str:
-    """A warning where the ratio that was asked for is not met; "" where it is, or where an interval decides instead."""
+def unmet_ratio(summary: Mapping[str, Any], options: SearchOptions, limit_graphs: int | None) -> str:
+    """A warning where the asked ratio is not met; "" where it is, or where an interval decides instead."""
     from dipgo_deploy.search.options import TOLERANCE
 
     reached = summary.get("time_ratio", summary["ratio"])
     if options.interval is not None or abs(reached - options.ratio) <= TOLERANCE:
         return ""
-    return f"warning: a ratio of {options.ratio:g} was asked for, the nearest found is {reached:.4f}"
+    way = "take more steps or a finer granularity" if limit_graphs is None else f"allow more than {limit_graphs} graphs"
+    return f"warning: the ratio is {reached:.4f}, wanted was {options.ratio:g}: {way}"

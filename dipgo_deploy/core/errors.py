@@ -35,7 +35,7 @@ class GateError(DipgoError):
 
 
 class MissingError(DipgoError):
-    """The environment lacks something: a GPU, a driver, an optional package."""
+    """The environment lacks something: a GPU, enough of its memory, a driver, an optional package."""
 
     exit_code = 5
 

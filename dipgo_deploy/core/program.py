@@ -21,7 +21,7 @@ TIMESTEP = "timestep"
 """Name of the network input that no slot holds: each Run feeds its own constant, float32 of shape (rows,)."""
 
 Layout = Literal["subnets", "segments"]
-"""``subnets``: one graph per distinct set of computed blocks. ``segments``: every weight in exactly one graph."""
+"""``subnets``: steps that compute and read the same share a graph. ``segments``: every weight in one graph."""
 
 Half = Literal["all", "first", "second"]
 """Which rows of a slot a term takes: under concatenated guidance the first half is unconditional."""

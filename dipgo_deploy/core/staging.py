@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,25 +21,36 @@ def staged(out: Path, label: str = "new") -> Iterator[Path]:
 
     After an exception it is gone, with the folders above it that were made for it. ``label`` is part of its name.
     Engines of an older bundle at ``out`` move to the new one, unrecorded: build-engine knows those that still fit.
-    Raises InputError where it cannot be written.
+    Raises InputError where the folder cannot be made, OSError where it cannot be put in place.
     """
     out = out.absolute()
-    made = [parent for parent in out.parents if not parent.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.{label}."))
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{out} cannot be written ({reason}): choose another place") from None
+    temporary, made = _made(out, label)
     try:
         yield temporary
         os.chmod(temporary, 0o755)
         _put_in_place(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # the first that is not empty ends it: after success none is
-            for parent in made:
-                parent.rmdir()
+        _drop_empty(made)
+
+
+def _made(out: Path, label: str) -> tuple[Path, list[Path]]:
+    """The temporary folder, and the folders above ``out`` that were made for it, the innermost first."""
+    made: list[Path] = []
+    try:
+        made = [parent for parent in out.parents if not parent.exists()]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.{label}.")), made
+    except OSError as error:
+        _drop_empty(made)
+        reason = error.strerror or error
+        raise InputError(f"{out} cannot be written ({reason}): choose another place") from None
+
+
+def _drop_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # the first that is not empty ends it: after success none is
+        for folder in folders:
+            folder.rmdir()
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:

@@ -2,15 +2,16 @@
 
 1. Every feature passes through a border node, unknown to the optimiser, so that no rewrite looks through a feature: a
    consumer that read past it would go on computing a block that is skipped.
-2. Constants are folded, common subexpressions united. A node that reads a parameter is never folded, and parameters of
-   equal value are not united: they keep their state-dict names and their orientation, so that the model can be loaded
-   from the graphs' own weights file, and a graph does not depend on what its weights are.
+2. Constants are folded, common subexpressions united, while the parameters' values are hidden: they keep their
+   state-dict names and their orientation, so that the model can be loaded from the graphs' own weights file, and a
+   graph does not depend on what its weights are.
 3. Borders are taken out and outputs take their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
@@ -48,9 +49,10 @@ _RULES = rewriter.RewriteRuleSet(
         rules.fuse_pad_into_conv_rule,
     ]
 )
-"""The rewrites that exports of denoisers meet, in onnxscript's order; none changes a parameter.
+"""The rewrites that exports of denoisers meet, in onnxscript's order.
 
-Of its own choice one is left out that looks for pairs of Slices: it compares all nodes with all, and finds none.
+Left out of its own choice are those of operators that no denoiser has, or only in training (Dropout, Clip, ScatterND,
+BatchNormalization, integers), and the one that makes a Split of two Slices: it compares all nodes with all.
 """
 
 _ROUNDS = 2
@@ -59,9 +61,9 @@ _ROUNDS = 2
 
 def simplify(model: ir.Model, outputs: Sequence[str], parameters: Iterable[str]) -> None:
     """Simplify ``model`` in place; ``outputs`` renames its outputs in order, ``parameters`` are never folded."""
-    known = set(parameters)
     _insert_borders(model.graph)
-    _optimize(model, known)
+    with _hidden(model.graph, set(parameters)):
+        _optimize(model)
     _remove_borders(model.graph)
     passes.IdentityEliminationPass()(model)
     _rename_outputs(model.graph, outputs)
@@ -70,38 +72,34 @@ def simplify(model: ir.Model, outputs: Sequence[str], parameters: Iterable[str])
     passes.RemoveUnusedOpsetsPass()(model)
 
 
-def _optimize(model: ir.Model, parameters: set[str]) -> None:
-    """Fold constants and apply the rules, again where something changed; no parameter is folded."""
+@contextmanager
+def _hidden(graph: ir.Graph, parameters: set[str]) -> Iterator[None]:
+    """Inside the context nothing is known of the parameters but type and shape: what they are now decides nothing."""
+    values = [graph.initializers.pop(name) for name in list(graph.initializers) if name in parameters]
+    contents = [value.const_value for value in values]
+    for value in values:
+        value.const_value = None
+    yield
+    for value, content in zip(values, contents, strict=True):
+        value.const_value = content
+        graph.register_initializer(value)
+
+
+def _optimize(model: ir.Model) -> None:
+    """Fold constants and apply the rules, again where something changed; then unite what is equal."""
     passes.InlinePass()(model)
     for _ in range(_ROUNDS):
-        folded = fold_constants_ir(
-            model,
-            onnx_shape_inference=True,
-            should_fold=lambda node: False if _reads(node, parameters) else None,
-        )
+        folded = fold_constants_ir(model, onnx_shape_inference=True)
         rewritten = rewriter.RewritePass(_RULES)(model)
         passes.RemoveUnusedNodesPass()(model)
         passes.RemoveUnusedFunctionsPass()(model)
         if not folded.modified and not rewritten.modified:
             break
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    _unite_constants(model, parameters)
+    passes.DeduplicateInitializersPass()(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.OutputFixPass()(model)
     passes.NameFixPass()(model)
-
-
-def _unite_constants(model: ir.Model, parameters: set[str]) -> None:
-    """One initializer for equal constants. Parameters that are equal in these weights need not be so in others."""
-    initializers = model.graph.initializers
-    kept = [initializers.pop(name) for name in list(initializers) if name in parameters]
-    passes.DeduplicateInitializersPass()(model)
-    for value in kept:
-        model.graph.register_initializer(value)
-
-
-def _reads(node: ir.Node, names: set[str]) -> bool:
-    return any(value is not None and value.name in names for value in node.inputs)
 
 
 def _insert_borders(graph: ir.Graph) -> None:

@@ -1,8 +1,9 @@
 """Layouts: which graphs a bundle has, and which of them each step runs.
 
-``subnets``: steps that run the same pieces on the same reads share a graph, whose writes are united. ``segments``:
-pieces that run at the same steps form one graph, so that each weight lives in exactly one. Either way a step runs what
-it needs and nothing else.
+``subnets``: steps with equal computed blocks and equal reads share a graph, whose writes are united, unless one of them
+would then run a piece with MACs or weights that only another needs. ``segments``: pieces that run at the same steps
+form one graph, so that each weight lives in exactly one. So both cost the MACs of the schedule, which its ratio counts;
+whoever would rather have fewer graphs says how many (lowering/budget.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dipgo_deploy.core.blocks import BlockGraph
-from dipgo_deploy.core.liveness import Reach, StepPlan, block_of_stored, is_residual
+from dipgo_deploy.core.liveness import StepPlan, block_of_stored, is_residual, reach
 from dipgo_deploy.core.program import Graph, Layout
 from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule
 
@@ -28,23 +29,28 @@ class GraphPlan:
     by_step: tuple[tuple[int, ...], ...]
 
 
+_SubnetKey = tuple[str, frozenset[str], frozenset[str], frozenset[int]]
+
+
 def plan_subnets(schedule: Schedule, graph: BlockGraph, plans: Sequence[StepPlan]) -> GraphPlan:
-    """One graph per distinct reach, in order of first use."""
-    keys: dict[tuple[str, Reach], set[str]] = {}
+    """One graph per distinct (computed blocks, reads, pieces that cost something), in order of first use."""
+    keys: dict[_SubnetKey, set[str]] = {}
     for plan in plans:
         if plan.is_call:
-            keys.setdefault(_subnet_key(schedule, plan), set()).update(plan.writes)
+            keys.setdefault(_subnet_key(schedule, graph, plan), set()).update(plan.writes)
     order = {key: index for index, key in enumerate(keys)}
-    graphs = [
-        _graph(graph, f"subnet_{index:02d}", expert, found.pieces, found.computes, found.reads, writes)
-        for index, ((expert, found), writes) in enumerate(keys.items())
-    ]
-    by_step = tuple((order[_subnet_key(schedule, plan)],) if plan.is_call else () for plan in plans)
+    graphs: list[Graph] = []
+    for (expert, computes, reads, _), writes in keys.items():
+        found = reach(graph, computes, writes, schedule.kind)
+        graphs.append(_graph(graph, f"subnet_{len(graphs):02d}", expert, found.pieces, computes, reads, writes))
+    by_step = tuple((order[_subnet_key(schedule, graph, plan)],) if plan.is_call else () for plan in plans)
     return GraphPlan("subnets", tuple(graphs), by_step)
 
 
-def _subnet_key(schedule: Schedule, plan: StepPlan) -> tuple[str, Reach]:
-    return schedule.experts[plan.step] if schedule.experts else MAIN_EXPERT, plan.reach
+def _subnet_key(schedule: Schedule, graph: BlockGraph, plan: StepPlan) -> _SubnetKey:
+    expert = schedule.experts[plan.step] if schedule.experts else MAIN_EXPERT
+    costly = frozenset(i for i in plan.reach.pieces if graph.pieces[i].macs.full or graph.pieces[i].weights)
+    return expert, plan.reach.computes, plan.reach.reads, costly
 
 
 def _graph(

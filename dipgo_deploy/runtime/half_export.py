@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dipgo_deploy.core.disk import write_atomic
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.core.latency import MIB
 from dipgo_deploy.core.precision import half_of, variant_name
 from dipgo_deploy.core.schedule import MAIN_EXPERT
@@ -44,8 +44,8 @@ def shortage(bundle: LoadedBundle) -> str:
 def in_float32(bundle: LoadedBundle) -> Iterator[LoadedBundle]:
     """The same schedule over the same weights in float32, with graphs of the same names.
 
-    It stands in the cache, for as long as the context lasts. Raises InputError where the model cannot be loaded or
-    traced, or is divided otherwise in float32.
+    The bundle stands beside the cache's traces for as long as the context lasts; the trace stays. Raises InputError
+    where the model cannot be loaded or traced, or is divided otherwise in float32, or the disk is full.
     """
     model = bundle.model.as_dtype("float32")
     contract = replace(bundle.manifest.contract, dtype="float32", model_digest=model.digest)
@@ -53,7 +53,8 @@ def in_float32(bundle: LoadedBundle) -> Iterator[LoadedBundle]:
     shares = shares_graphs(bundle.program, bundle.schedule, bundle.blocks)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="float32_") as folder:
-        traced, denoiser = trace(model, granularity=schedule.granularity), Path(folder) / _FLOAT32
+        traced = trace(model, granularity=schedule.granularity)
+        denoiser = Path(folder) / _FLOAT32
         options = LowerOptions(bundle.program.layout, share_graphs=shares)
         program = lower(schedule, traced.blocks, read_sampler(contract.sampler), options)
         graphs = cut_program(traced.master, program, traced.blocks)
@@ -61,7 +62,7 @@ def in_float32(bundle: LoadedBundle) -> Iterator[LoadedBundle]:
             raise InputError(
                 f"{bundle.folder} has other graphs than its model in float32: export it in float32, and build that"
             )
-        shutil.copytree(traced.folder, denoiser)
+        _copy(traced.folder, denoiser)
         for name, content in graphs.items():
             write_atomic(denoiser / f"{name}.onnx", content)
         manifest = replace(
@@ -72,6 +73,13 @@ def in_float32(bundle: LoadedBundle) -> Iterator[LoadedBundle]:
             weights={MAIN_EXPERT: f"{_FLOAT32}/{WEIGHTS_FILE}"},
         )
         yield LoadedBundle(Path(folder), manifest, schedule, program, traced.blocks, model)
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written ({first_line(error)}): free space") from None
 
 
 def own_variant(bundle: LoadedBundle) -> Variant | None:

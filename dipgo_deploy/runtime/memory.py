@@ -29,7 +29,7 @@ def check_device(device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r} is unknown: choose cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise MissingError("device cuda is wanted, but PyTorch finds no CUDA GPU here: run on the cpu")
+        raise MissingError("device cuda is wanted, but PyTorch finds no CUDA GPU here: run on the cpu, or get one")
 
 
 class NumpyMemory:

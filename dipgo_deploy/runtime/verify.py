@@ -47,7 +47,7 @@ def verify(bundle: LoadedBundle, options: VerifyOptions | None = None) -> Verify
     behind a normalisation of nearly equal values, rungs in float32 allow ROUNDINGS times that at that place, and say so
     in their names; a tolerance that is asked for holds everywhere. A bundle in bfloat16, which NumPy lacks, and one
     that was exported in half precision and has graphs with islands because its own do not hold, are judged in float32:
-    their model is traced anew.
+    their model is traced in it, once.
     """
     options = options or VerifyOptions()
     as_it_is = bundle.manifest.contract.dtype != "bfloat16" and own_variant(bundle) is None

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dipgo_deploy.bench.labels import Box, leader_ends, place_labels
+from dipgo_deploy.bench.labels import Box, _array, _costs, _overlaps, leader_ends, place_labels
 from tests.bench.boxes import collisions, outside, overlap
 
 FRAME = Box(0, 0, 500, 400)
@@ -38,6 +38,18 @@ def test_what_is_taken_stays_free_and_the_label_hangs_on_a_line():
     assert not overlap(box, wall)
     (start, end) = leader_ends((100, 200), box)
     assert start == (100, 200) and end[1] == (box.bottom + box.top) / 2
+
+
+@pytest.mark.parametrize("others", [0, 7])
+def test_areas_of_many_boxes_are_those_of_each(others):
+    corners = np.random.default_rng(0).uniform(-50, 550, (12 + others, 2))
+    boxes = [Box(x, y, x + 40, y + 25) for x, y in corners.tolist()]
+    some, rest = boxes[:12], boxes[12:]
+    wider = [Box(b.left - 1.5, b.bottom - 1.5, b.right + 1.5, b.top + 1.5) for b in some]
+    wanted = [sum(overlap(box, other) for other in rest) + 10 * outside(box, FRAME) for box in wider]
+    assert _costs(_array(some), _array(rest), FRAME) == pytest.approx(wanted)
+    areas = [[overlap(box, other) for other in boxes] for box in some]
+    assert _overlaps(_array(some), _array(boxes)) == pytest.approx(np.array(areas))
 
 
 def test_overlap_is_an_area():

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import get_args
 
 import pytest
 
 from dipgo_deploy.cli.main import run
-from dipgo_deploy.cli.options import FormatName
 from dipgo_deploy.core.files import load_schedule
-from dipgo_deploy.search.interchange import FORMATS
 from tests.cli.refusal import refused
 
 SHORT = ["import-schedule", "digits-unet", "--steps", "6"]
-
-
-def test_every_format_can_be_named():
-    assert get_args(FormatName) == (*FORMATS,)
 
 
 def test_a_schedule_goes_there_and_back(tmp_path, capsys):

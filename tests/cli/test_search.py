@@ -26,7 +26,7 @@ def test_a_rule_draws_its_picture(tmp_path, capsys):
 
 def test_a_ratio_that_cannot_be_reached_is_warned_of(tmp_path, capsys):
     assert searched(tmp_path / "s.json", "--method", "uniform", "--ratio", "0.99") == 0
-    assert "warning: a ratio of 0.99 was asked for, the nearest found is 0.8333" in capsys.readouterr().err
+    assert "warning: the ratio is 0.8333, wanted was 0.99: take more steps or a finer" in capsys.readouterr().err
     for options in (["--ratio", "0.5"], ["--ratio", "0.99", "--interval", "2"]):
         assert searched(tmp_path / "s.json", "--method", "uniform", *options) == 0
         assert "warning" not in capsys.readouterr().err

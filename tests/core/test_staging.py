@@ -38,6 +38,7 @@ def test_a_folder_that_another_uses_by_now_stays(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_written_the_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/bundle cannot be written \(.+\): choose another place"):
-        with staged(tmp_path / "file" / "bundle"):
+    for out in (tmp_path / "file" / "bundle", tmp_path / "new" / ("long" * 63)):
+        with pytest.raises(InputError, match=r"cannot be written \(.+\): choose another place"), staged(out):
             pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 from onnxscript.optimizer import optimize_ir
 from onnxscript.rewriter import rewrite
 
+from dipgo_deploy.graphs.capture import capture
 from dipgo_deploy.graphs.simplify import _optimize as own_optimiser
 from dipgo_deploy.graphs.simplify import simplify
 from tests.graphs.onnx_text import model_from_text, op_types, open_session, run_session
+from tests.models.families import tiny
 
 RESHAPES = """
 agraph (float[2, 6] x) => (float[3, 4] last, float[4, 3] feature)
@@ -29,7 +33,7 @@ def reads_of(model: ir.Model, output: str) -> set[str]:
     return {str(value.name) for value in producer.inputs if value is not None}
 
 
-def strong_optimiser(model: ir.Model, parameters: set[str]) -> None:
+def strong_optimiser(model: ir.Model) -> None:
     """All of onnxscript's rewrite rules, to the last."""
     optimize_ir(model)
     rewrite(model)
@@ -87,21 +91,41 @@ def test_constants_fold_but_parameters_keep_their_orientation() -> None:
     assert np.allclose(found["prediction"], 2 * x @ weight.T)
 
 
-def test_parameters_of_equal_value_stay_apart() -> None:
+def test_what_parameters_are_today_changes_no_graph() -> None:
+    """Neither are equal ones united, nor are a factor of 1 and a summand of 0 left out."""
     text = """
-    agraph (float[3] x, float[3] one, float[3] other) => (float[3] y)
+    agraph (float[3] x, float[3] one, float[3] other, float factor, float summand) => (float[3] y)
     {
         a = Mul(x, one)
         b = Mul(a, other)
         first = Constant<value = float[3] {2.0, 2.0, 2.0}>()
         second = Constant<value = float[3] {2.0, 2.0, 2.0}>()
         c = Pow(b, first)
-        y = Pow(c, second)
+        d = Pow(c, second)
+        e = Mul(d, factor)
+        y = Add(e, summand)
     }
     """
-    model = model_from_text(text, one=np.ones(3, np.float32), other=np.ones(3, np.float32))
-    simplify(model, ["prediction"], ["one", "other"])
-    assert {"one", "other"} < {*model.graph.initializers} and len(model.graph.initializers) == 3
+    parameters = {"one": np.ones(3, np.float32), "other": np.ones(3, np.float32)}
+    parameters |= {"factor": np.float32(1).reshape(()), "summand": np.float32(0).reshape(())}
+    model = model_from_text(text, **parameters)
+    simplify(model, ["prediction"], [*parameters])
+    assert op_types(model) == ["Mul", "Mul", "Pow", "Pow", "Mul", "Add"]
+    initializers = model.graph.initializers
+    assert {*parameters} < {*initializers} and len(initializers) == len(parameters) + 1
+    assert all(np.array_equal(initializers[name].const_value.numpy(), value) for name, value in parameters.items())
+
+
+@pytest.mark.parametrize("name", ["ddpm", "dit"])
+def test_the_rules_leave_what_all_rules_of_onnxscript_leave(name: str, monkeypatch) -> None:
+    captured, found = capture(tiny(name), []), []
+    proto = ir.to_proto(captured.model)
+    for optimiser in (own_optimiser, optimize_ir):
+        monkeypatch.setattr("dipgo_deploy.graphs.simplify._optimize", optimiser)
+        model = ir.from_proto(proto)
+        simplify(model, captured.outputs, [*model.graph.initializers])
+        found.append(Counter(op_types(model)))
+    assert found[0] == found[1]
 
 
 def test_an_inner_value_gives_up_a_name_that_an_output_takes() -> None:

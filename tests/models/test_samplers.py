@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import get_args
 
 import diffusers
 import numpy as np
 import pytest
 import torch
 
-from dipgo_deploy.cli.options import SamplerName
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec, scheduler_from_spec
 
@@ -27,10 +25,6 @@ MODEL = {
     "steps_offset": 1,
     "an_option_of_nobody": 7,
 }
-
-
-def test_the_command_line_names_them_all():
-    assert get_args(SamplerName) == (*SAMPLERS,)
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "flow-euler"])

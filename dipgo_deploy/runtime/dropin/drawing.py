@@ -95,8 +95,10 @@ def _arguments(pipeline: Any, denoiser: DeployedDenoiser, options: PromptOptions
 
 
 def _check_scale(scale: float, denoiser: DeployedDenoiser) -> None:
-    """UsageError for a scale at which a pipeline leaves out the rows that the bundle's graphs take."""
-    if denoiser.bundle.manifest.contract.guidance == "concat" and not 1 < scale < math.inf:
+    """UsageError for no scale, and for one at which a pipeline leaves out rows that the bundle's graphs take."""
+    if not math.isfinite(scale):
+        raise UsageError(f"a guidance scale of {scale:g} is not finite: give a number such as 4.0")
+    if denoiser.bundle.manifest.contract.guidance == "concat" and scale <= 1:
         raise UsageError(
             f"a guidance scale of {scale:g} turns guidance off, and the bundle is made for guidance: give a number "
             "above 1, or search with --guidance none"

@@ -80,7 +80,7 @@ def test_a_missing_gpu_is_one_refusal(sd_bundle: Path):
         ({"count": 0}, "0 images of 2 prompts make no sense"),
         ({"batch": 0}, "make no sense: ask for 1 or more"),
         ({"guidance_scale": 1.0}, "a guidance scale of 1 turns guidance off, and the bundle is made for guidance"),
-        ({"guidance_scale": math.inf}, "a guidance scale of inf"),
+        ({"guidance_scale": math.inf}, "a guidance scale of inf is not finite: give a number"),
     ],
 )
 def test_odd_options_are_refused(sd_bundle: Path, changed, says):
