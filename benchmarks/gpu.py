@@ -3,7 +3,8 @@
 SD-1.5 (64x64 latents, DiP-GO's published schedule) and DiT-XL/2 at 256 (random entries, or ``--schedule FILE``), random
 weights, half precision, DDIM with 50 steps, one image under guidance: two rows a call. Every cell is one model on one
 backend: full run and schedule in turns, speed-up, its share of what the MACs promise (``efficiency``: speed-up over
-MACs ratio, convention full), and the share of a run that the device waits for the host between calls.
+MACs ratio, convention full), the share of a run that the device waits for the host between calls, and the device
+memory, beside what the planner foretells of engines.
 
 A cell takes minutes and stands in the results when it is done; ``--cells sd15:torch-eager`` measures one. Cells that
 cannot run here are named and left out. ``--rehearse`` goes the same way with tiny configs of the same blocks, on the
@@ -46,6 +47,7 @@ from dipgo_deploy.runtime.clock import clock_for
 from dipgo_deploy.runtime.inputs import Inputs, run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import onnxruntime_class
+from dipgo_deploy.runtime.planner import PlanOptions, plan
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.search import SearchOptions, search_schedule
 
@@ -212,7 +214,24 @@ def measure(cell: Cell, given: Given) -> Row:
         "host_share": {"full": host_share(full, inputs, given), "schedule": host_share(pruned, inputs, given)},
         "first_image_ms": {"full": full_start.first_image_ms, "schedule": pruned_start.first_image_ms},
         "device_bytes": {"full": full_start.device_bytes, "schedule": pruned_start.device_bytes},
+        "planned_bytes": {
+            "full": planned_bytes(of.full, cell, given),
+            "schedule": planned_bytes(of.pruned, cell, given),
+        },
     }
+
+
+def planned_bytes(schedule: Schedule, cell: Cell, given: Given) -> int | None:
+    """What ``plan`` foretells of the device memory of a cell's engines; None where there are none.
+
+    It knows no code and no workspace of TensorRT's engines: weights, slots and activations.
+    """
+    if not cell.backend.startswith("tensorrt"):
+        return None
+    layout = BACKENDS[cell.backend]["layout"]
+    bundle = load_bundle(given.work / bundle_name(schedule, layout))
+    planned = plan(bundle, PlanOptions(batch=given.batch, target="tensorrt"))
+    return next(one.device_bytes for one in planned.layouts if one.layout == layout)
 
 
 def host_share(session: Session, inputs: Inputs, given: Given) -> float:

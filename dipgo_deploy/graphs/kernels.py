@@ -1,174 +1,212 @@
 """What an engine's code grows with: the kernels that a builder will generate from a graph, counted before it builds.
 
 An engine holds its weights and, for every kernel that the builder generates, that kernel's code. The code of TensorRT
-for RTX is source text of about 130 kB each, whatever the kernel does; products and convolutions come from a library and
-take a few hundred bytes. So what counts is how many kernels are generated, and of which kind:
+for RTX is source text of 130 to 150 kB each, whatever the kernel does; products and convolutions come from a library
+and take a few hundred bytes. So what counts is how many kernels there are. A graph falls apart into groups (fusion.py);
+what became of them in a hundred engines, whose text names every kernel's nodes:
 
-1. Products, convolutions and attention (product, Softmax, product) are no generated element-wise kernels. They part
-   the rest: two nodes between which one of them lies are never in one kernel.
-2. What hangs together otherwise is one group. Groups of the same nodes on the same shapes share their code, those on
-   plain vectors (the timestep's path) do not.
-3. Views and what reads nothing but weights cost nothing.
+1. No kernel of their own have element-wise groups behind products that are not merged (the product's epilogue), what
+   cuts a modulation (the kernels that read the parts), masks, and what only turns what an attention reads or gives.
+2. Groups of the same nodes on the same shapes share a kernel, unless they read merged products at other offsets.
+3. Groups that read a part of a modulation share theirs only where the four such groups before and behind are alike
+   too, and never where several modulations come from one product.
+4. A LayerNormalization is one kernel with all around it, or two, its statistics apart: before products without a bias,
+   and where it modulates the plain sum of a product and a residual. A mean is always apart; beside one a scatter, too.
+5. An InstanceNormalization is a kernel, with one before and one behind; the latter is fused where every group has a
+   power of two of channels (more than one, 32 in all).
+6. A fused attention (half precision, heads of more than 8 channels) is never shared. Any other is, by its shape.
+7. Heads that are no multiple of 8 are padded and cut again, by kernels of their own where no other makes what the
+   attention reads; so are keys, where the attention is not fused.
+8. Images change their layout where they come to convolutions from outside, and where they leave.
+9. With a range of batches, joined keys of two sequences share no kernel where they are turned with all heads in one
+   axis.
 
-Which coefficients these counts have is fitted to engines (trt/sizes.py): the counts describe, they do not simulate.
+What one of each weighs is fitted to engines (trt/sizes.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx  # noqa: TID251 - the home of onnx
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.graphs.absorption import FUSED_HEAD, NORMS, head_channels, is_absorbed, splits
+from dipgo_deploy.graphs.fusion import DENSE, Fusion, Group, fuse, is_shown, viewed
 
 __all__ = ["KERNEL_KINDS", "kernel_counts"]
 
 KERNEL_KINDS = {
-    "engine": "1 for every graph",
     "node": "nodes of the graph",
-    "group_norm": "InstanceNormalization nodes in distinct groups",
-    "layer_norm": "LayerNormalization, RMSNormalization and ReduceMean nodes in distinct groups",
-    "pointwise": "distinct groups without a normalisation",
-    "layout": "distinct groups that only move values",
-    "vector": "groups whose values all have at most two axes",
-    "attention": "attentions with heads of more than 8 channels",
-    "cross_attention": "those of them that read another sequence",
-    "narrow_attention": "distinct attentions with narrower heads, which are not fused",
-    "unaligned": "distinct products and convolutions with channels that are no multiple of 8",
+    "kernel": "kernels that are none of the next three",
+    "layer_norm": "kernels with a LayerNormalization or RMSNormalization",
+    "attention": "fused attentions",
+    "padding": "kernels that pad an attention, or cut what was padded",
+    "ranged_kernel": "further kernels of an engine that takes a range of batches",
 }
 """Every count and what it counts."""
 
-_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", "Shape", "Cast", "Constant"})
-_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "Einsum"})
-_MOVES = frozenset({"Transpose", "Concat", "Slice", "Split", "Gather", "Expand"})
-_SCALINGS = frozenset({"Add", "Mul", "Div", "Cast"})
-_MEANS = frozenset({"LayerNormalization", "RMSNormalization", "ReduceMean"})
-_FUSED_HEAD = 8
+_IMAGE_NORM = "InstanceNormalization"
+_FUSED_NORM_CHANNELS = 32
+_NEIGHBOURS = 4
+_IMAGE_AXES = 4
+_FLAT_KEYS = 3
 _ALIGNED = 8
+_ATTENTION_INPUTS = 3
 
-_Shape = tuple[object, ...] | None
-_Signature = tuple[str, tuple[_Shape, ...], tuple[_Shape, ...]]
+_Signature = tuple[tuple[object, ...], ...]
+_Kernel = tuple[str, object]
 
 
-def kernel_counts(content: bytes, specs: Mapping[str, TensorSpec]) -> dict[str, int]:
-    """Every count of `KERNEL_KINDS` for one serialized graph, cut from the master that ``specs`` describes."""
+def kernel_counts(content: bytes, specs: Mapping[str, TensorSpec], is_half: bool) -> dict[str, int]:
+    """Every count of `KERNEL_KINDS` for one serialized graph, cut from the master that ``specs`` describes.
+
+    ``is_half`` for an engine in half precision, whatever the graph is in.
+    """
     graph = ir.from_proto(onnx.load_model_from_string(content)).graph
-    attention = _attentions(graph)
-    fed = _fed(graph)
-    found = dict.fromkeys(KERNEL_KINDS, 0) | {"engine": 1, "node": len(graph)}
-    for kind, count in (*_group_kinds(_groups(fed, attention), specs), *_attention_kinds(attention, specs)):
-        found[kind] += count
-    products = {_signature(node, specs) for node in fed if node.op_type in _PRODUCTS}
-    return found | {"unaligned": sum(_is_unaligned(one) for one in products)}
+    fusion = fuse(graph, specs, is_half)
+    groups = [group for group in fusion.groups if not is_absorbed(group, fusion)]
+    kernels = {*_group_kernels(groups, fusion), *_border_kernels(graph, fusion), *_attention_kernels(groups, fusion)}
+    counts = Counter(kind for kind, _ in kernels)
+    counts["node"], counts["ranged_kernel"] = len(graph), _ranged(groups, fusion)
+    return {kind: counts[kind] for kind in KERNEL_KINDS}
 
 
-def _fed(graph: ir.Graph) -> list[ir.Node]:
-    """Nodes that depend on an input of the graph: the others are folded into the weights."""
-    inputs = {value for value in graph.inputs if value.name not in graph.initializers}
-    found: dict[ir.Node, None] = {}
-    for node in graph:
-        if any(value is not None and (value in inputs or value.producer() in found) for value in node.inputs):
-            found[node] = None
-    return list(found)
-
-
-def _attentions(graph: ir.Graph) -> dict[ir.Node, ir.Node]:
-    """By node of an attention, its Softmax."""
-    found: dict[ir.Node, ir.Node] = {}
-    for node in graph:
-        if node.op_type != "Softmax":
-            continue
-        members, maker = [node], _maker(node)
-        while maker is not None and maker.op_type in _SCALINGS:
-            members.append(maker)
-            maker = _maker(maker)
-        readers = [reader for reader, _ in node.outputs[0].uses()]
-        if maker is not None and readers and maker.op_type == readers[0].op_type == "MatMul":
-            found |= dict.fromkeys([*members, maker, readers[0]], node)
-    return found
-
-
-def _maker(node: ir.Node) -> ir.Node | None:
-    return None if node.inputs[0] is None else node.inputs[0].producer()
-
-
-def _groups(fed: Iterable[ir.Node], attention: Mapping[ir.Node, ir.Node]) -> list[list[ir.Node]]:
-    """Nodes that hang together, none behind a product that is behind another of them."""
-    depth: dict[ir.Node, int] = {}
-    root: dict[ir.Node, ir.Node] = {}
-    for node in fed:
-        makers = [maker for value in node.inputs if value is not None and (maker := value.producer()) in depth]
-        depth[node] = max((depth[m] + _parts(m, node, attention) for m in makers if m is not None), default=0)
-        if node in attention or node.op_type in _PRODUCTS:
-            continue
-        root[node] = node
-        for maker in makers:
-            if maker in root and depth[maker] == depth[node]:  # type: ignore[index]
-                root[_root(maker, root)] = _root(node, root)  # type: ignore[arg-type]
-    groups: dict[ir.Node, list[ir.Node]] = defaultdict(list)
-    for node in root:
-        if node.op_type not in _VIEWS:
-            groups[_root(node, root)].append(node)
-    return list(groups.values())
-
-
-def _parts(maker: ir.Node, node: ir.Node, attention: Mapping[ir.Node, ir.Node]) -> bool:
-    if maker in attention:
-        return attention[maker] is not attention.get(node)
-    return maker.op_type in _PRODUCTS
-
-
-def _root(node: ir.Node, root: dict[ir.Node, ir.Node]) -> ir.Node:
-    while root[node] is not node:
-        node = root[node]
-    return node
-
-
-def _group_kinds(groups: Iterable[list[ir.Node]], specs: Mapping[str, TensorSpec]) -> Iterable[tuple[str, int]]:
-    alike = Counter(tuple(_signature(node, specs) for node in group) for group in groups)
-    for group, times in alike.items():
-        operators = [operator for operator, _, _ in group]
-        group_norms, means = operators.count("InstanceNormalization"), sum(one in _MEANS for one in operators)
-        yield "group_norm", group_norms
-        yield "layer_norm", means
-        if group_norms or means:
-            continue
-        if all(shape is not None and len(shape) <= 2 for _, _, outputs in group for shape in outputs):
-            yield "vector", times
+def _group_kernels(groups: Sequence[Group], fusion: Fusion) -> Iterator[_Kernel]:
+    neighbours = _Neighbours([group for group in groups if splits(group)], fusion)
+    for group in groups:
+        offsets = tuple(sorted(fusion.merged[one] for one in fusion.products(group) if one in fusion.merged))
+        where = (offsets, neighbours.of(group))
+        if _IMAGE_NORM in group.operators:
+            yield from _image_norm_kernels(group, where, fusion)
         else:
-            yield "layout" if _MOVES.issuperset(operators) else "pointwise", 1
+            yield from _plain_kernels(group, where, fusion)
 
 
-def _attention_kinds(
-    attention: Mapping[ir.Node, ir.Node], specs: Mapping[str, TensorSpec]
-) -> Iterable[tuple[str, int]]:
-    narrow = set()
-    for softmax in dict.fromkeys(attention.values()):
-        reader = next(reader for reader, _ in softmax.outputs[0].uses())
-        scores, values = _shape(softmax.outputs[0], specs), _shape(reader.outputs[0], specs)
-        head = values[-1] if values else None
-        if isinstance(head, int) and head > _FUSED_HEAD:
-            yield "attention", 1
-            yield "cross_attention", int(scores is not None and scores[-1] != scores[-2])
+def _plain_kernels(group: Group, where: object, fusion: Fusion) -> Iterator[_Kernel]:
+    signature = _signature(group.nodes, fusion)
+    norms, means = sum(one in NORMS for one in group.operators), group.operators.count("ReduceMean")
+    for index in range(norms):
+        yield "layer_norm", (signature, where, index)
+    if norms and (_feeds_unbiased(group, fusion) or _modulates_sum(group)):
+        yield "kernel", (signature, "statistics")
+    scatters = sum(one.startswith("Scatter") for one in group.operators)
+    others = 1 + means + scatters if means else 0 if norms else 1
+    for index in range(others):
+        yield "kernel", (signature, where, index)
+
+
+def _feeds_unbiased(group: Group, fusion: Fusion) -> bool:
+    """Whether no product behind it has a bias."""
+    products = [reader for reader in group.readers if reader.op_type in DENSE and reader not in fusion.attention]
+    followers = {reader for product in products for reader, _ in product.outputs[0].uses()}
+    is_biased = any(product.op_type == "Gemm" for product in products) or any(one.op_type == "Add" for one in followers)
+    return bool(products) and not is_biased
+
+
+def _modulates_sum(group: Group) -> bool:
+    """Whether it only adds before its norm, a bias and a residual, and multiplies behind it."""
+    first = next(index for index, operator in enumerate(group.operators) if operator in NORMS)
+    return first > 1 and set(group.operators[:first]) == {"Add"} and "Mul" in group.operators[first:]
+
+
+def _image_norm_kernels(group: Group, where: object, fusion: Fusion) -> Iterator[_Kernel]:
+    norms = [node for node in group.nodes if node.op_type == _IMAGE_NORM]
+    behind = set(norms)
+    for node in group.nodes:
+        if any(value is not None and viewed(value).producer() in behind for value in node.inputs):
+            behind.add(node)
+    lead = [node for node in group.nodes if node not in behind]
+    tail = [node for node in group.nodes if node in behind and node not in norms]
+    if lead:
+        yield "kernel", (_signature(lead, fusion), where)
+    for norm in norms:
+        yield "kernel", (_signature([norm], fusion), bool(lead), tuple(node.op_type for node in tail))
+    if tail and not (len(norms) == 1 and _is_fused_norm(norms[0], tail[0], fusion)):
+        yield "kernel", _signature(tail, fusion)
+
+
+def _is_fused_norm(norm: ir.Node, reader: ir.Node, fusion: Fusion) -> bool:
+    """Whether one kernel runs a group normalisation and what is behind it."""
+    groups, channels = (fusion.axis(node.outputs[0], 1) for node in (norm, reader))
+    each = channels // groups if groups else 0
+    return channels >= _FUSED_NORM_CHANNELS and each > 1 and not each & (each - 1)
+
+
+class _Neighbours:
+    """Groups that read a part of a modulation, in order: which of them are alike with all that is around them."""
+
+    def __init__(self, groups: Sequence[Group], fusion: Fusion) -> None:
+        self._fusion = fusion
+        self._places = {group: place for place, group in enumerate(groups)}
+        self._signatures = [_signature(group.nodes, fusion) for group in groups]
+
+    def of(self, group: Group) -> object:
+        """What has to be equal for two groups to share a kernel; nothing but itself where modulations are merged."""
+        place = self._places.get(group)
+        if place is None:
+            return ()
+        if not all(self._is_own(split) for split in splits(group)):
+            return place
+        around = range(place - _NEIGHBOURS, place + _NEIGHBOURS + 1)
+        return tuple(self._signatures[one] if 0 <= one < len(self._signatures) else () for one in around)
+
+    def _is_own(self, split: ir.Node) -> bool:
+        """Whether a modulation has a product for itself."""
+        home = self._fusion.group_of[split]
+        is_merged = any(product in self._fusion.merged for product in self._fusion.products(home))
+        return home.operators.count("Split") == 1 and not is_merged
+
+
+def _border_kernels(graph: ir.Graph, fusion: Fusion) -> Iterator[_Kernel]:
+    if not any(node.op_type == "Conv" for node in fusion.fed):
+        return
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    for side, values in (("input", inputs), ("output", graph.outputs)):
+        for value in values:
+            shape = fusion.shape(value)
+            if shape is not None and len(shape) == _IMAGE_AXES:
+                yield "kernel", (side, shape)
+
+
+def _attention_kernels(groups: Sequence[Group], fusion: Fusion) -> Iterator[_Kernel]:
+    prepared = Counter(softmax for group in groups for softmax in fusion.read_by(group))
+    for place, softmax in enumerate(dict.fromkeys(fusion.attention.values())):
+        head, keys = head_channels(softmax, fusion), fusion.axis(softmax.outputs[0], -1)
+        shape = (fusion.shape(softmax.outputs[0]), head)
+        is_fused = head > FUSED_HEAD and fusion.is_half
+        yield ("attention", place) if is_fused else ("kernel", shape)
+        odd_head, odd_keys = head % _ALIGNED > 0, keys % _ALIGNED > 0
+        if is_fused:
+            pads = (1 + max(_ATTENTION_INPUTS - prepared[softmax], 0)) * odd_head
         else:
-            narrow.add((scores, values))
-    yield "narrow_attention", len(narrow)
+            pads = odd_head + (_ATTENTION_INPUTS + (not odd_head)) * odd_keys
+        for index in range(pads):
+            yield "padding", (shape, index)
 
 
-def _is_unaligned(product: _Signature) -> bool:
-    operator, inputs, outputs = product
-    axis = 1 if operator == "Conv" else -1
-    channels = [shape[axis] for shape in (*inputs[:1], *outputs) if shape and len(shape) > 1]
-    return any(isinstance(count, int) and count % _ALIGNED for count in channels)
+def _ranged(groups: Iterable[Group], fusion: Fusion) -> int:
+    """Kernels that a static engine shares: joined keys, turned with all heads in one axis, and their means."""
+    joint: Counter[_Signature] = Counter()
+    for group in groups:
+        operators = group.operators
+        behind = group.nodes[operators.index("Concat") :] if "Concat" in operators else ()
+        ranks = [len(fusion.shape(node.outputs[0]) or ()) for node in behind if node.op_type == "Transpose"]
+        if _FLAT_KEYS in ranks and fusion.read_by(group):
+            joint[_signature(group.nodes, fusion)] += 1
+    means = {signature: sum(one[0] == "ReduceMean" for one in signature) for signature in joint}
+    return sum((times - 1) * (1 + means[signature]) for signature, times in joint.items())
 
 
-def _signature(node: ir.Node, specs: Mapping[str, TensorSpec]) -> _Signature:
-    inputs = tuple(_shape(value, specs) for value in node.inputs if value is not None)
-    return node.op_type, inputs, tuple(_shape(value, specs) for value in node.outputs)
-
-
-def _shape(value: ir.Value, specs: Mapping[str, TensorSpec]) -> _Shape:
-    spec = specs.get(str(value.name))
-    return None if spec is None else tuple(spec.shape)
+def _signature(nodes: Iterable[ir.Node], fusion: Fusion) -> _Signature:
+    """What equal groups have in common: operators, shapes, and which results leave the graph."""
+    return tuple(
+        (
+            node.op_type,
+            tuple(fusion.shape(value) for value in node.inputs if value is not None),
+            tuple((fusion.shape(value), is_shown(value)) for value in node.outputs),
+        )
+        for node in nodes
+    )

@@ -85,9 +85,8 @@ def _unmade(bundle: LoadedBundle, precision: HalfType | None, machine: Machine) 
     """Engines of graphs that are still to be converted: their digests are not known, their sizes are."""
     foretold = foretell(bundle, bundle.program.layout, precision)
     fit = size_fit(machine.target.name, precision or "", machine.target.version)
-    sizes = foretold.engine_bytes(fit, not machine.flags.static)
-    left_out = {one.name: one.weight_bytes if machine.flags.strip else 0 for one in foretold.program.graphs}
+    sizes = foretold.engine_bytes(fit, not machine.flags.static, has_weights=not machine.flags.strip)
     return [
-        WantedEngine(one.name, None, "built", one.weight_bytes, sizes[one.name] - left_out[one.name], False)
+        WantedEngine(one.name, None, "built", one.weight_bytes, sizes[one.name], False)
         for one in foretold.program.graphs
     ]

@@ -11,6 +11,7 @@ from dipgo_deploy.core.precision import HalfType, is_half
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.activations import activation_bytes, master_specs
+from dipgo_deploy.graphs.folding import folded_values
 from dipgo_deploy.graphs.kernels import kernel_counts
 from dipgo_deploy.graphs.precision import half_blocks
 from dipgo_deploy.graphs.variant import Variant
@@ -39,12 +40,12 @@ class Foretold:
         """Memory of the graph that needs most, for ``rows`` rows."""
         return activation_bytes(self.graphs.values(), self.specs, rows)
 
-    def engine_bytes(self, fit: SizeFit | None, has_profile: bool = True) -> dict[str, int]:
+    def engine_bytes(self, fit: SizeFit | None, has_profile: bool = True, has_weights: bool = True) -> dict[str, int]:
         """Bytes of every graph's engine; ``has_profile`` for engines that take a range of batches.
 
-        Without a ``fit`` code is left out.
+        Without a ``fit`` they are the weights alone, with all that the builder would fold.
         """
-        weights = {graph.name: graph.weight_bytes for graph in self.program.graphs}
+        weights = {graph.name: graph.weight_bytes if has_weights else 0 for graph in self.program.graphs}
         return _bytes(weights, self.graphs, self.specs, fit, has_profile)
 
 
@@ -94,11 +95,15 @@ def _bytes(
     fit: SizeFit | None,
     has_profile: bool,
 ) -> dict[str, int]:
-    """Weights and, where there is a ``fit``, code of each graph."""
-    return {
-        name: size + code_bytes(with_profile(kernel_counts(graphs[name], specs), has_profile), fit)
-        for name, size in weights.items()
-    }
+    """Weights of each graph and, where there is a ``fit``, its code, without what the builder folds."""
+    if fit is None:
+        return dict(weights)
+    half, found = is_half(fit.precision), {}
+    for name, size in weights.items():
+        folded = (2 if half else 4) * folded_values(graphs[name], specs)
+        counts = with_profile(kernel_counts(graphs[name], specs, half), has_profile)
+        found[name] = max(size - folded, 0) + code_bytes(counts, fit)
+    return found
 
 
 def _halved(spec: TensorSpec, precision: HalfType) -> TensorSpec:

@@ -1,7 +1,7 @@
 """Plan: what a bundle will take as engines, in either layout, before any is built.
 
 1. Engines do not share weights in device memory: a layout holds the weights of each of its graphs. What an engine
-   holds besides, code, is foretold from engines that were measured (trt/sizes.py).
+   holds besides, code, is foretold from engines that were measured (trt/sizes.py), and what it folds is left out.
 2. Slots are counted by the program; activations are one buffer, as large as the graph that needs most, and the
    workspace that every context of the target has been seen to take.
 3. Where a budget holds not all engines, the least recently used one goes: what a run then loads is counted.
@@ -12,13 +12,14 @@ least.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
 from dipgo_deploy.core.engine import TargetName
 from dipgo_deploy.core.errors import MissingError, UsageError
-from dipgo_deploy.core.latency import LatencyTable, check_table
+from dipgo_deploy.core.latency import MIB, LatencyTable, check_table
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.lowering.latency import predict_ms
@@ -56,8 +57,9 @@ class PlanOptions:
 class LayoutPlan:
     """One layout: counts, bytes and foretold time.
 
-    ``weight_bytes`` sums the weights of every graph, those that several share once for each; ``engine_bytes`` adds the
-    code of engines, as far as it is known: it is the size of the files, by which the runtime keeps a budget.
+    ``weight_bytes`` sums the weights of every graph, those that several share once for each; ``engine_bytes`` is the
+    size of the files, by which the runtime keeps a budget: weights as the builder folds them, and code, as far as both
+    are known.
     ``device_bytes`` is all of it with slots and activations, ``least_bytes`` with one engine at a time. ``reload`` is
     what a run loads under the budget, None where an engine does not fit. ``latency_ms`` is None without a table; it
     leaves reloading out.
@@ -143,7 +145,7 @@ def _recommended(layouts: tuple[LayoutPlan, ...], options: PlanOptions) -> tuple
     fitting = [one for one in layouts if one.reload is not None]
     if not fitting:
         least = min(one.least_bytes for one in layouts)
-        return None, f"no layout fits: even one engine at a time needs {least} bytes"
+        return None, f"no layout fits: even one engine at a time needs {math.ceil(10 * least / MIB) / 10:,.1f} MiB"
     whole = [one for one in fitting if one.reload == Traffic(0, 0)]
     if not whole:
         best = min(fitting, key=lambda one: one.reload.bytes if one.reload else 0)

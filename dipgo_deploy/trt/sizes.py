@@ -59,11 +59,15 @@ def _age(fit: SizeFit) -> list[int]:
     return [int(part) for part in fit.version.split(".")]
 
 
-def code_bytes(counts: Mapping[str, int], fit: SizeFit | None) -> int:
-    """What an engine holds besides weights; 0 where there is no fit. ``counts`` are those of `with_profile`."""
-    return 0 if fit is None else round(sum(fit.bytes[kind] * count for kind, count in counts.items()))
+def code_bytes(counts: Mapping[str, int], fit: SizeFit) -> int:
+    """What an engine holds besides weights. ``counts`` are those of `with_profile`."""
+    return round(sum(fit.bytes[kind] * count for kind, count in counts.items()))
 
 
 def with_profile(counts: Mapping[str, int], has_profile: bool) -> dict[str, int]:
-    """Counts of a graph (graphs/kernels.py), with those of its nodes that a range of shapes makes larger."""
-    return {**counts, "profiled_node": counts["node"] if has_profile else 0}
+    """What a fit has bytes for, of a graph's counts (graphs/kernels.py): a range of shapes adds kernels and code."""
+    found = dict(counts)
+    ranged = found.pop("ranged_kernel")
+    found["kernel"] += ranged if has_profile else 0
+    kernels = sum(count for kind, count in found.items() if kind != "node")
+    return {**found, "profiled_node": found["node"] * has_profile, "profiled_kernel": kernels * has_profile}

@@ -36,6 +36,16 @@ def test_the_master_graph_gives_what_pytorch_gives(name, granularity, reference_
             assert made.blocks.values[key].resolve({"rows": rows}) == found[key].shape
 
 
+def test_the_graph_takes_more_rows_than_the_exporter_is_told_of(reference_model, traced) -> None:
+    """From 64 rows on, diffusers' U-Nets take another branch, of the same values."""
+    model, made = reference_model("digits-unet"), traced("digits-unet", "stage")
+    session = open_session(made.master.read_bytes(), made.folder)
+    for rows in (64, 130):
+        inputs = example(model, rows)
+        found = run_session(session, {key: tensor.numpy() for key, tensor in inputs.items()})
+        assert deviation(found["prediction"], record(model, made.blocks, inputs)["prediction"]) < 1e-5
+
+
 @EVERY_TRACE
 def test_the_blocks_describe_the_model(name, granularity, reference_model, traced) -> None:
     model, made = reference_model(name), traced(name, granularity)
