@@ -1,0 +1,57 @@
+"""Progress of long work: a generator that yields where it stands and returns its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["Progress", "Work", "finish"]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` parts of ``stage`` are finished; ``text`` adds what is worth knowing, such as a loss.
+
+    The unit of ``done`` and ``total`` is the stage's own: images, rounds, trajectories.
+    """
+
+    stage: str
+    done: float
+    total: float
+    text: str = ""
+
+    @property
+    def share(self) -> float:
+        """The finished share of the stage, from 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 1.0
+
+    def __str__(self) -> str:
+        counts = f"{self.stage}: {self.done:.0f} of {self.total:.0f}"
+        return f"{counts}, {self.text}" if self.text else counts
+
+
+Work = Generator[Progress, None, Result]
+"""Long work. It starts when it is first iterated, and its return value is the result."""
+
+
+def finish(work: Work[Result], show: Callable[[Progress], object] | None = None) -> Result:
+    """Run ``work`` to its end.
+
+    Args:
+        work: a generator that yields Progress and returns its result.
+        show: called with every Progress, for example to update a progress bar.
+
+    Returns:
+        What ``work`` returned.
+    """
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        if show is not None:
+            show(progress)
