@@ -53,7 +53,7 @@ class RunOptions:
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads must be at least 1, got {self.threads}")
         if self.compiler is not None and self.backend != "torch":
-            raise UsageError(f"compiler is an option of backend torch, not of {self.backend}: leave it out")
+            raise UsageError(f"compiler is for backend torch, not {self.backend}: leave it out")
         for name in ("gpu_memory", "trust_engines"):
             if getattr(self, name) and not self.on_engines:
                 raise UsageError(
