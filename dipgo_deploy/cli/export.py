@@ -17,8 +17,8 @@ from dipgo_deploy.cli.options import (
     Revision,
     Variant,
 )
-from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
+from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.cli.units import count_text
 
 
@@ -50,8 +50,8 @@ def export(
         config=config,
         loras=tuple(lora or ()),
     )
-    from dipgo_deploy.graphs import ExportOptions
-    from dipgo_deploy.graphs import export as export_bundle
+    from dipgo_deploy.bundle import ExportOptions
+    from dipgo_deploy.bundle import export as export_bundle
 
     options = ExportOptions(layout=layout, max_graphs=limit_graphs, dtype="float16" if fp16 else None)
     with working(f"exporting {source.label}"):

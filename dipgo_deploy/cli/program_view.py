@@ -1,4 +1,7 @@
-"""A program as a listing: what runs at which step, on what, and the memory it takes."""
+"""What a contract fixes, in the terminal: as a table, or in one line.
+
+A program as a listing: what runs at which step, on what, and the memory it takes.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,40 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipgo_deploy.cli.contract_view import contract_line
 from dipgo_deploy.cli.units import count_text, macs_text, mib_text, step_range
 from dipgo_deploy.core.blocks import PREDICTION
+from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.program import Call, Program, Run, memory_bytes
 
-__all__ = ["memory_line", "program_view"]
+__all__ = ["contract_line", "contract_table", "memory_line", "program_view", "shape_text"]
+
+
+def shape_text(shape: Iterable[int | str]) -> str:
+    """``4×64×64``."""
+    return "\N{MULTIPLICATION SIGN}".join(map(str, shape))
+
+
+def contract_table(contract: Contract) -> Table:
+    """Every field; all but the batch are fixed."""
+    sampler, batch = contract.sampler, contract.batch
+    rows = {
+        "model": f"{contract.model_class} {contract.model_digest[:12]}, {contract.dtype}",
+        "sampler": f"{sampler.class_name}, {sampler.steps} steps, {sampler.calls} calls, config {sampler.digest[:12]}",
+        "guidance": contract.guidance,
+        "latent": f"{shape_text(contract.latent_shape)}, fixed",
+        "batch": f"{batch.min} to {batch.max}, best at {batch.opt}",
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def contract_line(contract: Contract) -> str:
+    """Shape, guidance and batch: what a call cannot choose, and what it can."""
+    fixed = f"fixed: latent {shape_text(contract.latent_shape)}, guidance {contract.guidance}"
+    return f"{fixed}; {contract.batch.min} to {contract.batch.max} images"
+
 
 _NAMES = 3
 """Names listed before the rest is only counted."""

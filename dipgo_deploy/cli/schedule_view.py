@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dipgo_deploy.bench.cells import COMPUTED, DEAD, Cells, origin_line, read_cells, sampler_line, short_names
-from dipgo_deploy.cli.contract_view import contract_line
+from dipgo_deploy.cli.program_view import contract_line
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.schedule import Schedule
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipgo_deploy.cli.options import Json
-from dipgo_deploy.cli.output import emit, result, say
+from dipgo_deploy.cli.terminal import emit, result, say
 from dipgo_deploy.core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -99,19 +99,19 @@ def _load(file: Path, kind: str) -> Any:
 
 
 def _view(loaded: Any, kind: str, file: Path) -> Any:
-    from dipgo_deploy.cli import engines_view, latency_view, views
+    from dipgo_deploy.cli import bundle_view, engine_view, program_view
     from dipgo_deploy.core.files import load_program
 
     if kind == "bundle":
-        return views.bundle_view(loaded, file.parent, load_program(file.parent / "program.json"))
+        return bundle_view.bundle_view(loaded, file.parent, load_program(file.parent / "program.json"))
     if kind == "schedule":
         return _schedule_view(loaded, _blocks_beside(file))
     others: dict[str, Any] = {
-        "blocks": views.blocks_view,
-        "program": views.program_view,
-        "latency": latency_view.latency_view,
-        "precision": engines_view.precision_view,
-        "engine": engines_view.engine_view,
+        "blocks": bundle_view.blocks_view,
+        "program": program_view.program_view,
+        "latency": bundle_view.latency_view,
+        "precision": engine_view.precision_view,
+        "engine": engine_view.engine_view,
     }
     return others[kind](loaded)
 
@@ -121,15 +121,15 @@ def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    from dipgo_deploy.cli import views
+    from dipgo_deploy.cli import program_view, schedule_view
     from dipgo_deploy.lowering import lower
     from dipgo_deploy.models.sampler_reading import read_sampler
 
-    view = views.schedule_view(schedule, blocks)
+    view = schedule_view.schedule_view(schedule, blocks)
     if blocks is None:
         return view
     program = lower(schedule, blocks, read_sampler(schedule.contract.sampler))
-    return Group(view, *(Text(views.memory_line(program, batch)) for batch in (1, 8)))
+    return Group(view, *(Text(program_view.memory_line(program, batch)) for batch in (1, 8)))
 
 
 def _blocks_beside(file: Path) -> BlockGraph | None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dipgo_deploy.cli.output import say
+from dipgo_deploy.cli.terminal import say
 from dipgo_deploy.cli.units import mib_text
 from dipgo_deploy.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from dipgo_deploy.bundle import Bundle
     from dipgo_deploy.models import LoadedModel
-    from dipgo_deploy.runtime import LoadedBundle
 
 __all__ = ["ModelSource", "open_bundle"]
 
@@ -83,13 +83,13 @@ class ModelSource:
         return load_random(self.random_weights, dtype=self.dtype)
 
 
-def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> LoadedBundle:
+def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> Bundle:
     """The bundle in ``folder``; ``own_model`` says as ``package.module:attribute`` which model was exported.
 
     Raises UsageError for a name that reads otherwise, and what the loaders of both raise.
     """
+    from dipgo_deploy.bundle import load_bundle
     from dipgo_deploy.models.from_python import is_python_name, model_from_python
-    from dipgo_deploy.runtime import load_bundle
 
     if own_model is None:
         return load_bundle(folder, whole=whole)

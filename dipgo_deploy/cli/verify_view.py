@@ -11,9 +11,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dipgo_deploy.runtime.graph_check import GraphCheck
-    from dipgo_deploy.runtime.ladder import Rung
-    from dipgo_deploy.runtime.verify import VerifyReport
+    from dipgo_deploy.verify.graph_check import GraphCheck
+    from dipgo_deploy.verify.ladder import Rung
+    from dipgo_deploy.verify.verify import VerifyReport
 
 __all__ = ["once_view", "verify_view"]
 

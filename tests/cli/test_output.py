@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dipgo_deploy.cli.options import patterns_of
-from dipgo_deploy.cli.output import emit, result, working
+from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.core.errors import UsageError
 
 

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from dipgo_deploy.cli import progress
-from dipgo_deploy.cli.progress import watched
-
 
 def test_lines_tell_share_state_and_time_left_but_not_too_often(capsys, monkeypatch):
     clock = iter([0.0, 0.0, 11.0, 12.0, 20.0])
