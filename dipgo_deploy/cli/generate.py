@@ -79,7 +79,7 @@ def generate(
     if prompt:
         _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance, how, as_json)
         return
-    from dipgo_deploy.bench.pictures import image_grid
+    from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.runtime import GenerateOptions
     from dipgo_deploy.runtime import generate as draw
 
@@ -132,7 +132,7 @@ def _draw_prompts(
     as_json: bool,
 ) -> None:
     """Draw through the pipeline, and say where the time went."""
-    from dipgo_deploy.bench.pictures import image_grid
+    from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.runtime.dropin import PromptOptions, draw_prompts
 
     options = PromptOptions(prompts, negative_prompt, seed, count, guidance, run=_step_options(how))

@@ -11,12 +11,12 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.metrics import psnr_db
 from dipgo_deploy.core.precision import is_half
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.runtime.deviation import Deviation, Recording, local_deviations, recorded, relative_difference
-from dipgo_deploy.runtime.fidelity import psnr_db
 from dipgo_deploy.runtime.inputs import run_inputs
 from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.loaded import BackendName, Compiled, LoadedBundle
