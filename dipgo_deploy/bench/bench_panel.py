@@ -135,8 +135,11 @@ class Panel:
             for mark, quality in self.points
         ]  # fmt: skip
         # adjustText keeps away from the centres of marks only, unless it is given obstacles of the marks' size.
-        places = [(mark.row.latency_ms["p50"], quality["p50"]) for mark, quality in self.points]
-        obstacles = self.axes.scatter(*zip(*places, strict=True), s=_OBSTACLE)
+        obstacles = self.axes.scatter(
+            [mark.row.latency_ms["p50"] for mark, _ in self.points],
+            [quality["p50"] for _, quality in self.points],
+            s=_OBSTACLE,
+        )
         leader = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.6}
         adjust_text(texts, ax=self.axes, objects=obstacles, arrowprops=leader, **_PLACEMENT)
         obstacles.remove()

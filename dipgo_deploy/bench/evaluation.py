@@ -35,8 +35,8 @@ def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     from dipgo_deploy.search.losses import ssim_of
 
-    tensors = (torch.from_numpy(unit_range(array)) for array in (images, reference))
-    return ssim_of(*tensors, data_range=1.0).numpy()
+    ours, theirs = (torch.from_numpy(unit_range(array)) for array in (images, reference))
+    return ssim_of(ours, theirs, data_range=1.0).numpy()
 
 
 @dataclass(frozen=True)
