@@ -17,21 +17,20 @@ from typing import Any
 from dipgo_deploy.bench.entries import FULL, Entry
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.report import Kind
+from dipgo_deploy.bundle import Bundle, CompiledProgram
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError, InputError, UsageError
 from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import sampler_spec
 from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.backend import Backend
-from dipgo_deploy.runtime.inputs import Inputs, run_inputs
-from dipgo_deploy.runtime.interpreter import Session
-from dipgo_deploy.runtime.loaded import onnxruntime_class
-from dipgo_deploy.runtime.opened import engine_records
-from dipgo_deploy.runtime.torch_backend import TorchBackend
+from dipgo_deploy.runtime.generate import Inputs, run_inputs
+from dipgo_deploy.runtime.open import engine_records, make_backend, open_session
+from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.trt.target import load_target
 
 __all__ = ["SPACINGS", "Contender", "FullNetwork", "Start", "measure_start"]
@@ -76,7 +75,7 @@ class FullNetwork:
         MissingError: a missing device.
     """
 
-    def __init__(self, bundle: LoadedBundle, options: BenchOptions) -> None:
+    def __init__(self, bundle: Bundle, options: BenchOptions) -> None:
         self.bundle, self.options = bundle, options
         self.contract = bundle.manifest.contract
         self.guidance_scale = self.contract.guidance_scale(options.guidance_scale)
@@ -84,7 +83,13 @@ class FullNetwork:
     def schedule(self, entry: Entry) -> Contender:
         """A schedule on a backend of its own."""
         run = self.options.run
-        session, start = measure_start(lambda: self._open(entry), self._inputs, run.device)
+        session, start = measure_start(
+            lambda: open_session(
+                entry.bundle, self.options.batch, run, guidance_scale=self.guidance_scale, compiled=entry.compiled
+            ),
+            self._inputs,
+            run.device,
+        )
         if run.on_engines:
             records = engine_records(entry.bundle, load_target(run.backend, "run"))
             seconds, size = sum(record.seconds for record in records), sum(record.bytes for record in records)
@@ -160,21 +165,6 @@ class FullNetwork:
         backend = "onnxruntime" if self.options.run.on_engines else self.options.run.backend
         return f"{backend}-{self.options.run.device}"
 
-    def _open(self, entry: Entry) -> Session:
-        run = self.options.run
-        return entry.bundle.session(
-            self.options.batch,
-            backend=run.backend,
-            guidance_scale=self.guidance_scale,
-            threads=run.threads,
-            device=run.device,
-            compiled=entry.compiled,
-            cuda_graph=run.cuda_graph,
-            compiler=run.compiler,
-            gpu_memory=run.gpu_memory,
-            trust_engines=run.trust_engines,
-        )
-
     @cached_property
     def _own_program(self) -> Program:
         return self._lower(self.contract.sampler, read_sampler(self.contract.sampler))
@@ -187,17 +177,12 @@ class FullNetwork:
 
     @cached_property
     def _backend(self) -> Backend:
-        run, bundle = self.options.run, self.bundle
+        run = self.options.run
+        if run.on_engines:
+            run = RunOptions("onnxruntime", run.device, run.threads, run.cuda_graph)
         if run.backend == "torch":
-            program = self._own_program
-            return TorchBackend(bundle.model, bundle.blocks, program, device=run.device, compiler=run.compiler)
-        return onnxruntime_class()(
-            bundle.compile(self._schedule(self.contract.sampler)).graphs,
-            bundle.denoiser,
-            threads=run.threads,
-            device=run.device,
-            cuda_graph=run.cuda_graph and run.device == "cuda",
-        )
+            return make_backend(self.bundle, CompiledProgram(self._own_program, {}), run)
+        return make_backend(self.bundle, self.bundle.compile(self._schedule(self.contract.sampler)), run)
 
     def _schedule(self, spec: SamplerSpec) -> Schedule:
         own = self.bundle.schedule

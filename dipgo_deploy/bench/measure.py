@@ -25,9 +25,9 @@ from dipgo_deploy.bench.pipeline_overhead import time_pipeline_overhead
 from dipgo_deploy.bench.plain import comparable_steps, on_time_grids, plain_samplers
 from dipgo_deploy.bench.report import BenchReport, LeftOut, Row
 from dipgo_deploy.bench.timing import Stage, draw_images, labels_of, time_contenders
+from dipgo_deploy.bundle import Bundle
 from dipgo_deploy.core.progress import Work
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.environment import environment
 
 __all__ = ["bench"]
@@ -40,7 +40,7 @@ _HELD_OUT = 1_000_000
 
 
 def bench(
-    bundles: LoadedBundle | Sequence[LoadedBundle],
+    bundles: Bundle | Sequence[Bundle],
     options: BenchOptions | None = None,
     schedules: Sequence[tuple[str, Schedule]] = (),
 ) -> Work[BenchReport]:
@@ -62,7 +62,7 @@ def bench(
         InputError: a damaged bundle, or a bundle of another model or contract than the first.
         MissingError: a missing device.
     """
-    entries = bench_entries([bundles] if isinstance(bundles, LoadedBundle) else bundles, schedules)
+    entries = bench_entries([bundles] if isinstance(bundles, Bundle) else bundles, schedules)
     report = yield from _Bench(entries, options or BenchOptions()).run()
     return report
 

@@ -12,11 +12,11 @@ import torch
 
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.report import LeftOut
+from dipgo_deploy.bundle import Bundle
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.progress import Progress, Work
 from dipgo_deploy.models.components import PipelineRun, load_component
 from dipgo_deploy.models.pipeline_folder import component_names
-from dipgo_deploy.runtime import LoadedBundle
 
 __all__ = ["PipelineOverhead", "time_pipeline_overhead"]
 
@@ -37,7 +37,7 @@ class PipelineOverhead:
         return sum(self.components_ms.values()) if self.components_ms else None
 
 
-def time_pipeline_overhead(bundle: LoadedBundle, options: BenchOptions) -> Work[PipelineOverhead]:
+def time_pipeline_overhead(bundle: Bundle, options: BenchOptions) -> Work[PipelineOverhead]:
     """Time the text encoders and the VAE of a bundle's folder in PyTorch on the bench's device.
 
     One prompt is encoded (with its negative prompt under guidance), and a whole batch is decoded.
@@ -61,7 +61,7 @@ def time_pipeline_overhead(bundle: LoadedBundle, options: BenchOptions) -> Work[
     return overhead
 
 
-def _component_ms(bundle: LoadedBundle, name: str, run: PipelineRun, options: BenchOptions) -> float:
+def _component_ms(bundle: Bundle, name: str, run: PipelineRun, options: BenchOptions) -> float:
     with _torch_threads(options.run.threads):
         one_pass, durations = load_component(bundle.folder, name, run), []
         for _ in range(min(options.repeats, _MOST_REPEATS)):

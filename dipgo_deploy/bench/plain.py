@@ -23,7 +23,7 @@ from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.models import sampler_spec
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.models.time_grid import ddim_on_grid
-from dipgo_deploy.runtime.generate import draw
+from dipgo_deploy.runtime.generate import generate_batches
 
 __all__ = ["PLAIN_SAMPLERS", "Variant", "comparable_steps", "on_time_grids", "plain_samplers", "variants"]
 
@@ -148,7 +148,7 @@ def _best_variants(
     scores = np.empty((len(choice), len(targets)))
     for index, variant in enumerate(choice):
         session = network.session(variant.spec, variant.reading)
-        batches = draw(session, network.bundle, seeds, labels_of(network.bundle, seeds))
+        batches = generate_batches(session, network.bundle, seeds, labels_of(network.bundle, seeds))
         images = np.nan_to_num(np.concatenate(list(batches)), nan=_NOT_A_NUMBER)
         scores[index] = [np.median(psnr_db(images, target)) for target in targets]
         yield stage.advance(variant.spec.calls, title)

@@ -19,14 +19,13 @@ from functools import partial
 import numpy as np
 
 from dipgo_deploy.bench.contenders import Contender
+from dipgo_deploy.bundle import Bundle
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.metrics import percentiles
 from dipgo_deploy.core.progress import Progress, Work
-from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.clock import Clock, HostClock, clock_for
-from dipgo_deploy.runtime.generate import draw
-from dipgo_deploy.runtime.inputs import Inputs, run_inputs
-from dipgo_deploy.runtime.interpreter import Session
+from dipgo_deploy.runtime.generate import Inputs, generate_batches, run_inputs
+from dipgo_deploy.runtime.session import Session
 
 __all__ = ["Stage", "Stopwatch", "draw_images", "enqueue", "labels_of", "time_contenders", "time_rounds"]
 
@@ -55,14 +54,12 @@ class Stage:
         return Progress(self.name, self.done, self.total, text)
 
 
-def labels_of(bundle: LoadedBundle, seeds: Sequence[int]) -> list[int]:
+def labels_of(bundle: Bundle, seeds: Sequence[int]) -> list[int]:
     """The class of each seed's image. Classes take turns by seed, so a seed gives the same image in every batch."""
     return [seed % (bundle.model.num_classes or 1) for seed in seeds]
 
 
-def draw_images(
-    bundle: LoadedBundle, session: Session, seeds: Sequence[int], stage: Stage, text: str
-) -> Work[np.ndarray]:
+def draw_images(bundle: Bundle, session: Session, seeds: Sequence[int], stage: Stage, text: str) -> Work[np.ndarray]:
     """Draw one image per seed.
 
     Args:
@@ -76,7 +73,7 @@ def draw_images(
         Images (N, C, H, W).
     """
     parts: list[np.ndarray] = []
-    for part in draw(session, bundle, seeds, labels_of(bundle, seeds)):
+    for part in generate_batches(session, bundle, seeds, labels_of(bundle, seeds)):
         parts.append(part)
         yield stage.advance(session.program.nfe * len(part), text)
     return np.concatenate(parts)
@@ -122,7 +119,7 @@ class Stopwatch:
 
 
 def time_contenders(
-    stage: str, bundle: LoadedBundle, contenders: Sequence[Contender], rounds: int, seed: int, device: str = "cpu"
+    stage: str, bundle: Bundle, contenders: Sequence[Contender], rounds: int, seed: int, device: str = "cpu"
 ) -> Work[Stopwatch]:
     """Time contenders on one batch.
 

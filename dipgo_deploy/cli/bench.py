@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from dipgo_deploy.cli.options import (
     Backend,
     Batch,
-    Compiled,
+    Compile,
     CudaGraph,
     Device,
     GpuMemory,
@@ -24,15 +23,8 @@ from dipgo_deploy.cli.options import (
     TrustEngines,
     run_options,
 )
-from dipgo_deploy.cli.output import emit, result, say, working
-from dipgo_deploy.cli.progress import watched
 from dipgo_deploy.cli.source import open_bundle
-from dipgo_deploy.core.progress import Progress
-
-if TYPE_CHECKING:
-    from dipgo_deploy.core.progress import Work
-
-T = TypeVar("T")
+from dipgo_deploy.cli.terminal import emit, result, say, show_progress, working
 
 
 def bench(
@@ -61,13 +53,13 @@ def bench(
     tuning_images: Annotated[
         int | None, typer.Option(min=1, help="Held-out images to tune the plain samplers on.  [default: 16]")
     ] = None,
-    guidance: GuidanceScale = None,
+    guidance_scale: GuidanceScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 1000,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads within an operator.")] = None,
     backend: Backend = "onnxruntime",
     device: Device = None,
     cuda_graph: CudaGraph = False,
-    compiled: Compiled = False,
+    compile_: Compile = False,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
     own_model: OwnModel = None,
@@ -79,7 +71,6 @@ def bench(
     from dipgo_deploy.bench import QUICK, BenchOptions, table, to_json, write_report
     from dipgo_deploy.bench import bench as measure
     from dipgo_deploy.core.files import load_schedule
-    from dipgo_deploy.core.run_options import RunOptions
 
     _check_targets(out, plot)
     sizes = {
@@ -92,10 +83,16 @@ def bench(
     options = replace(
         QUICK if quick else BenchOptions(),
         batch=batch,
-        guidance_scale=guidance,
+        guidance_scale=guidance_scale,
         seed=seed,
-        run=RunOptions(
-            threads=threads, **run_options(backend, device, cuda_graph, compiled, gpu_memory, trust_engines)
+        run=run_options(
+            backend,
+            device,
+            threads=threads,
+            cuda_graph=cuda_graph,
+            compile_=compile_,
+            gpu_memory=gpu_memory,
+            trust_engines=trust_engines,
         ),
         command=shlex.join(["dipgo-deploy", *sys.argv[1:]]),
         **{name: size for name, size in sizes.items() if size is not None},
@@ -103,8 +100,7 @@ def bench(
     with working(f"loading {', '.join(map(str, bundles))}"):
         schedules = [(path.stem, load_schedule(path)) for path in with_schedule or ()]
         opened = [open_bundle(bundle, own_model) for bundle in bundles]
-    report = watched(_with_result(measure(opened, options, schedules)), _reading, "measuring")
-    assert not isinstance(report, Progress)
+    report = show_progress(measure(opened, options, schedules), "measuring")
     result(table(report))
     if out is not None:
         write_report(report, out)
@@ -128,13 +124,3 @@ def _check_targets(out: Path | None, plot: Path | None) -> None:
     for path in (out, plot):
         if path is not None:
             check_target(path)
-
-
-def _with_result(work: Work[T]) -> Iterator[Progress | T]:
-    """Work as an iterator that ends in the result."""
-    work_result = yield from work
-    yield work_result
-
-
-def _reading(step: object) -> tuple[float, str] | None:
-    return (step.share, str(step)) if isinstance(step, Progress) else None

@@ -12,13 +12,12 @@ import pytest
 from dipgo_deploy.bench import BenchOptions, BenchReport, bench, load_report, to_json, write_report
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.plain import comparable_steps, plain_samplers, variants
+from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.progress import Progress, finish
 from dipgo_deploy.core.run_options import RunOptions
-from dipgo_deploy.graphs import export
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.runtime.generate import draw
+from dipgo_deploy.runtime.generate import generate_batches
 from dipgo_deploy.search import SearchOptions, search_schedule
 
 OPTIONS = BenchOptions(
@@ -187,7 +186,7 @@ def test_a_sampler_stands_in_the_best_variant_for_each_target_and_once_if_they_a
     network = FullNetwork(bundle, OPTIONS)
     choice = list(variants("dpmpp-2m", 4, network.scheduler_config))
     first, last = (
-        np.concatenate(list(draw(network.session(one.spec, one.reading), bundle, range(4), [0, 1, 2, 3])))
+        np.concatenate(list(generate_batches(network.session(one.spec, one.reading), bundle, range(4), [0, 1, 2, 3])))
         for one in (choice[0], choice[-1])
     )
     names = [one.name for one in finish(plain_samplers(network, [4], range(4), [first, last]))]
@@ -219,7 +218,9 @@ def test_guidance_without_its_rows_is_refused(bundle):
 
 def test_an_image_of_a_seed_does_not_depend_on_its_batch(bundle):
     session = FullNetwork(bundle, OPTIONS).full().session
-    alone, together = (np.concatenate(list(draw(session, bundle, s, [7] * len(s)))) for s in ([5], [3, 4, 5]))
+    alone, together = (
+        np.concatenate(list(generate_batches(session, bundle, s, [7] * len(s)))) for s in ([5], [3, 4, 5])
+    )
     assert alone.shape == (1, 1, 16, 16) and together.shape == (3, 1, 16, 16)
     assert np.abs(alone[0] - together[2]).max() <= 1e-4
 

@@ -9,11 +9,10 @@ import torch
 
 from dipgo_deploy.bench import BenchOptions, bench
 from dipgo_deploy.bench.pipeline_overhead import time_pipeline_overhead
+from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.core.progress import finish
 from dipgo_deploy.core.run_options import RunOptions
-from dipgo_deploy.graphs import export
 from dipgo_deploy.models import load_model, make_contract
-from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.search import SearchOptions, search_schedule
 from tests.models.pipelines import pipeline_from
 
