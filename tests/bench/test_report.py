@@ -27,7 +27,7 @@ def test_a_report_is_read_as_it_was_written(written):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda d: d.update(format="bunch"), "has format 'bunch', 'bench' is wanted"),
+        (lambda d: d.update(format="bunch"), "has format 'bunch', expected 'bench'"),
         (lambda d: d.update(schema_version="2.0"), "has format version 2.0, this program reads 1.3"),
         (lambda d: d.update(speed=11), "speed"),
         (lambda d: d.pop("rows"), "rows"),
