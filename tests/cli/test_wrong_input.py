@@ -73,7 +73,7 @@ def test_several_files_of_which_one_is_no_bench(schedule, tmp_path, capsys):
     bench, file = tmp_path / "bench.json", tmp_path / "schedule.json"
     write_report(CROWD, bench)
     file.write_text(json.dumps(schedule))
-    refused(["show", file, bench], "only benches are shown several at once: name one file", capsys, 2)
+    refused(["show", file, bench], "only benches are shown together: name one file", capsys, 2)
     refused(["show", bench, file], "has format 'schedule', expected 'bench'", capsys)
 
 
