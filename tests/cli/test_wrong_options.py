@@ -142,7 +142,7 @@ def test_a_gate_that_is_not_met(options, words, bundle_folder, capsys):
         (["--threads", 0], "--threads"),
         (["--guidance-scale", NAN], "--guidance-scale"),
         (["--device", "tpu"], "--device"),
-        (["--plot", "quality.gif"], "quality.gif ends in neither .png nor .svg"),
+        (["--plot", "quality.gif"], "a picture must end in .png or .svg, got quality.gif"),
         (["--plot"], "--plot"),
         (["--with-schedule"], "--with-schedule"),
     ],
@@ -158,7 +158,8 @@ def test_a_bench_of_nothing(capsys):
 def test_a_bench_of_equal_names(bundle_folder, tmp_path, capsys):
     refused(["bench", bundle_folder, bundle_folder], "2 schedules are called 'bundle': rename", capsys, 2)
     schedule = shutil.copyfile(bundle_folder / "schedule.json", tmp_path / "full.json")
-    refused(["bench", bundle_folder, "--with-schedule", schedule], "'full' is the full run's row: rename", capsys, 2)
+    words = "the name 'full' is reserved for the full run: rename"
+    refused(["bench", bundle_folder, "--with-schedule", schedule], words, capsys, 2)
 
 
 @pytest.mark.parametrize("option", ["--plot", "--out"])
