@@ -86,7 +86,9 @@ def draw_blocks(lowered: Lowered) -> tuple[Svg, float]:
         svg.text(14, y + 11, short(block.name))
         svg.rect(96, y, max(2, 120 * block.macs.papers / largest), 14, BLUE)
         svg.text(100 + 120 * block.macs.papers / largest, y + 11.5, f"{block.macs.papers / blocks.macs.papers:.0%}")
-        shapes = ["×".join(str(dim) for dim in blocks.values[name].shape[1:]) for name in block.features]
+        shapes = [
+            "\N{MULTIPLICATION SIGN}".join(str(dim) for dim in blocks.values[name].shape[1:]) for name in block.features
+        ]
         for line, shape in enumerate(shapes):
             svg.text(386, y + 11 + 14 * (line - (len(shapes) - 1) / 2), shape, anchor="end", fill=MUTED, mono=True)
     return svg, 66 + 32 * len(blocks.blocks) + 2
@@ -195,7 +197,7 @@ def draw_program(lowered: Lowered) -> tuple[Svg, float]:
     """The finished program: calls over slots."""
     svg = Svg("A program")
     slots, calls, _ = lowered.assignment
-    svg.text(14, 26, "The program: 6 calls over 5 slots", bold=True, size=14)
+    svg.text(14, 26, f"The program: {len(calls)} calls over {len(slots)} slots", bold=True, size=14)
     legend(svg, 14, 36, [(BLUE, "run a graph"), (PALE, "combine slots")])
     for index, call in enumerate(calls):
         y = 64 + 34 * index
@@ -293,7 +295,7 @@ def _draw_call(svg: Svg, call: Call, x: float, y: float, width: float) -> None:
 def formula(call: Combine) -> str:
     """A combination as a formula."""
     parts = [f"{abs(term.constant):.3f}·{letter(term.slot)}" for term in call.terms]
-    signs = ["" if term.constant >= 0 else "−" for term in call.terms]
+    signs = ["" if term.constant >= 0 else "\N{MINUS SIGN}" for term in call.terms]
     words = signs[0] + parts[0]
     for sign, part in zip(signs[1:], parts[1:], strict=True):
         words += f" {sign or '+'} {part}"
@@ -318,6 +320,11 @@ def draw_bundle(folder: Path) -> tuple[Svg, float]:
         svg.text(232, y + 4, bytes_text(size), anchor="end", fill=MUTED)
         svg.text(242, y + 4, meaning)
     return svg, 50 + 24 * len(meanings) + 2
+
+
+def shape_text(shape: Sequence[int | str]) -> str:
+    """A shape with multiplication signs."""
+    return "\N{MULTIPLICATION SIGN}".join(str(dim) for dim in shape)
 
 
 def bytes_text(count: int) -> str:
