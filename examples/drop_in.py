@@ -4,6 +4,8 @@ python examples/drop_in.py save tiny
 dipgo-deploy search tiny --method uniform --ratio 0.5 --sampler ddim --steps 10 --out tiny.json
 dipgo-deploy export tiny --schedule tiny.json --out engines/tiny
 python examples/drop_in.py draw engines/tiny
+
+Run the commands from the root of the repository.
 """
 
 from __future__ import annotations

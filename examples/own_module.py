@@ -3,6 +3,8 @@
 dipgo-deploy search examples.own_module:model --blocks 'blocks.*' --method uniform --ratio 0.5 --out own.json
 dipgo-deploy export examples.own_module:model --schedule own.json --out engines/own
 dipgo-deploy verify engines/own --model examples.own_module:model
+
+Run the commands from the root of the repository.
 """
 
 from __future__ import annotations
