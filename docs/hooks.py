@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,18 @@ def options(command: Any) -> list[Any]:
 
 def _usage(command: Any) -> str:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
-    names = [one.metavar or one.name.upper() for one in arguments]
-    return " ".join([*(name if one.required else f"[{name}]" for name, one in zip(names, arguments)), "[OPTIONS]"])
+    names = [(one.metavar or one.name.upper(), one.required) for one in arguments]
+    return " ".join([*(name if required else f"[{name}]" for name, required in names), "[OPTIONS]"])
 
 
 def _row(command: Any, option: Any) -> str:
     names, meaning = option.get_help_record(command.context_class(command))
-    return f"| `{_cell(names)}` | {_cell(meaning)} |"
+    return f"| <code>{_cell(names)}</code> | {_cell(meaning)} |"
 
 
 def _cell(text: str | None) -> str:
     """One line that may stand in a cell of a table."""
-    return " ".join((text or "").split()).replace("|", "\\|")
+    return escape(" ".join((text or "").split())).replace("|", "&#124;")
 
 
 def api_reference() -> str:
@@ -95,8 +96,13 @@ def _verbs() -> list[str]:
 
 def _packages() -> Iterator[str]:
     for name in PACKAGES:
-        if (ROOT / "dipgo_deploy" / name / "__init__.py").is_file():
-            yield f"::: dipgo_deploy.{name}\n"
+        package = ROOT / "dipgo_deploy" / name
+        if not (package / "__init__.py").is_file():
+            continue
+        yield f"::: dipgo_deploy.{name}\n"
         if name == "core":
-            for module in sorted((ROOT / "dipgo_deploy" / "core").glob("[a-z]*.py")):
-                yield f"::: dipgo_deploy.core.{module.stem}\n"
+            modules = [path.stem for path in package.glob("[a-z]*.py")]
+            yield from (f"::: dipgo_deploy.core.{module}\n" for module in sorted(modules))
+        # A function named after its own module is hidden by that module in the package's list.
+        hidden = [verb for verb in _verbs() if (package / f"{verb}.py").is_file()]
+        yield from (f"::: dipgo_deploy.{name}.{verb}.{verb}\n" for verb in hidden)
