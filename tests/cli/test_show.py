@@ -12,7 +12,7 @@ from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.files import save_engine_record, save_latency_table, save_precision
 from dipgo_deploy.core.latency import LatencyTable
-from dipgo_deploy.core.precision import Island, PrecisionRecord
+from dipgo_deploy.core.precision import FallbackNodes, PrecisionRecord
 
 DIGEST = "ab" * 32
 LATENCY = LatencyTable(
@@ -23,7 +23,7 @@ LATENCY = LatencyTable(
     whole_over_calls=1.0, spread=0.07,
 )  # fmt: skip
 PRECISION = PrecisionRecord(
-    "float16", DIGEST, 0.02, 2, ("sin", "cos"), (Island("mid_block", ("a",), "reaches 1e6"),), ("w",), 1e-3, 2e-3
+    "float16", DIGEST, 0.02, 2, ("sin", "cos"), (FallbackNodes("mid_block", ("a",), "reaches 1e6"),), ("w",), 1e-3, 2e-3
 )
 ENGINE = EngineRecord(
     "subnet_00", "1" * 64, "2" * 64, "3" * 64, "rtx", "1.2", "sm89", "float16", ("refit",), BatchRange(1, 4, 8),
@@ -38,7 +38,7 @@ SHOWN = {
     ],
     "precision": [
         "float16: deviates by 1.0e-03 a graph and 2.0e-03 in the image (0.02 allowed a graph, 2 images)",
-        "1 node of mid_block, for reaches 1e6",
+        "1 node of mid_block, because reaches 1e6",
         "the feature w, which float16 cannot hold",
         "2 nodes whatever the weights are",
     ],
@@ -75,4 +75,4 @@ def test_it_is_printed_as_json_and_not_drawn(kind: str, tmp_path: Path, capsys):
     assert run(["show", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["document"] == json.loads(file.read_text())
     assert run(["show", str(file), "--out", str(tmp_path / "p.png")]) == 2
-    assert f"is a {kind} file: leave --out away" in capsys.readouterr().err
+    assert f"is a {kind} file: leave --out out" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_an_example_of_the_tutorials(example, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.chdir(tmp_path)
     script = ROOT / "examples" / f"{example}.py"
-    lines = re.findall(r"^ {4}(dipgo-deploy|python) (.*)$", script.read_text(encoding="utf-8"), re.MULTILINE)
+    lines = re.findall(r"^(dipgo-deploy|python) (.*)$", script.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(lines) >= 3
     for program, rest in lines:
         words = shlex.split(rest)
