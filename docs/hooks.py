@@ -104,5 +104,9 @@ def _packages() -> Iterator[str]:
             modules = [path.stem for path in package.glob("[a-z]*.py")]
             yield from (f"::: dipgo_deploy.core.{module}\n" for module in sorted(modules))
         # A function named after its own module is hidden by that module in the package's list.
-        hidden = [verb for verb in _verbs() if (package / f"{verb}.py").is_file()]
+        hidden = [verb for verb in _verbs() if _is_defined(package / f"{verb}.py", verb)]
         yield from (f"::: dipgo_deploy.{name}.{verb}.{verb}\n" for verb in hidden)
+
+
+def _is_defined(module: Path, name: str) -> bool:
+    return module.is_file() and f"\ndef {name}(" in module.read_text(encoding="utf-8")
