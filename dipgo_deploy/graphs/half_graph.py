@@ -1,8 +1,8 @@
-"""Typed half precision: every float tensor of a graph in float16 or bfloat16, but for islands of float32.
+"""Typed half precision: every float tensor of a graph in float16 or bfloat16, but for fallback of float32.
 
-1. A node is wide (float32) or half. Wide are the arguments of sines and cosines, from the network's inputs on (angles
-   of thousands of radians), and the islands that are asked for.
-2. A value has the type of the node that makes it; what crosses between pieces is half, unless asked to be wide, so that
+1. A node is fp32_tensors (float32) or half. Wide are the arguments of sines and cosines, from the network's inputs on (angles
+   of thousands of radians), and the fallback that are asked for.
+2. A value has the type of the node that makes it; what crosses between pieces is half, unless asked to be fp32_tensors, so that
    a cut anywhere finds one type. The timestep stays float32.
 3. Casts stand where types meet, one per value and type.
 Weights follow their readers; one that both kinds read exists twice, as ``name`` and ``name:float32``.
@@ -73,7 +73,11 @@ def _angles(graph: ir.Graph) -> frozenset[str]:
 
 
 def half_graph(
-    graph: ir.Graph, cuts: Collection[str], dtype: HalfType, islands: Collection[str], wide: Collection[str] = ()
+    graph: ir.Graph,
+    cuts: Collection[str],
+    dtype: HalfType,
+    fallback: Collection[str],
+    fp32_tensors: Collection[str] = (),
 ) -> None:
     """Convert ``graph`` in place; weights in a file keep their float32 bytes until `save_half_weights`.
 
@@ -81,10 +85,10 @@ def half_graph(
         graph: float32, every value typed.
         cuts: names of values at which the graph may be cut.
         dtype: the half precision.
-        islands: names of the nodes that stay in float32, `always_fp32_nodes` among them.
-        wide: names of cut values that stay float32.
+        fallback: names of the nodes that stay in float32, `always_fp32_nodes` among them.
+        fp32_tensors: names of cut values that stay float32.
     """
-    _Conversion(graph, set(cuts), HALF_TYPES[dtype], set(islands), {*wide, TIMESTEP}).convert()
+    _Conversion(graph, set(cuts), HALF_TYPES[dtype], set(fallback), {*fp32_tensors, TIMESTEP}).convert()
     if dtype == "bfloat16":
         graph.opset_imports[""] = max(graph.opset_imports[""], _BFLOAT16_OPSET)
 
@@ -92,17 +96,19 @@ def half_graph(
 class _Conversion:
     """One graph on its way; ``_home`` is the type that each value is to have."""
 
-    def __init__(self, graph: ir.Graph, cuts: set[str], half: ir.DataType, islands: set[str], wide: set[str]) -> None:
+    def __init__(
+        self, graph: ir.Graph, cuts: set[str], half: ir.DataType, fallback: set[str], fp32_tensors: set[str]
+    ) -> None:
         self._graph = graph
-        self._kinds = {node: ir.DataType.FLOAT if node.name in islands else half for node in graph}
+        self._kinds = {node: ir.DataType.FLOAT if node.name in fallback else half for node in graph}
         cuts = cuts | {str(value.name) for value in graph.outputs}
         self._home: dict[ir.Value, ir.DataType] = {}
         for value in graph.inputs:
             if is_float(value):
-                self._home[value] = ir.DataType.FLOAT if value.name in wide else half
+                self._home[value] = ir.DataType.FLOAT if value.name in fp32_tensors else half
         for node, kind in self._kinds.items():
             for value in filter(is_float, node.outputs):
-                crossing = ir.DataType.FLOAT if value.name in wide else half
+                crossing = ir.DataType.FLOAT if value.name in fp32_tensors else half
                 self._home[value] = crossing if str(value.name) in cuts else kind
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self._constants: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -174,14 +180,16 @@ def cast_node(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
     return node
 
 
-def half_blocks(blocks: BlockGraph, dtype: HalfType, wide: Collection[str], weights: Mapping[str, int]) -> BlockGraph:
+def half_blocks(
+    blocks: BlockGraph, dtype: HalfType, fp32_tensors: Collection[str], weights: Mapping[str, int]
+) -> BlockGraph:
     """The BlockGraph of a converted master: types of all values, and bytes of the weights it has now.
 
     ``weights`` gives bytes by initializer; a float32 twin counts with its weight.
     """
 
     def typed(name: str, spec: TensorSpec) -> TensorSpec:
-        keep = spec.dtype != "float32" or name in wide or name == TIMESTEP
+        keep = spec.dtype != "float32" or name in fp32_tensors or name == TIMESTEP
         return spec if keep else replace(spec, dtype=dtype)
 
     return replace(

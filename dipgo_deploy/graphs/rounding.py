@@ -22,16 +22,20 @@ RANGE_SUFFIX = ":range"
 
 
 def round_graph(
-    graph: ir.Graph, cuts: Collection[str], dtype: HalfType, islands: Collection[str], wide: Collection[str] = ()
+    graph: ir.Graph,
+    cuts: Collection[str],
+    dtype: HalfType,
+    fallback: Collection[str],
+    fp32_tensors: Collection[str] = (),
 ) -> None:
     """Round in place whatever `half_graph` with the same arguments would store in ``dtype``, weights included."""
-    keep = {*wide, TIMESTEP}
+    keep = {*fp32_tensors, TIMESTEP}
     crossing = {*cuts, *(str(value.name) for value in graph.outputs)}
     weights: dict[ir.Value, ir.Value] = {}
     nodes = list(graph)
     stored = [value for value in graph.inputs if is_float(value) and value.name not in keep]
     for node in nodes:
-        half = node.name not in islands
+        half = node.name not in fallback
         for index, value in enumerate(node.inputs):
             if half and value is not None and is_float(value) and value.is_initializer():
                 if value not in weights:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from dipgo_deploy.graphs.half_graph import fixed_islands, half_graph
+from dipgo_deploy.graphs.half_graph import always_fp32_nodes, half_graph
 from dipgo_deploy.graphs.rounding import RANGE_SUFFIX, add_ranges, round_graph
 
 CHAIN = """
@@ -52,7 +52,7 @@ TIME = np.array([900.0, 900.0, 900.0], np.float32)
 
 def test_everything_is_half_but_the_timestep_and_its_angles():
     model = parsed(CHAIN)
-    fixed = fixed_islands(model.graph, "float16")
+    fixed = always_fp32_nodes(model.graph, "float16")
     assert fixed == {"node_angle", "node_wave"}
     half_graph(model.graph, {"mid"}, "float16", fixed)
     kinds = types(model)
@@ -73,7 +73,9 @@ def test_angles_would_be_lost_in_half_precision():
 
 def test_an_island_stays_in_float32_between_its_own_nodes_and_shares_weights_by_twins():
     model = parsed(CHAIN)
-    half_graph(model.graph, {"mid"}, "float16", {"node_raised", "node_lowered", *fixed_islands(model.graph, "float16")})
+    half_graph(
+        model.graph, {"mid"}, "float16", {"node_raised", "node_lowered", *always_fp32_nodes(model.graph, "float16")}
+    )
     kinds = types(model)
     assert kinds["raised"] == kinds["lowered"] == kinds["small:float32"] == "FLOAT"
     assert kinds["small"] == kinds["mid"] == "FLOAT16"
@@ -92,13 +94,15 @@ def test_a_value_at_which_graphs_are_cut_is_half_even_inside_an_island():
 
 def test_a_wide_cut_value_stays_float32_on_both_sides():
     model = parsed(CHAIN)
-    half_graph(model.graph, {"mid"}, "float16", {"node_mid", *fixed_islands(model.graph, "float16")}, wide=["mid"])
+    half_graph(
+        model.graph, {"mid"}, "float16", {"node_mid", *always_fp32_nodes(model.graph, "float16")}, fp32_tensors=["mid"]
+    )
     assert outputs(model, x=X.astype(np.float16), timestep=TIME)["mid"].dtype == np.float32
 
 
 def test_bfloat16_raises_the_opset_and_keeps_what_onnx_does_not_have_in_it():
     model = parsed(CHAIN.replace("y = Mul (mid, small)", 'y = Einsum <equation = "i->i"> (mid)'))
-    fixed = fixed_islands(model.graph, "bfloat16")
+    fixed = always_fp32_nodes(model.graph, "bfloat16")
     assert fixed == {"node_angle", "node_wave", "node_y"}
     half_graph(model.graph, {"mid"}, "bfloat16", fixed)
     assert model.graph.opset_imports[""] == 22 and types(model)["mid"] == "BFLOAT16"
@@ -116,7 +120,7 @@ def test_ranges_are_the_largest_magnitudes():
 @pytest.mark.parametrize(("dtype", "overflows"), [("float16", True), ("bfloat16", False)])
 def test_a_rounded_graph_shows_the_overflow_that_onnxruntime_hides(dtype, overflows):
     typed = parsed(CHAIN)
-    fixed = fixed_islands(typed.graph, "float16")
+    fixed = always_fp32_nodes(typed.graph, "float16")
     half_graph(typed.graph, (), "float16", fixed)
     assert np.isfinite(outputs(typed, x=X.astype(np.float16), timestep=TIME)["mid"]).all()
     model = parsed(CHAIN)
