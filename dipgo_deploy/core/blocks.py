@@ -16,6 +16,7 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.tensors import TensorSpec, check_specs
 
 __all__ = [
+    "BLOCKS_FILE",
     "PREDICTION",
     "ZERO_MACS",
     "Block",
@@ -26,6 +27,9 @@ __all__ = [
     "check_block_graph",
     "check_known",
 ]
+
+BLOCKS_FILE = "blocks.json"
+"""Name of the BlockGraph's document, in a trace and in a bundle."""
 
 PREDICTION = "prediction"
 """The model's output, the last block of every model. A step that reuses it needs no network call."""

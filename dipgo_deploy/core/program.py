@@ -36,7 +36,7 @@ TIMESTEP = "timestep"
 """Name of the network input that no slot holds: each Run feeds its own constant, float32 of shape (rows,)."""
 
 Layout = Literal["subnets", "segments"]
-"""``subnets``: steps with the same computed blocks and reads share a graph. ``segments``: each weight is in one graph."""
+"""``subnets``: steps with equal computed blocks and reads share a graph. ``segments``: each weight is in one graph."""
 
 Half = Literal["all", "first", "second"]
 """Which rows of a slot a term takes: under concatenated guidance the first half is unconditional."""
