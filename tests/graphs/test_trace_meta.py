@@ -25,9 +25,8 @@ def without_weights(model: LoadedModel, folder) -> LoadedModel:
     """The same model on the device ``meta``."""
     model.module.save_config(folder)
     on_meta = load_random(folder, device="meta")
-    return replace(
-        on_meta, **{name: getattr(model, name) for name in ("latent_shape", "text_tokens", "scheduler_config")}
-    )
+    kept = ("latent_shape", "text_tokens", "scheduler_config", "class_embedder", "guidance", "steps")
+    return replace(on_meta, **{name: getattr(model, name) for name in kept})
 
 
 @pytest.fixture(scope="module")
