@@ -20,7 +20,7 @@ from dipgo_deploy.core.precision import HalfType, PrecisionRecord, half_of
 from dipgo_deploy.core.progress import Progress, Work
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.engines.fallback import FallbackOptions, find_fallback_nodes
-from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import open_session
 
