@@ -13,9 +13,9 @@ from dipgo_deploy.bundle import Bundle, load_bundle
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record
-from dipgo_deploy.engines.build import EngineOptions, EngineReport
-from dipgo_deploy.engines.fallback import FallbackOptions
-from dipgo_deploy.engines.planner import PlanOptions, plan
+from dipgo_deploy.engines.build import EngineReport
+from dipgo_deploy.engines.options import EngineOptions, FallbackOptions, PlanOptions
+from dipgo_deploy.engines.planner import plan
 from dipgo_deploy.graphs.untrusted import graph_digest
 from dipgo_deploy.models import LoadedModel, load_model
 from dipgo_deploy.runtime.dry_run import dry_run
