@@ -15,6 +15,14 @@ from dipgo_deploy.trt.job import BuildFlags
 __all__ = ["EngineOptions", "FallbackOptions", "PlanOptions", "ProfileOptions"]
 
 
+def _check_minimum(options: object, **minimum: int) -> None:
+    """Raise UsageError for a field below its minimum. None is no number, and passes."""
+    for name, least in minimum.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"{name} must be at least {least}, got {value}")
+
+
 @dataclass(frozen=True)
 class FallbackOptions:
     """How fp32 fallback nodes are searched.
@@ -135,11 +143,3 @@ class ProfileOptions:
     def target(self) -> str:
         """The name of the backend in the latency table: ``onnxruntime-cpu``, ``torch-cuda``, ``rtx``."""
         return self.run.backend if self.run.on_engines else f"{self.run.backend}-{self.run.device}"
-
-
-def _check_minimum(options: object, **minimum: int) -> None:
-    """Raise UsageError for a field below its minimum. None is no number, and passes."""
-    for name, least in minimum.items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UsageError(f"{name} must be at least {least}, got {value}")
