@@ -220,7 +220,7 @@ def test_the_fake_has_no_member_that_the_real_ones_lack():
 @pytest.mark.gpu
 @pytest.mark.tensorrt
 def test_engines_on_a_gpu_make_the_images_of_onnx_runtime(bundle_copy, given):
-    from dipgo_deploy.engines.build import EngineOptions
+    from dipgo_deploy.engines.options import EngineOptions
     from dipgo_deploy.trt.target import load_target
 
     try:
