@@ -1,7 +1,8 @@
-"""Open a session: a bundle's program bound to a backend.
+"""Open a session: bind a bundle's program to a backend.
 
-ONNX Runtime and PyTorch run graphs that are cut here. TensorRT runs engines that were built before: the target library
-is checked first, then every engine (trt/preflight.py), and only then is the backend made.
+ONNX Runtime and PyTorch run graphs that are cut here. TensorRT runs engines that were built before. The target library
+and every engine (trt/preflight.py) are checked before the backend is made, because TensorRT without a driver ends the
+process.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def open_session(
     chosen = compiled or (_torch_program(bundle) if run.backend == "torch" else bundle.compiled)
     backend = make_backend(bundle, chosen, run)
     # ONNX Runtime records a CUDA graph of every call by itself, so the session must not record all calls again.
-    whole = run.cuda_graph and run.backend == "torch"
-    return Session(chosen.program, backend, batch, guidance_scale, cuda_graph=whole)
+    in_one_graph = run.cuda_graph and run.backend == "torch"
+    return Session(chosen.program, backend, batch, guidance_scale, cuda_graph=in_one_graph)
 
 
 def check_batch(bundle: Bundle, batch: int) -> None:
@@ -164,15 +165,16 @@ def _engine_file(engine: Engine, onnx: Path) -> EngineFile:
 
 
 def shared_bytes(records: Sequence[EngineRecord], rows: int) -> int:
-    """Bytes that engines share on the device: the largest activations that are known, and scratch for outputs.
+    """GPU memory that the engines of a program share: activations of the largest engine, and scratch for outputs.
 
     Args:
         records: of all engines of a program.
         rows: rows of the network's batch.
 
     Returns:
-        Bytes.
+        Bytes. Activations that a record does not know count as 0.
     """
+    # Output i of every engine uses scratch buffer i, so buffer i is as large as the largest output i.
     scratch: list[int] = []
     for record in records:
         outputs = [tensor for tensor in record.io.values() if tensor.mode == "output"]
@@ -197,7 +199,9 @@ def _built_precision(bundle: Bundle, target: Target) -> str | None:
     """
     precisions = {record.precision for record in engine_records(bundle, target)}
     if len(precisions) != 1:
-        have = f"engines in {' and '.join(sorted(precisions))}" if precisions else "no engines"
-        raise InputError(f"{bundle.folder} has {have} of {target.name}: build engines for target {target.name} again")
+        engines = f"engines in {' and '.join(sorted(precisions))}" if precisions else "no engines"
+        raise InputError(
+            f"{bundle.folder} has {engines} of {target.name}: build engines for target {target.name} again"
+        )
     (precision,) = precisions
     return None if precision == bundle.contract.dtype else precision
