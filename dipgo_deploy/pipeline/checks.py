@@ -49,7 +49,8 @@ class CallCheck:
         allowed = self.contract.batch
         if not allowed.min <= batch <= allowed.max:
             raise RefusedCall(
-                f"the bundle takes {allowed.min} to {allowed.max} images, got {batch}: pass fewer prompts or num_images_per_prompt"
+                f"the bundle takes {allowed.min} to {allowed.max} images, got {batch}: change the number of "
+                "prompts or num_images_per_prompt"
             )
         for spec in self.inputs[1:]:
             self._check_conditioning(spec, call, rows)

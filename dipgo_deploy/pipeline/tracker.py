@@ -118,7 +118,7 @@ class CallTracker:
         if not same:
             return (
                 f"the conditioning changed at step {step} of {len(self._times)}: keep it for a whole run, call reset() "
-                "between runs, and use one cache_context for each of the calls where a pipeline makes two calls per step"
+                "between runs, and give each call its own cache_context where a pipeline makes two calls per step"
             )
         return (
             f"the bundle is made for {name} with {steps} steps, whose call {step} is at timestep "

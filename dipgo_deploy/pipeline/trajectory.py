@@ -49,7 +49,7 @@ class DeployedTrajectory:
         self._abandoned = (call.timestep, refusal)
 
     def predict(self, call: NetworkCall) -> torch.Tensor:
-        """The prediction of a call. Raises RefusedCall, and forgets the run, where the call does not fit the contract."""
+        """The prediction of a call. Raises RefusedCall and forgets the run where the call does not fit the contract."""
         self._check_abandoned(call)
         try:
             return self._predict(call)

@@ -183,8 +183,8 @@ def check_provider(device: str, available: Sequence[str]) -> None:
     """Raise MissingError for device ``cuda`` where the installed ONNX Runtime was built without CUDA."""
     if device == "cuda" and _CUDA not in available:
         raise MissingError(
-            f"device cuda was requested, but this ONNX Runtime has no {_CUDA}: pip uninstall onnxruntime && pip install "
-            "'dipgo-deploy[gpu]'"
+            f"device cuda was requested, but this ONNX Runtime has no {_CUDA}: pip uninstall onnxruntime && "
+            "pip install 'dipgo-deploy[gpu]'"
         )
 
 
@@ -192,8 +192,8 @@ def check_in_use(device: str, providers: Sequence[str]) -> None:
     """Raise MissingError for device ``cuda`` where a session silently fell back to other providers."""
     if device == "cuda" and _CUDA not in providers:
         raise MissingError(
-            f"device cuda was requested, but ONNX Runtime fell back to {', '.join(providers)}: install the CUDA and cuDNN "
-            "libraries that this version of onnxruntime-gpu is built for (the log names what could not be loaded)"
+            f"device cuda was requested, but ONNX Runtime fell back to {', '.join(providers)}: install the CUDA and "
+            "cuDNN libraries that this version of onnxruntime-gpu is built for (the log names what could not be loaded)"
         )
 
 

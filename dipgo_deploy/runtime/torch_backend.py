@@ -77,8 +77,8 @@ class TorchBackend(TorchMemory):
         super().__init__(device, dtype)
         if program.layout != "subnets":
             raise UsageError(
-                f"backend torch runs layout subnets, the program has {program.layout}: lower it with layout subnets, or "
-                "use backend onnxruntime"
+                f"backend torch runs layout subnets, the program has {program.layout}: lower it with layout subnets, "
+                "or use backend onnxruntime"
             )
         self.model, self.blocks, self._graphs = model, blocks, program.graph_of_name
         self.names = [name for name in blocks.block_names if name != PREDICTION]

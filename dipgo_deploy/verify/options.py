@@ -1,4 +1,4 @@
-"""What a verification runs, and the tolerances of its rungs."""
+"""VerifyOptions and the tolerances of a verification."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SINGLE, HALF = (1e-4, 1e-3), (2e-2, 1e-1)
 """Local and free-running tolerance of float32 and of half precision, relative to the slot's largest value."""
 
 EXACT = 1e-5
-"""Tolerance of the second rung, which compares two ways to compute the same in float32."""
+"""Tolerance of the second rung, where PyTorch computes both sides in float32."""
 
 ROUNDING_FACTOR = 4.0
 """Two correct results differ by up to twice the rounding error of one of them. The other factor of 2 is for places
@@ -24,7 +24,7 @@ where the reference happens to be closer to the exact value."""
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What a verification runs.
+    """How to verify a bundle.
 
     Attributes:
         images: images whose trajectories are compared.
@@ -66,13 +66,13 @@ class VerifyOptions:
 
 
 def local_tolerance(options: VerifyOptions, dtype: str) -> float:
-    """The deviation that one call may have.
+    """The largest deviation that is allowed for one call.
 
     Args:
-        options: may name a tolerance.
+        options: the user's tolerance, if there is one.
         dtype: of the network.
 
     Returns:
-        A share of the slot's largest value.
+        The tolerance relative to the slot's largest value.
     """
     return options.local_tolerance or (HALF if is_half(dtype) else SINGLE)[0]
