@@ -21,12 +21,21 @@ from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.runtime.backend import BoundCall
 from dipgo_deploy.runtime.streams import capture
 
-__all__ = ["FLOAT_DTYPES", "NumpyMemory", "TorchMemory", "bind_numpy_combine", "bind_torch_combine", "check_device"]
+__all__ = [
+    "FLOAT_DTYPES",
+    "NO_CUDA_GRAPH",
+    "NumpyMemory",
+    "TorchMemory",
+    "bind_numpy_combine",
+    "bind_torch_combine",
+    "check_device",
+]
 
 FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")
 """Dtypes that a feature or latent slot may have."""
 
-_NO_CUDA_GRAPH = "cuda_graph needs device cuda, the device is cpu: leave it out"
+NO_CUDA_GRAPH = "cuda_graph needs device cuda, the device is cpu: leave it out"
+"""The refusal of every backend on the CPU."""
 
 
 def check_device(device: str) -> None:
@@ -67,7 +76,7 @@ class NumpyMemory:
 
     def capture(self, calls: Sequence[BoundCall]) -> BoundCall:
         """See Memory."""
-        raise UsageError(_NO_CUDA_GRAPH)
+        raise UsageError(NO_CUDA_GRAPH)
 
 
 class TorchMemory:
@@ -115,7 +124,7 @@ class TorchMemory:
     def capture(self, calls: Sequence[BoundCall]) -> BoundCall:
         """See Memory."""
         if self.device != "cuda":
-            raise UsageError(_NO_CUDA_GRAPH)
+            raise UsageError(NO_CUDA_GRAPH)
         return capture(calls)
 
 

@@ -20,7 +20,7 @@ from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import TIMESTEP, Combine, Run
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.runtime.backend import BoundCall, Memory
-from dipgo_deploy.runtime.memory import NumpyMemory, TorchMemory, check_device
+from dipgo_deploy.runtime.memory import NO_CUDA_GRAPH, NumpyMemory, TorchMemory, check_device
 from dipgo_deploy.runtime.streams import WorkStream
 
 __all__ = ["OnnxRuntimeBackend", "check_in_use", "check_provider"]
@@ -69,7 +69,7 @@ class OnnxRuntimeBackend:
             raise UsageError(f"threads must be at least 1, got {threads}")
         check_device(device)
         if cuda_graph and device != "cuda":
-            raise UsageError("cuda_graph needs device cuda, the device is cpu: leave it out")
+            raise UsageError(NO_CUDA_GRAPH)
         self._stream, self._cuda_graph, self._graph_ids = WorkStream(device), cuda_graph, 0
         self._graphs, self._weights, self._threads, self._device = graphs, weights, threads, device
         self._memory: Memory = NumpyMemory() if device == "cpu" else TorchMemory(device)

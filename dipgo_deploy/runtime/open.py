@@ -24,6 +24,7 @@ from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.tensors import DTYPE_BYTES
 from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.backend import Backend
+from dipgo_deploy.runtime.memory import NO_CUDA_GRAPH
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.runtime.tensorrt_engine import EngineFile
@@ -101,9 +102,11 @@ def make_backend(bundle: Bundle, compiled: CompiledProgram, run: RunOptions = Ru
         The backend.
 
     Raises:
-        UsageError: a backend that runs engines.
+        UsageError: a backend that runs engines, or ``cuda_graph`` on the CPU.
         MissingError: the device or a library is missing.
     """
+    if run.cuda_graph and run.device == "cpu":
+        raise UsageError(NO_CUDA_GRAPH)
     if run.backend == "torch":
         return TorchBackend(bundle.model, bundle.blocks, compiled.program, device=run.device, compiler=run.compiler)
     if run.on_engines:

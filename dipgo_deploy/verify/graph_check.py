@@ -1,6 +1,6 @@
 """Compare one call of every distinct graph with PyTorch: a verification that is affordable at full model size.
 
-1. The program runs on the live model until every graph has been called once. Inputs and outputs of these calls are kept.
+1. The program runs on the live model until every graph has been called once. Their inputs and outputs are kept.
 2. The live model is released. ONNX Runtime loads one graph at a time and calls it once with the same inputs. All graphs
    map the same weights file, so memory holds the weights only once.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -110,7 +110,9 @@ class Ladder:
         return self._compare(f"{options.run.backend} = onnxruntime", session, recording, reference)
 
     def _open(self, backend: BackendName, compiled: CompiledProgram) -> Session:
-        run = RunOptions(backend, self.options.device)
+        options = self.options
+        is_verified = backend == options.run.backend
+        run = replace(options.run, device=options.device) if is_verified else RunOptions(backend, options.device)
         return open_session(self.bundle, self.options.images, run, guidance_scale=self.scale, compiled=compiled)
 
     def _gates_open(self) -> Rung:

@@ -33,11 +33,11 @@ class VerifyOptions:
         local_tolerance: of one call. None takes the dtype's own: 1e-4 for float32, 2e-2 for half precision.
         free_tolerance: of the whole trajectory. None takes 1e-3 for float32, 1e-1 for half precision.
         min_psnr_db: median PSNR to the full run that the schedule must reach. None only reports it.
-        run: the backend to verify. ``tensorrt`` and ``rtx`` verify the bundle's engines too.
+        run: the backend to verify. ``tensorrt`` and ``rtx`` verify the bundle's engines in addition to ONNX Runtime.
         reference_device: where PyTorch and ONNX Runtime run. None takes ``run.device``, and ``cpu`` next to engines.
 
     Raises:
-        UsageError: no image, a negative seed, or a tolerance that is not a positive number.
+        UsageError: no image, a negative seed, a tolerance that is not a positive number, or backend ``torch``.
     """
 
     images: int = 4
@@ -50,7 +50,11 @@ class VerifyOptions:
     reference_device: DeviceName | None = None
 
     def __post_init__(self) -> None:
-        """Check every number. A tolerance that is NaN would let everything pass, or nothing."""
+        """Check every field. A tolerance that is NaN would let everything pass, or nothing."""
+        if self.run.backend == "torch":
+            raise UsageError(
+                "backend torch is the reference of every verification: choose onnxruntime, tensorrt or rtx"
+            )
         for name, least in {"images": 1, "seed": 0}.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
