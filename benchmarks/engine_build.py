@@ -25,7 +25,7 @@ from dipgo_deploy.core.program import Layout
 from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.graphs.trace import cache_folder
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.models.random_weights import load_random
+from dipgo_deploy.models.sources.random import load_random
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.engine_options import EngineOptions
 from dipgo_deploy.runtime.engines import build

@@ -32,7 +32,7 @@ from dipgo_deploy.graphs.activations import peak_bytes
 from dipgo_deploy.graphs.folding import folded_values
 from dipgo_deploy.graphs.kernels import kernel_counts
 from dipgo_deploy.models import LoadedModel, load_model
-from dipgo_deploy.models.random_weights import load_random, read_random_config
+from dipgo_deploy.models.sources.random import load_random, read_random_config
 from dipgo_deploy.runtime.engine_options import EngineOptions
 from dipgo_deploy.runtime.engines import build
 from dipgo_deploy.runtime.foretold import foretell

@@ -40,8 +40,8 @@ from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs import ExportOptions, Trace, cut_program, export, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models import LoadedModel, make_contract
-from dipgo_deploy.models.random_weights import load_random, read_random_config
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.sources.random import load_random, read_random_config
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.clock import clock_for
 from dipgo_deploy.runtime.inputs import Inputs, run_inputs

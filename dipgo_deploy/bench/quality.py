@@ -59,7 +59,7 @@ class DigitsJudge:
         """Share, 0..1, of the images in which the classifier sees their label."""
         import torch
 
-        from dipgo_deploy.models.digits.classifier import accuracy
+        from dipgo_deploy.models.digits import accuracy
 
         return accuracy(self.classifier, _tensor(images), torch.as_tensor(list(labels)))
 
@@ -78,7 +78,7 @@ class DigitsJudge:
     def _distance(self, images: Any, first: int) -> float | None:
         import torch
 
-        from dipgo_deploy.models.digits.evaluate import frechet_distance
+        from dipgo_deploy.models.digits import frechet_distance
 
         real = self._real(first, len(images))
         images = images[: len(real)]
@@ -88,15 +88,14 @@ class DigitsJudge:
             return frechet_distance(self.classifier.features(images), self.classifier.features(real))
 
     def _real(self, first: int, count: int) -> Any:
-        from dipgo_deploy.models.digits.data import load_split
+        from dipgo_deploy.models.digits import load_split
 
         return load_split("all").images[first : first + count]
 
 
 def digits_judge(latent_shape: tuple[int, ...], num_classes: int | None) -> DigitsJudge | None:
     """The judge, for a model that draws the shipped digits by class; None for any other."""
-    from dipgo_deploy.models.digits.classifier import load_classifier
-    from dipgo_deploy.models.digits.data import CLASSES, SIZE
+    from dipgo_deploy.models.digits import CLASSES, SIZE, load_classifier
 
     fits = latent_shape == (1, SIZE, SIZE) and num_classes == CLASSES
     return DigitsJudge(load_classifier()) if fits else None

@@ -14,7 +14,7 @@ from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.models import sampler_spec
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 
 __all__ = ["PLAIN_SAMPLERS", "SPACINGS", "Variant", "variants"]
 

@@ -56,7 +56,8 @@ class ModelSource:
 
     def load(self) -> LoadedModel:
         """The model, with whatever its loader raises; without weights where random ones would not fit the memory."""
-        from dipgo_deploy.models.lora import loras_from_texts, with_loras
+        from dipgo_deploy.models.lora import with_loras
+        from dipgo_deploy.models.lora_files import loras_from_texts
 
         loras, model = loras_from_texts(self.loras), self._without_loras()
         if loras and not model.has_weights:
@@ -88,7 +89,7 @@ def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> 
 
     Raises UsageError for a name that reads otherwise, and what the loaders of both raise.
     """
-    from dipgo_deploy.models.from_python import is_python_name, model_from_python
+    from dipgo_deploy.models.sources.python import is_python_name, model_from_python
     from dipgo_deploy.runtime import load_bundle
 
     if own_model is None:
@@ -102,7 +103,7 @@ def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> 
 
 def _fits(label: str, shapes: LoadedModel) -> bool:
     """Whether a trace of the model fits the free memory; says so where it does not."""
-    from dipgo_deploy.supernet.free_memory import TRACE_MEMORY, free_host_bytes
+    from dipgo_deploy.supernet.memory import TRACE_MEMORY, free_host_bytes
 
     needed, free = int(TRACE_MEMORY * shapes.weight_bytes), free_host_bytes()
     if needed > free:

@@ -35,7 +35,7 @@ from dipgo_deploy.graphs.simplify import simplify
 from dipgo_deploy.graphs.weights import INLINE_BYTES, WEIGHTS_FILE, externalize, save_weights
 from dipgo_deploy.models import LoadedModel, patterns_for
 from dipgo_deploy.models.contracts import library_versions
-from dipgo_deploy.models.loading import canonical_config
+from dipgo_deploy.models.loaded_model import canonical_config
 from dipgo_deploy.supernet import execution_order, match_blocks
 
 __all__ = ["BLOCKS_FILE", "MASTER_FILE", "Trace", "cache_folder", "load_trace", "trace"]

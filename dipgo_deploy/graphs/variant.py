@@ -36,7 +36,7 @@ from dipgo_deploy.graphs.precision import fixed_islands, half_blocks, half_graph
 from dipgo_deploy.graphs.trace import MASTER_FILE, Trace
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 
 __all__ = [
     "PRECISION_FILE",

@@ -16,7 +16,7 @@ from dipgo_deploy.graphs.kernels import kernel_counts
 from dipgo_deploy.graphs.precision import half_blocks
 from dipgo_deploy.graphs.variant import Variant
 from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.runtime.loaded import LoadedBundle
 from dipgo_deploy.trt.job import EngineJob
 from dipgo_deploy.trt.sizes import SizeFit, code_bytes, size_fit, with_profile

@@ -24,9 +24,9 @@ from dipgo_deploy.graphs.trace import cache_folder, trace
 from dipgo_deploy.graphs.variant import PRECISION_FILE, Variant, load_record, load_variant
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, lower, shares_graphs
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.runtime.loaded import LoadedBundle
-from dipgo_deploy.supernet.free_memory import TRACE_MEMORY, free_host_bytes
+from dipgo_deploy.supernet.memory import TRACE_MEMORY, free_host_bytes
 
 __all__ = ["in_float32", "own_variant", "shortage"]
 

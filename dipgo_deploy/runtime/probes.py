@@ -15,7 +15,7 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.lowering import LowerOptions, lower
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.search.random_schedule import random_schedule
 
 __all__ = ["loaded_together", "probe_programs"]

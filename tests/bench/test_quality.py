@@ -72,7 +72,7 @@ def test_frechet_of_two_gaussians(monkeypatch):
 
 
 def test_the_judge_knows_real_digits():
-    from dipgo_deploy.models.digits.data import load_split
+    from dipgo_deploy.models.digits import load_split
 
     judge, digits = digits_judge((1, 16, 16), 10), load_split("test")
     real, labels = digits.images.numpy(), digits.labels.tolist()

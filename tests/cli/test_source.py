@@ -90,19 +90,19 @@ def test_shapes_alone_are_traced_searched_and_shown(config, tmp_path, capsys):
 
 
 def test_random_weights_that_do_not_fit_leave_shapes(config, monkeypatch, capsys):
-    from dipgo_deploy.supernet import free_memory
+    from dipgo_deploy.supernet import memory
 
-    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 1000)
     assert not ModelSource(random_weights=config).load().has_weights
     assert "KiB are free: shapes alone are traced, nothing can be run" in capsys.readouterr().err
-    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1 << 40)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 1 << 40)
     assert ModelSource(random_weights=config).load().has_weights
 
 
 def test_a_profile_refuses_shapes_alone(config, monkeypatch, tmp_path, capsys):
-    from dipgo_deploy.supernet import free_memory
+    from dipgo_deploy.supernet import memory
 
-    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 1000)
     assert run(["profile", "--random-weights", config, "--out", str(tmp_path / "latency.json")]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: this UNet2DConditionModel has shapes alone, a profile runs it: load it")

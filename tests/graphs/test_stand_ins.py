@@ -16,7 +16,7 @@ from dipgo_deploy.graphs.stand_ins import put_stand_ins
 from dipgo_deploy.graphs.trace import BLOCKS_FILE
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.search import SearchOptions, search_schedule
 from tests.models.families import tiny
 

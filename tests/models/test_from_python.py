@@ -10,7 +10,7 @@ from dipgo_deploy.cli import main
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_block_graph, load_program
 from dipgo_deploy.models import load_model
-from dipgo_deploy.models.from_python import with_weights
+from dipgo_deploy.models.sources.python import with_weights
 from tests.cli.refusal import refused
 
 OWN_MODEL = """

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.models import lora as module
-from dipgo_deploy.models.lora import LoraFile, lora_from_text, with_loras
+from dipgo_deploy.models.lora import with_loras
+from dipgo_deploy.models.lora_files import LoraFile, lora_from_text
 from tests.models.families import tiny
 
 LAYERS = {

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.models.pipeline_timesteps import timestep_arguments
+from dipgo_deploy.models.contracts import timestep_arguments
 from tests.models.families import tiny
 
 SHIFTED = {"use_dynamic_shifting": True, "base_image_seq_len": 16, "max_image_seq_len": 64}

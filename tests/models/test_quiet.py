@@ -6,10 +6,12 @@ from importlib import import_module
 
 import pytest
 
-from dipgo_deploy.models.quiet import quiet_diffusers, quiet_transformers
+from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging, suppress_transformers_logging
 
 
-@pytest.mark.parametrize(("library", "quiet"), [("diffusers", quiet_diffusers), ("transformers", quiet_transformers)])
+@pytest.mark.parametrize(
+    ("library", "quiet"), [("diffusers", suppress_diffusers_logging), ("transformers", suppress_transformers_logging)]
+)
 def test_a_library_is_quiet_inside_and_as_before_after_it(
     library: str, quiet: Callable[[], AbstractContextManager[None]]
 ) -> None:

@@ -7,8 +7,9 @@ import torch
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.sampler import LinearSampler, OpaqueSampler
-from dipgo_deploy.models.sampler_reading import next_latent, read_sampler
-from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec, scheduler_from_spec
+from dipgo_deploy.models.sampler_coefficients import next_latent, read_sampler
+from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec
+from dipgo_deploy.models.schedulers import scheduler_from_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*")
 

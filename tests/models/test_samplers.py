@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
-from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec, scheduler_from_spec
+from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec
+from dipgo_deploy.models.schedulers import scheduler_from_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*")
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models import load_model
-from dipgo_deploy.models.loading import model_from_module
+from dipgo_deploy.models.sources.module import model_from_module
 from tests.models.families import FAMILIES, flux
 from tests.models.original_names import flux_from_diffusers, ldm_from_diffusers
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.models import LoadedModel, load_model
-from dipgo_deploy.models.hub import is_hub_name
+from dipgo_deploy.models.sources.hub import is_hub_name
 from tests.models.families import tiny
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.models.sampler_reading import next_latent, read_sampler
+from dipgo_deploy.models.sampler_coefficients import next_latent, read_sampler
 from dipgo_deploy.models.samplers import sampler_spec
 from dipgo_deploy.models.time_grid import ddim_on_grid
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dipgo_deploy.models import load_model, load_random, make_contract, read_random_config, shipped_configs
-from dipgo_deploy.models.usual_run import usual_guidance, usual_steps
+from dipgo_deploy.models.contracts import default_guidance, default_steps
 from tests.models.families import FAMILIES, tiny
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def in_pipeline(name: str, pipeline: object, folder: Path):
 @pytest.mark.parametrize("name", shipped_configs())
 def test_a_shipped_config_says_both(name: str) -> None:
     model, config = load_random(name, device="meta"), read_random_config(name)
-    assert (usual_guidance(model), usual_steps(model)) == (config.guidance, config.steps)
+    assert (default_guidance(model), default_steps(model)) == (config.guidance, config.steps)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_shipped_config_says_both(name: str) -> None:
 def test_a_pipeline_folder_takes_what_its_pipeline_takes(name, pipeline, guidance, steps, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     model = in_pipeline(name, pipeline, tmp_path)
-    assert (usual_guidance(model), usual_steps(model)) == (guidance, steps)
+    assert (default_guidance(model), default_steps(model)) == (guidance, steps)
 
 
 def test_nothing_is_said_while_a_pipeline_is_looked_up(tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_nothing_is_said_while_a_pipeline_is_looked_up(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     code = (
         "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\n"
-        "from tests.models.families import tiny\nfrom dipgo_deploy.models.usual_run import usual_guidance\n"
-        "print(usual_guidance(replace(tiny('sd'), folder=Path(sys.argv[1]))))"
+        "from tests.models.families import tiny\nfrom dipgo_deploy.models.usual_run import default_guidance\n"
+        "print(default_guidance(replace(tiny('sd'), folder=Path(sys.argv[1]))))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True, cwd=ROOT
@@ -71,12 +71,12 @@ def test_nothing_is_said_while_a_pipeline_is_looked_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_bare_denoiser_takes_what_pipelines_of_its_class_do(name: str) -> None:
     expected = "none" if name in ("ddpm", "flux", "wan") else "concat"
-    assert (usual_guidance(tiny(name)), usual_steps(tiny(name))) == (expected, 50)
+    assert (default_guidance(tiny(name)), default_steps(tiny(name))) == (expected, 50)
 
 
 def test_a_guidance_distilled_unet_has_no_unconditional_rows(tmp_path: Path) -> None:
     model = in_pipeline("sd", "LatentConsistencyModelPipeline", tmp_path)
-    assert usual_guidance(replace(model, config={**model.config, "time_cond_proj_dim": 8})) == "none"
+    assert default_guidance(replace(model, config={**model.config, "time_cond_proj_dim": 8})) == "none"
 
 
 def test_what_is_asked_for_wins() -> None:
@@ -95,4 +95,6 @@ def test_the_shipped_models_run_as_ever(name: str) -> None:
 def test_no_pipeline_is_imported_for_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = in_pipeline("sd", "StableDiffusionPipeline", tmp_path)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    assert usual_guidance(replace(model, guidance="concat")) == "concat" and usual_steps(replace(model, steps=9)) == 9
+    assert (
+        default_guidance(replace(model, guidance="concat")) == "concat" and default_steps(replace(model, steps=9)) == 9
+    )

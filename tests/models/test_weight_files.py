@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dipgo_deploy.models.weight_files import only_variant
+from dipgo_deploy.models.sources.weight_files import only_variant
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.schedule import Schedule, full_schedule
-from dipgo_deploy.models.samplers import sampler_spec, scheduler_from_spec
+from dipgo_deploy.models.samplers import sampler_spec
+from dipgo_deploy.models.schedulers import scheduler_from_spec
 from dipgo_deploy.supernet.rollout import Rollout, reference_trajectory
 from dipgo_deploy.supernet.surgery import match_blocks
 

@@ -23,7 +23,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: TID251 - pipelin
 
 from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.models.loading import DTYPES
+from dipgo_deploy.models.loaded_model import DTYPES
 from dipgo_deploy.runtime.dropin.calls import CallReader, NetworkCall
 from dipgo_deploy.runtime.dropin.contract_check import CallCheck
 from dipgo_deploy.runtime.dropin.pipeline_check import PipelineCheck

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 from dipgo_deploy.core.contract import SamplerSpec
-from dipgo_deploy.models.samplers import is_recorded_as
+from dipgo_deploy.models.schedulers import is_recorded_as
 from dipgo_deploy.runtime.dropin.refusal import RefusedCall
 
 __all__ = ["PipelineCheck"]

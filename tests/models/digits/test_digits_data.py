@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.models.digits.data import CLASSES, augment, load_split
-from dipgo_deploy.models.digits.denoisers import load_denoiser
-from dipgo_deploy.models.digits.evaluate import frechet_distance, psnr, save_grid
+from dipgo_deploy.models.digits import CLASSES, frechet_distance, load_split
+from examples.digits.denoisers import load_denoiser
+from examples.digits.evaluate import psnr, save_grid
+from examples.digits.train import augment
 
 
 def test_split_is_whole_and_every_class_is_in_both_parts() -> None:

@@ -18,11 +18,10 @@ from diffusers import (
 )
 
 from dipgo_deploy.models.class_embedder import ClassEmbedder
-from dipgo_deploy.models.digits.classifier import SHIPPED, accuracy, load_classifier
-from dipgo_deploy.models.digits.data import load_split
-from dipgo_deploy.models.digits.denoisers import load_denoiser
-from dipgo_deploy.models.digits.evaluate import psnr
-from dipgo_deploy.models.digits.sampling import cycle_labels, draw_noise, sample
+from dipgo_deploy.models.digits import SHIPPED, accuracy, load_classifier, load_split
+from examples.digits.denoisers import load_denoiser
+from examples.digits.evaluate import psnr
+from examples.digits.sampling import cycle_labels, draw_noise, sample
 
 REFERENCE = SHIPPED.parent
 FOLDERS = ("digits-unet", "digits-dit")

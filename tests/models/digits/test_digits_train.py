@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.models.digits.checkpoint import CHECKPOINT, TrainOptions, learning_rate
-from dipgo_deploy.models.digits.train import train
+from examples.digits.train import train
+from examples.digits.training_loop import CHECKPOINT, TrainOptions, learning_rate
 
 TOY = TrainOptions(steps=6, batch=4, warmup=2, checkpoint_every=3)
 WEIGHTS = {

@@ -1,4 +1,4 @@
-"""Libraries kept quiet while they load, where a refusal is one line and a success none."""
+"""Context managers that keep the logs and progress bars of libraries off the terminal while they load."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 
-__all__ = ["quiet_diffusers", "quiet_transformers"]
+__all__ = ["suppress_diffusers_logging", "suppress_transformers_logging"]
 
 
 @contextmanager
-def quiet_diffusers() -> Iterator[None]:
-    """Keep diffusers' warnings and bars off the terminal."""
-    with _quiet("diffusers"):
+def suppress_diffusers_logging() -> Iterator[None]:
+    """Let diffusers log errors only, without progress bars."""
+    with _suppress("diffusers"):
         yield
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """The same of transformers, where it is installed."""
+def suppress_transformers_logging() -> Iterator[None]:
+    """Let transformers log errors only, without progress bars. Does nothing where it is not installed."""
     if find_spec("transformers") is None:
         yield
         return
-    with _quiet("transformers"):
+    with _suppress("transformers"):
         yield
 
 
 @contextmanager
-def _quiet(library: str) -> Iterator[None]:
+def _suppress(library: str) -> Iterator[None]:
     logging = import_module(f"{library}.utils.logging")
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

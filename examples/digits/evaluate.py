@@ -1,15 +1,14 @@
-"""The numbers of the model cards: `python -m dipgo_deploy.models.digits.evaluate MODEL_DIR`.
+"""The numbers of the model cards: `python -m examples.digits.evaluate MODEL_DIR`.
 
-1. Accuracy: the share of class-conditional samples that the shipped classifier recognises.
+1. Accuracy: the share of class-conditional samples whose class the shipped classifier recognizes.
 2. Convergence: the PSNR between images of DDIM with few steps and with 1000, from the same noise.
-3. Frechet distance between samples and all real digits, in the classifier's features.
+3. Fréchet distance between samples and all real digits, in the classifier's features.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,26 +17,26 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dipgo_deploy.core.errors import DipgoError
-from dipgo_deploy.models.digits.classifier import accuracy, load_classifier
-from dipgo_deploy.models.digits.data import CLASSES, load_split
-from dipgo_deploy.models.digits.denoisers import load_denoiser
-from dipgo_deploy.models.digits.sampling import cycle_labels, draw_noise, sample
+from dipgo_deploy.core.progress import Progress, Work, finish
+from dipgo_deploy.models.digits import CLASSES, accuracy, frechet_distance, load_classifier, load_split
+from examples.digits.denoisers import load_denoiser
+from examples.digits.sampling import cycle_labels, draw_noise, sample
 
-__all__ = ["EvaluateOptions", "Scores", "evaluate", "frechet_distance", "psnr", "save_grid"]
+__all__ = ["EvaluateOptions", "Scores", "evaluate", "psnr", "save_grid"]
 
 GRID_ROWS = 8
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """The knobs of an evaluation.
+    """Settings of an evaluation.
 
     Attributes:
-        samples: images judged at each guidance scale.
-        converged_samples: how many of them are also run with 1000 steps.
+        samples: images at each guidance scale.
+        converged_samples: number of images that are also drawn with 1000 steps.
         steps: DDIM steps of the samples.
-        guidances: guidance scales to judge; `samples.png` shows the last one.
-        seed: seed of the starting noise.
+        guidances: guidance scales; `samples.png` shows the last one.
+        seed: seed of the initial noise.
     """
 
     samples: int = 512
@@ -49,7 +48,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured at one guidance scale; accuracy in 0..1, PSNR percentiles in dB."""
+    """The measurements at one guidance scale. Accuracy is from 0 to 1, PSNR percentiles are in dB."""
 
     guidance: float
     accuracy: float
@@ -58,10 +57,17 @@ class Scores:
     frechet: float
 
 
-def evaluate(folder: Path, options: EvaluateOptions) -> Iterator[Scores]:
-    """Judge the model in `folder`, yielding the scores of one guidance scale after the other.
+def evaluate(folder: Path, options: EvaluateOptions) -> Work[tuple[Scores, ...]]:
+    """Evaluate the model in `folder` at every guidance scale. Progress is yielded after each scale.
 
-    Also writes `samples.png` into `folder`, ten classes wide and eight samples high.
+    It also writes `samples.png` into `folder`, ten classes wide and eight samples high.
+
+    Args:
+        folder: a folder of a reference denoiser.
+        options: the settings.
+
+    Returns:
+        Scores by guidance scale.
 
     Raises:
         InputError: `folder` holds no reference denoiser.
@@ -70,6 +76,7 @@ def evaluate(folder: Path, options: EvaluateOptions) -> Iterator[Scores]:
     classifier = load_classifier()
     noise, labels = draw_noise(options.samples, options.seed), cycle_labels(options.samples)
     few, real = options.converged_samples, load_split("all").images
+    results: list[Scores] = []
     for guidance in options.guidances:
         images = sample(denoiser, scheduler, noise, labels, steps=options.steps, guidance=guidance)
         converged = sample(denoiser, scheduler, noise[:few], labels[:few], steps=1000, guidance=guidance)
@@ -78,30 +85,20 @@ def evaluate(folder: Path, options: EvaluateOptions) -> Iterator[Scores]:
         with torch.no_grad():
             distance = frechet_distance(classifier.features(images), classifier.features(real))
         low, middle = decibels.quantile(torch.tensor([0.1, 0.5])).tolist()
-        yield Scores(guidance, accuracy(classifier, images, labels), low, middle, distance)
+        results.append(Scores(guidance, accuracy(classifier, images, labels), low, middle, distance))
+        yield Progress("evaluation", len(results), len(options.guidances), f"guidance {guidance:.1f}")
     save_grid(images[: CLASSES * GRID_ROWS], folder / "samples.png")
+    return tuple(results)
 
 
 def psnr(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Return the PSNR (N,) in dB of images (N, ...), clamped and mapped from [-1, 1] to [0, 1]."""
+    """PSNR (N,) in dB of images (N, ...), clamped and mapped from [-1, 1] to [0, 1]."""
     difference = (images.clamp(-1, 1) - reference.clamp(-1, 1)) / 2
     return -10 * difference.square().flatten(1).mean(1).clamp(min=1e-12).log10()
 
 
-def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Return the Frechet distance between Gaussians fitted to two sets of features (N, D) and (M, D).
-
-    Source: Heusel et al. 2017, eq. 6; comparable only between sets judged by the same features.
-    """
-    first, second = first.double(), second.double()
-    shift, first_cov, second_cov = first.mean(0) - second.mean(0), first.T.cov(), second.T.cov()
-    # The trace of the product's square root is the sum of the square roots of its eigenvalues.
-    root = torch.linalg.eigvals(first_cov @ second_cov).real.clamp(min=0).sqrt().sum()
-    return float(shift @ shift + first_cov.trace() + second_cov.trace() - 2 * root)
-
-
 def save_grid(images: torch.Tensor, path: Path, zoom: int = 4, gap: int = 4) -> None:
-    """Write images (N, 1, 16, 16) in [-1, 1] as one grey PNG, ten to a row, dark ink on white paper."""
+    """Save images (N, 1, 16, 16) in [-1, 1] as one grey PNG, ten per row, black ink on white paper."""
     large = F.interpolate(images, scale_factor=zoom, mode="bicubic", align_corners=False).clamp(-1, 1)
     padded = F.pad(large.squeeze(1), (gap,) * 4, value=-1.0)
     rows = [torch.cat(list(row), 1) for row in padded.split(CLASSES)]
@@ -110,21 +107,21 @@ def save_grid(images: torch.Tensor, path: Path, zoom: int = 4, gap: int = 4) -> 
 
 
 def main() -> None:
-    """Read the command line, judge one model folder and print one line for each guidance scale."""
+    """Parse the command line, evaluate one model folder and print one line for each guidance scale."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of digits-unet or digits-dit")
     parser.add_argument("--samples", type=int, default=EvaluateOptions.samples, help="images per guidance scale")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(2)
     options = EvaluateOptions(
-        samples=given.samples, converged_samples=min(EvaluateOptions.converged_samples, given.samples)
+        samples=arguments.samples, converged_samples=min(EvaluateOptions.converged_samples, arguments.samples)
     )
     try:
-        for scores in evaluate(given.folder, options):
+        for scores in finish(evaluate(arguments.folder, options)):
             print(
                 f"guidance {scores.guidance:.1f}: accuracy {scores.accuracy:.3f}, "
                 f"DDIM-{options.steps} against DDIM-1000 PSNR p10 {scores.psnr_p10:.1f} dB "
-                f"p50 {scores.psnr_p50:.1f} dB, Frechet {scores.frechet:.3f}",
+                f"p50 {scores.psnr_p50:.1f} dB, Fréchet {scores.frechet:.3f}",
                 flush=True,
             )
     except DipgoError as error:

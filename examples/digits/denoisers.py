@@ -1,4 +1,4 @@
-"""The two reference denoisers behind one call, their noise schedule, and their diffusers folders."""
+"""The two reference denoisers with one signature, their noise schedule, and their diffusers folders."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import diffusers  # noqa: TID251 - the home of diffusers
+import diffusers
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel  # noqa: TID251 - the home of diffusers
+from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models.class_embedder import ClassEmbedder
-from dipgo_deploy.models.digits.data import CLASSES, SIZE
+from dipgo_deploy.models.digits import CLASSES, SIZE
 
 __all__ = [
     "DiTDenoiser",
@@ -40,18 +40,18 @@ class UNetDenoiser(nn.Module):
         self.unet, self.class_embedder = unet, class_embedder
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the predicted noise (B, 1, 16, 16); `timesteps` (B,) in 0..999, `labels` (B,) in 0..10."""
+        """Predicted noise (B, 1, 16, 16); `timesteps` (B,) from 0 to 999, `labels` (B,) from 0 to 10."""
         return self.unet(noisy, timesteps, self.class_embedder(labels), return_dict=False)[0]
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return the diffusers models by the names of their folders."""
+        """The diffusers models by the names of their folders."""
         return {"unet": self.unet, "class_embedder": self.class_embedder}
 
 
 class DiTDenoiser(nn.Module):
-    """`DiTTransformer2DModel`; label 10 is its null class.
+    """`DiTTransformer2DModel`, whose null class is label 10.
 
-    Keep it in eval mode, in training too: its blocks would otherwise drop labels each on its own.
+    It stays in eval mode even during training. In train mode each block would drop labels independently.
     """
 
     def __init__(self, transformer: DiTTransformer2DModel) -> None:
@@ -59,20 +59,20 @@ class DiTDenoiser(nn.Module):
         self.transformer = transformer
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the predicted noise (B, 1, 16, 16); `timesteps` (B,) in 0..999, `labels` (B,) in 0..10."""
+        """Predicted noise (B, 1, 16, 16); `timesteps` (B,) from 0 to 999, `labels` (B,) from 0 to 10."""
         return self.transformer(noisy, timesteps, labels, return_dict=False)[0]
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return the diffusers models by the names of their folders."""
+        """The diffusers models by the names of their folders."""
         return {"transformer": self.transformer}
 
 
 Denoiser = UNetDenoiser | DiTDenoiser
-"""Either reference denoiser, in training."""
+"""Either reference denoiser."""
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Return the schedule of both models; nothing clips or thresholds, so every sampler is linear."""
+    """The noise schedule of both models. Nothing clips or thresholds, so every deterministic sampler is linear."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
@@ -87,12 +87,12 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def build_denoiser(kind: Kind) -> Denoiser:
-    """Return an untrained denoiser in eval mode, its weights drawn from torch's global generator."""
+    """An untrained denoiser in eval mode. Its weights come from torch's global generator."""
     return (_build_unet() if kind == "unet" else _build_dit()).eval()
 
 
 def save_denoiser(denoiser: Denoiser, folder: Path) -> None:
-    """Write an ordinary diffusers folder: `model_index.json` and one folder per part, as safetensors."""
+    """Save a denoiser as a diffusers folder: `model_index.json` and one folder per part, as safetensors."""
     index: dict[str, object] = {
         "_class_name": "DiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
@@ -106,15 +106,13 @@ def save_denoiser(denoiser: Denoiser, folder: Path) -> None:
 
 
 def load_denoiser(folder: Path) -> tuple[Denoiser, DDIMScheduler]:
-    """Return the denoiser and the scheduler stored in a folder of `save_denoiser`.
+    """Load denoiser and scheduler from a folder that `save_denoiser` wrote.
 
-    Raises:
-        InputError: `folder` is not such a folder.
-        OSError: one of its parts is missing.
+    Raises InputError where it is not such a folder, OSError where a part is missing.
     """
     index = folder / "model_index.json"
     if not index.exists():
-        raise InputError(f"{index} is missing; give a folder like digits-unet or digits-dit")
+        raise InputError(f"{index} is missing: give a folder like digits-unet or digits-dit")
     scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     if "transformer" in json.loads(index.read_text()):
         transformer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer")
@@ -153,7 +151,7 @@ def _build_dit() -> DiTDenoiser:
         num_embeds_ada_norm=CLASSES,
         norm_num_groups=1,
     )
-    for block in transformer.transformer_blocks:  # adaLN-Zero: every block begins as the identity
+    for block in transformer.transformer_blocks:  # adaLN-Zero: every block starts as the identity
         nn.init.zeros_(block.norm1.linear.weight)
         nn.init.zeros_(block.norm1.linear.bias)
     nn.init.zeros_(transformer.proj_out_2.weight)

@@ -1,18 +1,16 @@
 """One resumable training loop, used by all three recipes of `train`.
 
-1. Every draw of step `n` comes from one generator seeded with (seed, n), so a resumed run sees the
-   same numbers as an uninterrupted one.
-2. The checkpoint is one file, written under a temporary name and then renamed: a run that dies
-   while writing leaves the previous checkpoint whole.
-3. It is read with `weights_only=True`; it holds tensors, numbers and strings, nothing else.
+1. All random numbers of step `n` come from a generator seeded with (seed, n). So a resumed run sees the same numbers as
+   an uninterrupted run.
+2. The checkpoint is one file, written atomically. A run that dies while writing leaves the previous checkpoint intact.
+3. The checkpoint is read with `weights_only=True`. It holds only tensors, numbers and strings.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,30 +20,32 @@ from torch import nn
 
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.progress import Progress, Work
 
-__all__ = ["CHECKPOINT", "Loss", "Progress", "TrainOptions", "learning_rate", "train_loop"]
+__all__ = ["CHECKPOINT", "Loss", "TrainOptions", "learning_rate", "train_loop"]
 
 CHECKPOINT = "checkpoint.pt"
-"""Name of the file that an interrupted training goes on from."""
+"""Name of the file from which an interrupted run continues."""
 
 _STATES = ("model", "average", "optimizer")
+
 Loss = Callable[[torch.Generator], torch.Tensor]
 """Draws a batch and gives its loss, a scalar."""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The knobs of a recipe.
+    """Settings of a recipe.
 
     Attributes:
-        steps: optimiser steps in all; the cosine learning rate ends at zero there.
+        steps: number of optimizer steps; the cosine learning rate ends at zero.
         batch: images per step.
         learning_rate: peak of AdamW's learning rate, reached after `warmup` steps.
         warmup: steps of linear warm-up.
         weight_decay: AdamW's decoupled weight decay.
-        ema_decay: decay of the weight average that is shipped; lower in the first steps.
+        ema_decay: decay of the weight average, which is the saved model; lower in the first steps.
         label_dropout: share of labels replaced by the null class, for classifier-free guidance.
-        checkpoint_every: steps between checkpoints; the last step always writes one.
+        checkpoint_every: steps between checkpoints; the last step always writes a checkpoint.
         seed: seed of the initial weights and of every step.
     """
 
@@ -60,27 +60,18 @@ class TrainOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Progress:
-    """One finished step: its number from 1, its loss, and the seconds since this run began."""
-
-    step: int
-    loss: float
-    seconds: float
-
-
 def train_loop(
     model: nn.Module, average: nn.Module, loss: Loss, options: TrainOptions, out: Path, *, resume: bool
-) -> Iterator[Progress]:
-    """Train `model` on `loss` and keep its moving average in `average`, yielding after each step.
+) -> Work[None]:
+    """Train `model` on `loss` and keep its moving average in `average`. Progress is yielded after each step.
 
     Args:
         model: the module that `loss` runs; changed in place.
         average: a module of the same class, overwritten with the averaged weights.
-        loss: draws one batch from the generator it is given and returns the scalar to minimise.
-        options: the knobs.
+        loss: draws one batch with the generator that is passed to it, and returns a scalar.
+        options: the settings.
         out: folder of the checkpoint.
-        resume: continue from the checkpoint in `out` where there is one; otherwise begin anew.
+        resume: continue from the checkpoint in `out` if there is one.
 
     Raises:
         InputError: the checkpoint was made with other options.
@@ -89,26 +80,26 @@ def train_loop(
     optimizer = torch.optim.AdamW(
         model.parameters(), options.learning_rate, betas=(0.9, 0.99), weight_decay=options.weight_decay
     )
-    run, begun = _Run(model, average, optimizer, options, out / CHECKPOINT), time.perf_counter()
+    run = _Run(model, average, optimizer, options, out / CHECKPOINT)
     start = run.restore() if resume and run.path.exists() else 0
     for step in range(start, options.steps):
         value = run.step(loss, step)
         if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
             run.save(step + 1)
-        yield Progress(step + 1, value, time.perf_counter() - begun)
+        yield Progress("training", step + 1, options.steps, f"loss {value:.6g}")
 
 
 def learning_rate(step: int, options: TrainOptions) -> float:
-    """Return the learning rate of `step` (from 0): linear warm-up, then half a cosine down to zero."""
+    """Learning rate of `step` (from 0): linear warm-up, then half a cosine down to zero."""
     if step < options.warmup:
         return options.learning_rate * (step + 1) / options.warmup
-    done = (step - options.warmup) / max(1, options.steps - options.warmup)
-    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    share = (step - options.warmup) / max(1, options.steps - options.warmup)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The state that a checkpoint holds, and where it is written."""
+    """The state that a checkpoint holds, and the path of its file."""
 
     model: nn.Module
     average: nn.Module
@@ -138,12 +129,12 @@ class _Run:
 
     def restore(self) -> int:
         state: dict[str, Any] = torch.load(self.path, weights_only=True)
-        wanted, found = asdict(self.options), state["options"]
-        if wanted != found:
-            changed = {name: (value, found.get(name)) for name, value in wanted.items() if value != found.get(name)}
+        current, saved = asdict(self.options), state["options"]
+        if current != saved:
+            changed = {name: (value, saved.get(name)) for name, value in current.items() if value != saved.get(name)}
             raise InputError(
-                f"{self.path} was made with other options (wanted, found): {changed}; "
-                "run with the same options, or without --resume to begin anew"
+                f"{self.path} was made with other options (now, then): {changed}: use the same options, or start again "
+                "without --resume"
             )
         for name in _STATES:
             getattr(self, name).load_state_dict(state[name])

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import torch
-from diffusers import DDIMScheduler  # noqa: TID251 - the home of diffusers
+from diffusers import DDIMScheduler
 
-from dipgo_deploy.models.digits.data import CLASSES, SIZE
-from dipgo_deploy.models.digits.denoisers import Denoiser
+from dipgo_deploy.models.digits import CLASSES, SIZE
+from examples.digits.denoisers import Denoiser
 
 __all__ = ["cycle_labels", "draw_noise", "sample"]
 
 
 def cycle_labels(count: int) -> torch.Tensor:
-    """Return labels (count,): 0, 1, ..., 9, 0, 1, ..."""
+    """Labels (count,): 0, 1, ..., 9, 0, 1, ..."""
     return torch.arange(count) % CLASSES
 
 
 def draw_noise(count: int, seed: int) -> torch.Tensor:
-    """Return the starting noise (count, 1, 16, 16) of `seed`, on the CPU."""
+    """Initial noise (count, 1, 16, 16) of `seed`, on the CPU."""
     return torch.randn(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
@@ -36,25 +36,25 @@ def sample(
 
     Args:
         denoiser: the model, in eval mode.
-        scheduler: its schedule; its timesteps are set here.
+        scheduler: its scheduler; the timesteps are set here.
         noise: (N, 1, 16, 16), standard normal.
-        labels: (N,) in 0..9.
+        labels: (N,) from 0 to 9.
         steps: DDIM steps.
-        guidance: classifier-free guidance scale; at 1.0 the unconditional branch is not run.
-        batch: most images in one call of the model, each branch of guidance counted.
+        guidance: classifier-free guidance scale. At 1.0 there is no unconditional branch.
+        batch: largest number of rows in one call of the model.
 
     Returns:
-        Images (N, 1, 16, 16), unclamped; ink is about +1 and paper about -1.
+        Images (N, 1, 16, 16), not clamped. Ink is about +1 and paper about -1.
     """
     size = batch if guidance == 1.0 else batch // 2
     scheduler.set_timesteps(steps)
-    done = []
-    for images, wanted in zip(noise.split(size), labels.split(size), strict=True):
+    finished = []
+    for images, classes in zip(noise.split(size), labels.split(size), strict=True):
         for timestep in scheduler.timesteps:
-            predicted = _guided(denoiser, images, timestep, wanted, guidance)
+            predicted = _guided(denoiser, images, timestep, classes, guidance)
             images = scheduler.step(predicted, timestep, images).prev_sample
-        done.append(images)
-    return torch.cat(done)
+        finished.append(images)
+    return torch.cat(finished)
 
 
 def _guided(
@@ -62,6 +62,6 @@ def _guided(
 ) -> torch.Tensor:
     if guidance == 1.0:
         return denoiser(images, timestep.expand(len(images)), labels)
-    twice, both = torch.cat([images, images]), torch.cat([torch.full_like(labels, CLASSES), labels])
-    null, wanted = denoiser(twice, timestep.expand(len(twice)), both).chunk(2)
-    return null + guidance * (wanted - null)
+    rows, row_labels = torch.cat([images, images]), torch.cat([torch.full_like(labels, CLASSES), labels])
+    unconditional, conditional = denoiser(rows, timestep.expand(len(rows)), row_labels).chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
