@@ -33,7 +33,8 @@ class EvaluateOptions:
 
     Attributes:
         samples: images at each guidance scale.
-        converged_samples: number of images that are also drawn with 1000 steps.
+        converged_samples: number of images that are also drawn with `converged_steps`.
+        converged_steps: DDIM steps of the converged images.
         steps: DDIM steps of the samples.
         guidances: guidance scales; `samples.png` shows the last one.
         seed: seed of the initial noise.
@@ -41,6 +42,7 @@ class EvaluateOptions:
 
     samples: int = 512
     converged_samples: int = 20
+    converged_steps: int = 1000
     steps: int = 50
     guidances: tuple[float, ...] = (1.0, 2.0)
     seed: int = 1
@@ -79,7 +81,9 @@ def evaluate(folder: Path, options: EvaluateOptions) -> Work[tuple[Scores, ...]]
     results: list[Scores] = []
     for guidance in options.guidances:
         images = sample(denoiser, scheduler, noise, labels, steps=options.steps, guidance=guidance)
-        converged = sample(denoiser, scheduler, noise[:few], labels[:few], steps=1000, guidance=guidance)
+        converged = sample(
+            denoiser, scheduler, noise[:few], labels[:few], steps=options.converged_steps, guidance=guidance
+        )
         decibels = psnr(images[:few], converged)
         images = images.clamp(-1, 1)
         with torch.no_grad():

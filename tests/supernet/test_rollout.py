@@ -245,10 +245,10 @@ def test_a_fork_to_a_schedule_that_differs_before_or_forecasts_is_refused():
     model = tiny_dit()
     rollout = forkable(model, "ddim")
     rollout.advance(), rollout.advance()
-    with pytest.raises(UsageError, match="a fork at step 2 takes a schedule that agrees up to there"):
+    with pytest.raises(UsageError, match="a fork at step 2 needs a schedule that agrees up to that step"):
         rollout.fork(schedule_of(model, reused=[(1, "transformer_blocks.0")]))
-    with pytest.raises(UsageError, match="agrees up to there"):
+    with pytest.raises(UsageError, match="agrees up to that step"):
         rollout.fork(schedule_of(model, kind="residual"))
     forecast = schedule_of(model, reused=[(3, PREDICTION)], forecasts={(3, PREDICTION): (2.0, -1.0)})
-    with pytest.raises(UsageError, match="a fork takes schedules that hold"):
+    with pytest.raises(UsageError, match="a fork needs schedules that hold"):
         rollout.fork(forecast)

@@ -43,7 +43,15 @@ OPTIONS = {
     "flow-euler": ({}, {"shift": 3.0}, KARRAS, {"use_dynamic_shifting": True, "mu": 1.15}),
 }
 STEPS = {"ddim": (6, 20, 50), "pndm": (6, 20, 50)}
-CASES = [(n, o, s) for n, options in OPTIONS.items() for o in options for s in STEPS.get(n, (6, 20))]
+
+
+def cases():
+    """Every option in a short run, every sampler's defaults also in a longer run. The other lengths are slow tests."""
+    for name, options in OPTIONS.items():
+        for option in options:
+            for steps in STEPS.get(name, (6, 20)):
+                quick = steps == 6 or (steps == 20 and not option)
+                yield pytest.param(name, option, steps, marks=() if quick else pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +79,7 @@ def network():
 
 
 def real_latents(name, steps, options, noise, network):
-    """The trajectory as a diffusers pipeline makes it, without a line of ours."""
+    """The trajectory as a diffusers pipeline makes it, without any code of this project."""
     config = {**(MODEL if name != "flow-euler" else {}), **SAMPLERS[name].config, **options}
     mu = {"mu": config.pop("mu")} if "mu" in config else {}
     scheduler = getattr(diffusers, SAMPLERS[name].class_name).from_config(config)
@@ -86,7 +94,7 @@ def real_latents(name, steps, options, noise, network):
 
 
 def linear_latents(reading, spec, noise, network):
-    """The same from the coefficients alone, in float32."""
+    """The same trajectory from the coefficients alone, in float32."""
     latents, outputs = [noise * reading.initial_scale], []
     for scale, timestep, update in zip(reading.input_scales, spec.timesteps, reading.updates, strict=True):
         outputs.append(network(latents[-1] * scale, timestep))
@@ -94,7 +102,7 @@ def linear_latents(reading, spec, noise, network):
     return torch.stack(latents)
 
 
-@pytest.mark.parametrize(("name", "options", "steps"), CASES)
+@pytest.mark.parametrize(("name", "options", "steps"), [*cases()])
 def test_coefficients_make_the_trajectory_of_the_real_scheduler(name, options, steps, network):
     noise = torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(steps))
     spec = sampler_spec(name, steps, None if name == "flow-euler" else MODEL, options)
@@ -110,8 +118,8 @@ def test_a_wrong_coefficient_would_be_seen(network):
     noise, spec = torch.randn(1, 2, 5, 5), sampler_spec("dpmpp-2m", 20, MODEL)
     reading = read_sampler(spec)
     real = real_latents("dpmpp-2m", 20, {}, noise, network)
-    crooked = [type(u)(u.latents, (u.outputs[0] * 1.001, *u.outputs[1:])) for u in reading.updates]
-    ours = linear_latents(LinearSampler(1.0, reading.input_scales, tuple(crooked)), spec, noise, network)
+    wrong = [type(u)(u.latents, (u.outputs[0] * 1.001, *u.outputs[1:])) for u in reading.updates]
+    ours = linear_latents(LinearSampler(1.0, reading.input_scales, tuple(wrong)), spec, noise, network)
     assert (ours - real).abs().max() > 1e-5 * real.abs().max()
 
 
@@ -159,7 +167,7 @@ def test_input_and_initial_scales_are_the_schedulers():
     assert reading.input_scales == pytest.approx(((sigmas[:-1] ** 2 + 1) ** -0.5).tolist())
 
 
-@pytest.mark.parametrize("steps", [4, 20])
+@pytest.mark.parametrize("steps", [4, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
@@ -227,7 +235,7 @@ def test_sampler_that_cannot_run_is_refused():
 
 def test_reading_leaves_the_callers_random_numbers_alone():
     torch.manual_seed(5)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(5)
     read_sampler(sampler_spec("euler-a", 5, MODEL))
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.rand(3), expected)

@@ -1,12 +1,10 @@
-"""Models in every form in which people have them."""
+"""Models from every kind of source."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,9 @@ def test_a_variant_is_loaded_where_it_is_named(tmp_path: Path) -> None:
     half = tiny("sd").as_dtype("float16")
     half.module.save_pretrained(tmp_path, variant="fp16")
     assert load_model(tmp_path, variant="fp16", dtype="float16").digest == half.digest
-    with pytest.raises(InputError, match=r"no diffusion_pytorch_model.safetensors, found variants fp16: ask for"):
+    with pytest.raises(
+        InputError, match=r"no diffusion_pytorch_model.safetensors, found variants fp16: use variant fp16"
+    ):
         load_model(tmp_path)
     sharded = tmp_path / "sharded"
     half.module.save_pretrained(sharded, variant="fp16", max_shard_size="40KB")
@@ -47,23 +47,23 @@ def test_a_variant_is_loaded_where_it_is_named(tmp_path: Path) -> None:
 
 
 def test_a_variant_of_which_there_are_none(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"no diffusion_pytorch_model.fp16.safetensors, found .*: leave --variant out"):
+    with pytest.raises(InputError, match=r"no diffusion_pytorch_model.fp16.safetensors, found .*: leave variant out"):
         load_model(folder, variant="fp16")
 
 
-def test_a_name_that_is_empty_is_no_folder() -> None:
+def test_an_empty_name_is_refused() -> None:
     with pytest.raises(InputError, match="the name of the model is empty: give a diffusers folder or one of"):
         load_model("")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_model_is_loaded_in_the_asked_dtype(folder: Path, dtype: str) -> None:
+def test_a_model_is_loaded_in_the_requested_dtype(folder: Path, dtype: str) -> None:
     loaded = load_model(folder, dtype=dtype)
     assert {parameter.dtype for parameter in loaded.module.parameters()} == {getattr(torch, dtype)}
     assert loaded.digest == tiny("sd").as_dtype(dtype).digest
 
 
-def test_shapes_alone_are_read_from_the_config(folder: Path) -> None:
+def test_shapes_without_weights_are_read_from_the_config(folder: Path) -> None:
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     shapes = load_model(folder, meta=True)
     assert not shapes.has_weights and shapes.weight_bytes == tiny("sd").weight_bytes
@@ -77,25 +77,25 @@ def test_a_checkpoint_of_one_file_is_loaded_on_a_config(folder: Path, tmp_path: 
         load_model(checkpoint)  # its keys are taken for those of Stable Diffusion 1
 
 
-def test_shapes_alone_of_a_checkpoint_of_one_file(folder: Path, tmp_path: Path) -> None:
+def test_shapes_without_weights_of_a_checkpoint_of_one_file(folder: Path, tmp_path: Path) -> None:
     checkpoint = shutil.copy(folder / "diffusion_pytorch_model.safetensors", tmp_path / "model.safetensors")
     shapes = load_model(checkpoint, config=str(folder), meta=True)
     assert not shapes.has_weights and shapes.weight_bytes == tiny("sd").weight_bytes
 
 
-def test_a_model_of_ones_own_has_no_shapes_alone() -> None:
-    with pytest.raises(UsageError, match="--meta does not apply to package.module:attribute"):
+def test_a_python_model_has_no_shapes_without_weights() -> None:
+    with pytest.raises(UsageError, match="meta does not apply to package.module:attribute"):
         load_model("package.module:attribute", meta=True)
 
 
 def test_a_checkpoint_that_is_damaged_or_of_a_class_without_such_files(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"12345678" * 4)
-    with pytest.raises(InputError, match=r"broken.safetensors is no readable safetensors checkpoint"):
+    with pytest.raises(InputError, match=r"broken.safetensors is not a readable safetensors checkpoint"):
         load_model(broken)
-    with pytest.raises(UsageError, match="diffusers loads no DiTTransformer2DModel from a single file"):
+    with pytest.raises(UsageError, match="diffusers cannot load a DiTTransformer2DModel from a single file"):
         load_model(broken, config="dit-xl-2-256")
-    with pytest.raises(InputError, match=r"absent.safetensors is no .safetensors file"):
+    with pytest.raises(InputError, match=r"absent.safetensors is not a .safetensors file"):
         load_model(tmp_path / "absent.safetensors")
 
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_is_damaged_or_of_a_class_without_such_files(folder: P
 def test_pickles_are_never_opened(ending: str, tmp_path: Path) -> None:
     trap = tmp_path / f"model{ending}"
     trap.write_bytes(b"cos\nsystem\n(S'touch opened'\ntR.")
-    with pytest.raises(InputError, match="is a pickle, which runs code when opened.*python -c"):
+    with pytest.raises(InputError, match="is a pickle, which can run code when opened.*python -c"):
         load_model(trap)
 
 
@@ -113,7 +113,7 @@ def test_a_folder_of_pickles_is_refused_with_the_line_that_converts_it(folder: P
     with pytest.raises(InputError, match=r"diffusion_pytorch_model.bin is a pickle") as refusal:
         load_model(folder)
     line = str(refusal.value).split('python -c "')[1].rstrip('"')
-    subprocess.run([sys.executable, "-c", line], check=True, capture_output=True)
+    exec(line, {})
     assert load_model(folder).digest == tiny("sd").digest
 
 
@@ -123,17 +123,17 @@ def test_shards_stay_in_their_folder(folder: Path, tmp_path: Path) -> None:
     shutil.move(weights, tmp_path / "outside.safetensors")
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
     for shard, match in (
-        ("../outside.safetensors", "names the shard '../outside.safetensors', which is no plain file name"),
-        (str(tmp_path / "outside.safetensors"), "which is no plain file name"),
-        ("..", "which is no plain file name"),
-        ("missing.safetensors", "names the shard missing.safetensors, which is no safetensors file"),
+        ("../outside.safetensors", "names the shard '../outside.safetensors', which is not a plain file name"),
+        (str(tmp_path / "outside.safetensors"), "which is not a plain file name"),
+        ("..", "which is not a plain file name"),
+        ("missing.safetensors", "names the shard missing.safetensors, which is not a safetensors file"),
         ("model.bin", "names the shard model.bin"),
     ):
         index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, shard)}))
         with pytest.raises(InputError, match=match):
             load_model(folder)
     index.write_text('{"weight_map": []}')
-    with pytest.raises(InputError, match="maps no weights to shards"):
+    with pytest.raises(InputError, match="does not map weights to shards"):
         load_model(folder)
 
 
@@ -142,7 +142,7 @@ def test_hub_names() -> None:
     assert not any(map(is_hub_name, ("digits", "a/b/c", "../b", "/a/b", "a/", "./a", "package.module:attribute")))
 
 
-def test_a_hub_name_that_is_not_to_be_had_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unavailable_hub_name_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
         MissingError, match=r"no model nobody/nothing at v2 in the hub's cache, and HF_HUB_OFFLINE is set"
@@ -162,7 +162,7 @@ def test_a_hub_name_is_loaded_from_the_cache_at_a_revision(
         load_model("owner/digits", revision="v3")
 
 
-def test_shards_are_loaded_from_the_cache_where_each_is_a_link(
+def test_shards_that_are_links_are_loaded_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_unet: LoadedModel
 ) -> None:
     pipeline = tmp_path / "pipeline"
@@ -176,14 +176,14 @@ def test_shards_are_loaded_from_the_cache_where_each_is_a_link(
     assert load_model("owner/digits", revision="v2").digest == digits_unet.digest
 
 
-def test_shapes_alone_of_a_hub_name_are_fetched_as_configs(
+def test_shapes_without_weights_of_a_hub_name_are_fetched_as_configs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_unet: LoadedModel
 ) -> None:
     assert digits_unet.folder is not None
-    asked: list[tuple[str, dict[str, Any]]] = []
+    requests: list[tuple[str, dict[str, Any]]] = []
 
     def download(name: str, **options: Any) -> str:
-        asked.append((name, options))
+        requests.append((name, options))
         for source in (path for path in digits_unet.folder.rglob("*") if path.is_file()):
             relative = source.relative_to(digits_unet.folder)
             if any(fnmatch(str(relative), pattern) for pattern in options["allow_patterns"]):
@@ -199,12 +199,12 @@ def test_shapes_alone_of_a_hub_name_are_fetched_as_configs(
     assert not shapes.has_weights and shapes.weight_bytes == digits_unet.weight_bytes
     assert shapes.class_embedder is not None and shapes.class_embedder.embedding.weight.is_meta
     assert (shapes.num_classes, shapes.tokens) == (digits_unet.num_classes, digits_unet.tokens)
-    assert [name for name, _ in asked] == ["owner/digits"] and asked[0][1]["revision"] == "v2"
-    assert not asked[0][1]["local_files_only"]
+    assert [name for name, _ in requests] == ["owner/digits"] and requests[0][1]["revision"] == "v2"
+    assert not requests[0][1]["local_files_only"]
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json"}
 
 
-def test_shapes_alone_of_a_folder_open_no_weights(
+def test_shapes_without_weights_of_a_folder_open_no_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_unet: LoadedModel
 ) -> None:
     assert digits_unet.folder is not None
@@ -238,5 +238,5 @@ def cached(pipeline: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
     [("digits-unet", "revision"), ("digits-unet", "config"), ("a.safetensors", "variant"), ("x:y", "variant")],
 )
 def test_options_of_another_kind_of_source_are_refused(source: str, option: str) -> None:
-    with pytest.raises(UsageError, match=f"--{option} v1 does not apply to {source}: leave it out"):
+    with pytest.raises(UsageError, match=f"{option} v1 does not apply to {source}: leave it out"):
         load_model(source, **{option: "v1"})

@@ -17,7 +17,7 @@ from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models import load_model
 from dipgo_deploy.models.sources.module import model_from_module
 from tests.models.families import FAMILIES, flux
-from tests.models.original_names import flux_from_diffusers, ldm_from_diffusers
+from tests.models.sources.original_names import flux_from_diffusers, ldm_from_diffusers
 
 
 @pytest.fixture(autouse=True)
@@ -98,11 +98,11 @@ def test_a_checkpoint_that_lacks_a_weight_or_is_of_another_size(tmp_path: Path) 
     module = sd15()
     state = ldm_from_diffusers(module.state_dict(), module.config.layers_per_block)
     path = save(module, state, tmp_path)
-    with pytest.raises(InputError, match=r"model.safetensors cannot be loaded as UNet2DConditionModel.*with --config"):
+    with pytest.raises(InputError, match=r"model.safetensors cannot be loaded as UNet2DConditionModel.*as config"):
         load_model(path)  # its keys are those of Stable Diffusion 1.5, its sizes are not
     state.pop("model.diffusion_model.middle_block.1.proj_in.weight")
     path = save(module, state, tmp_path)
-    with pytest.raises(InputError, match="it lacks weights that the config asks for.: name its config"):
+    with pytest.raises(InputError, match="it lacks weights that the config requires.: give its config"):
         load_model(path, config=str(tmp_path / "config.json"))
 
 
@@ -110,5 +110,5 @@ def test_a_checkpoint_of_another_kind(tmp_path: Path) -> None:
     save_file({"edm_mean": torch.zeros(4)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="is a checkpoint of playground-v2-5, known are v1, v2.*: give a folder or"):
         load_model(tmp_path / "model.safetensors")
-    with pytest.raises(UsageError, match="diffusers loads no UNet2DModel from a single file: give its folder"):
+    with pytest.raises(UsageError, match="diffusers cannot load a UNet2DModel from a single file: give its folder"):
         load_model(tmp_path / "model.safetensors", config="ddpm-cifar10-32")

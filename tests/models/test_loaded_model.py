@@ -29,7 +29,7 @@ def test_conditioning_puts_unconditional_rows_first(digits_dit, digits_unet) -> 
     tokens = digits_unet.conditioning([3, 7], "concat")["encoder_hidden_states"]
     single = digits_unet.conditioning([7], "none")["encoder_hidden_states"]
     assert np.array_equal(tokens[0], tokens[1]) and np.array_equal(tokens[3], single[0])
-    with pytest.raises(UsageError, match="between 0 and 9, found \\[11\\]"):
+    with pytest.raises(UsageError, match="between 0 and 9, got \\[11\\]"):
         digits_unet.conditioning([11], "none")
 
 
@@ -52,8 +52,8 @@ def test_dtype_changes_a_copy_and_the_digest(digits_dit) -> None:
         load_model("digits-dit", dtype="int4")
 
 
-def test_folders_that_are_no_model(tmp_path: Path, digits_unet) -> None:
-    with pytest.raises(InputError, match="no model 'nowhere': give a diffusers folder or one of digits-unet"):
+def test_folders_without_a_model(tmp_path: Path, digits_unet) -> None:
+    with pytest.raises(InputError, match="there is no model 'nowhere': give a diffusers folder or one of digits-unet"):
         load_model("nowhere")
     with pytest.raises(InputError, match="neither model_index.json nor config.json"):
         load_model(tmp_path)
@@ -71,12 +71,14 @@ def test_folders_that_are_no_model(tmp_path: Path, digits_unet) -> None:
 
 
 def test_a_module_without_preset_needs_one() -> None:
-    with pytest.raises(InputError, match="Linear is no supported denoiser"):
+    with pytest.raises(InputError, match="Linear is not a supported denoiser"):
         model_from_module(nn.Linear(2, 2))
 
 
 def test_granularities_are_listed_where_one_is_missing() -> None:
-    with pytest.raises(UsageError, match="no granularity 'layer': choose stage or branch"):
+    with pytest.raises(
+        UsageError, match="no granularity 'layer': choose stage or branch, or give block patterns as blocks"
+    ):
         patterns_for("DiTTransformer2DModel", PRESETS["DiTTransformer2DModel"], "layer")
 
 

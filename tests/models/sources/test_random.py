@@ -72,14 +72,14 @@ def test_random_weights_follow_config_seed_and_dtype(name: str, tmp_path: Path) 
 def test_the_callers_generator_is_left_alone(tmp_path: Path) -> None:
     path = config_of("dit", tmp_path)
     torch.manual_seed(5)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(5)
     load_random(path)
-    assert np.array_equal(torch.rand(3), wanted)
+    assert np.array_equal(torch.rand(3), expected)
 
 
-def test_configs_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no config 'sd16': give a config.json or one of ddpm"):
+def test_malformed_configs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no config 'sd16': give a config.json or one of ddpm"):
         load_random("sd16")
     with pytest.raises(UsageError, match="dtype 'int4' is unknown"):
         load_random("sd15", dtype="int4")

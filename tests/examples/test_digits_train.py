@@ -1,4 +1,4 @@
-"""The recipe resumes to the same weights, and its refusals say what to do."""
+"""The recipes of the digits models resume to the same weights, and their refusals say what to do."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ WEIGHTS = {
 @pytest.mark.parametrize("task", sorted(WEIGHTS))
 def test_resumed_run_equals_uninterrupted_run(task: str, tmp_path: Path) -> None:
     whole = list(train(task, tmp_path / "whole", TOY))
-    stopped = list(islice(train(task, tmp_path / "parts", TOY), 4))  # step 4 is lost: it has no checkpoint
+    stopped = list(islice(train(task, tmp_path / "parts", TOY), 4))  # step 4 has no checkpoint and is lost
     resumed = list(train(task, tmp_path / "parts", TOY, resume=True))
-    assert [p.step for p in resumed] == [4, 5, 6]
-    assert [p.loss for p in whole] == [p.loss for p in stopped[:3] + resumed]
+    assert [p.done for p in resumed] == [4, 5, 6]
+    assert [p.text for p in whole] == [p.text for p in stopped[:3] + resumed]
     expected, found = (load_file(tmp_path / name / WEIGHTS[task]) for name in ("whole", "parts"))
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():

@@ -62,7 +62,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_module_of_ones_own_goes_from_trace_to_bundle(own_module: Path) -> None:
+def test_a_users_module_goes_from_trace_to_bundle(own_module: Path) -> None:
     model = ["own_denoiser:chain"]
     blocks = ["--blocks", "blocks.*"]
     assert main.run(["trace", *model, *blocks, "--out", "traced"]) == 0
@@ -81,7 +81,7 @@ def test_a_module_of_ones_own_goes_from_trace_to_bundle(own_module: Path) -> Non
     assert main.run(["bench", "bundle", *few, *own]) == 0
 
 
-def test_a_bundle_of_ones_own_module_says_what_it_lacks(own_module: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_of_a_users_module_needs_the_module(own_module: Path, capsys: pytest.CaptureFixture[str]) -> None:
     schedule = ["--method", "uniform", "--ratio", "0.5", "--steps", "4", "--out", "schedule.json"]
     assert main.run(["search", "own_denoiser:chain", "--blocks", "blocks.*", *schedule]) == 0
     assert main.run(["export", "own_denoiser:chain", "--schedule", "schedule.json", "--out", "bundle"]) == 0
@@ -105,8 +105,8 @@ def test_weights_of_the_file_take_the_place_of_others(own_module: Path, tmp_path
     assert with_weights(other, file, traced.digest) is other
     other.module.blocks[0].weight.zero_()
     del other.__dict__["digest"]
-    mended = with_weights(other, file, traced.digest)
-    assert mended.digest == traced.digest and not other.module.blocks[0].weight.any()
+    restored = with_weights(other, file, traced.digest)
+    assert restored.digest == traced.digest and not other.module.blocks[0].weight.any()
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"\xff" * 100)
     with pytest.raises(InputError, match="damaged.safetensors cannot be read .*: export the bundle again"):
@@ -115,10 +115,10 @@ def test_weights_of_the_file_take_the_place_of_others(own_module: Path, tmp_path
         with_weights(other, file, "0" * 64)
 
 
-def test_what_is_no_model_of_ones_own(own_module: Path) -> None:
-    with pytest.raises(InputError, match="own_denoiser:number gives int, a LoadedModel is wanted"):
+def test_python_names_without_a_model(own_module: Path) -> None:
+    with pytest.raises(InputError, match="own_denoiser:number gives int instead of a LoadedModel"):
         load_model("own_denoiser:number")
-    with pytest.raises(InputError, match=r"own_denoiser:boom raised ValueError \(weights not found\): mend it"):
+    with pytest.raises(InputError, match=r"own_denoiser:boom raised ValueError \(weights not found\): fix it"):
         load_model("own_denoiser:boom")
     with pytest.raises(InputError, match="own_denoiser:missing cannot be imported"):
         load_model("own_denoiser:missing")
