@@ -26,8 +26,8 @@ from dipgo_deploy.cli.options import (
     Variant,
     patterns_of,
 )
-from dipgo_deploy.cli.output import emit, result, say
 from dipgo_deploy.cli.source import ModelSource
+from dipgo_deploy.cli.terminal import emit, result, say
 
 _METHODS = "dipgo, uniform, deepcache, fora, random, best-random, evolutionary or dpcache."
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dipgo_deploy.cli.output import say, working
-from dipgo_deploy.cli.progress import watched
+from dipgo_deploy.cli.terminal import say, working
 from dipgo_deploy.core.disk import check_target
 from dipgo_deploy.core.errors import InputError, UsageError
 
@@ -188,3 +187,12 @@ class _Readings:
         if isinstance(step, Polished):
             return min(1.0, step.spent / max(self._polish, 1)), f"polish: {step.score_db:.2f} dB"
         return None
+
+
+def watched(steps: Any, read: Any, title: str) -> Any:
+    """Go through the steps and return the last."""
+    last: Any = None
+    with working(title):
+        for last in steps:
+            read(last)
+    return last

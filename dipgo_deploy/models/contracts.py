@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from dipgo_deploy.core.contract import BatchRange, Contract, Guidance
+from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, installed_versions
 from dipgo_deploy.core.disk import read_json
-from dipgo_deploy.core.versions import installed_versions
 from dipgo_deploy.models.loaded_model import LoadedModel
 from dipgo_deploy.models.samplers import default_sampler, sampler_spec, scheduler_class
 from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging, suppress_transformers_logging

@@ -13,7 +13,7 @@ import numpy as np
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.latency import LatencyTable
-from dipgo_deploy.core.noise import noise_for
+from dipgo_deploy.core.sampler import noise_for
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets

@@ -13,11 +13,9 @@ from dipgo_deploy.bench import BenchOptions, BenchReport, Progress, bench, load_
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.plain import plain_samplers, steps_beside
 from dipgo_deploy.bench.variants import variants
+from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.graphs import export
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.runtime.generate import draw
 from dipgo_deploy.search import SearchOptions, search_schedule
 
 OPTIONS = BenchOptions(

@@ -11,17 +11,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dipgo_deploy.bundle import export
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.graphs import export, trace
+from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
 from dipgo_deploy.models.lora import with_loras
 from dipgo_deploy.models.lora_files import LoraFile
 from dipgo_deploy.models.prompts import with_prompts
 from dipgo_deploy.models.text_loras import save_text_encoder
-from dipgo_deploy.runtime.dropin import load_pipeline
+from dipgo_deploy.pipeline import load_pipeline
 from dipgo_deploy.search import SearchOptions, search_schedule
 from tests.models.pipelines import text_pipeline
-from tests.runtime.dropin.pipelines import TOKENS, build
+from tests.pipeline.pipelines import TOKENS, build
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft", reason="peft is not installed: pip install 'dipgo-deploy[lora]'")

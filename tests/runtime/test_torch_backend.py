@@ -14,7 +14,7 @@ from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.models.samplers import sampler_spec
 from dipgo_deploy.models.schedulers import scheduler_from_spec
-from dipgo_deploy.runtime.interpreter import Session
+from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.supernet.backup import flatten_feature
 from dipgo_deploy.supernet.rollout import reference_trajectory
@@ -279,11 +279,11 @@ def test_a_run_that_does_not_fit_is_refused(call, message):
 
 @pytest.mark.parametrize("keep", [1.0, 0.6])
 def test_compiled_calls_give_what_eager_ones_give(digits_unet, traced, keep):
-    from dipgo_deploy.core.noise import noise_for
+    from dipgo_deploy.core.sampler import noise_for
     from dipgo_deploy.lowering import lower
     from dipgo_deploy.models import make_contract
     from dipgo_deploy.models.sampler_coefficients import read_sampler
-    from dipgo_deploy.runtime.interpreter import Session
+    from dipgo_deploy.runtime.session import Session
     from dipgo_deploy.search.random_schedule import random_schedule
 
     blocks, contract = traced("digits-unet", "stage").blocks, make_contract(digits_unet, steps=3)

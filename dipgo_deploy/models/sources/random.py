@@ -18,8 +18,8 @@ from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.disk import read_json
-from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError, first_line
+from dipgo_deploy.core.files import check_document
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel, check_dtype
 from dipgo_deploy.models.presets import PRESETS
 from dipgo_deploy.models.sources.module import model_from_module
@@ -86,7 +86,7 @@ def read_random_config(name: str | Path) -> RandomConfig:
     denoiser = entries["denoiser"]
     if not isinstance(denoiser, dict) or denoiser.get("_class_name") not in [*PRESETS]:
         raise InputError(f"{path} names no supported denoiser class ({', '.join(PRESETS)}): give its config.json")
-    return checked(entries, RandomConfig, str(path))
+    return check_document(entries, RandomConfig, str(path))
 
 
 def load_random(

@@ -10,8 +10,8 @@ from pydantic import ConfigDict
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import check_document
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.published import schedule_from_table
 
@@ -30,7 +30,7 @@ class DipgoTable:
 
 def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
     """The schedule of a table; InputError where it names other blocks or other steps."""
-    table = checked(document, DipgoTable, "dipgo")
+    table = check_document(document, DipgoTable, "dipgo")
     return schedule_from_table(table.compute, graph, contract, table.source)
 
 
