@@ -116,7 +116,7 @@ def default_steps(model: LoadedModel) -> int:
 
 
 def _pipeline_defaults(model: LoadedModel) -> Mapping[str, Any] | None:
-    """Default arguments of the call of the model's own pipeline; None where the pipeline is unknown."""
+    """Default arguments of the call of the model's own pipeline, or None where the pipeline is unknown."""
     import diffusers  # noqa: TID251 - the home of diffusers
 
     index = None if model.folder is None else model.folder / "model_index.json"

@@ -73,7 +73,7 @@ def load_split(split: Literal["train", "test", "all"]) -> Digits:
 
 
 class DigitsClassifier(nn.Module):
-    """Three convolutions, a global mean and two linear layers; about 85,000 parameters.
+    """Three convolutions, a global mean and two linear layers, about 85,000 parameters.
 
     Args:
         channels: output channels of the three convolutions. The last number is also the width of the features.

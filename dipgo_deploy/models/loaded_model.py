@@ -36,12 +36,12 @@ class LoadedModel:
 
     Attributes:
         module: the network, in eval mode and without gradients.
-        class_name: its class; a diffusers class has a built-in preset.
+        class_name: its class. A diffusers class has a built-in preset.
         config: its config as diffusers records it.
         dtype: a name of DTYPES.
         folder: the folder that it was loaded from, or None.
         component: its name in a pipeline, ``unet`` or ``transformer``.
-        scheduler_config: the pipeline's scheduler config; empty without one.
+        scheduler_config: the pipeline's scheduler config, empty if the pipeline has none.
         latent_shape: of one image, ``(C, H, W)``, or ``(C, F, H, W)`` with frames.
         preset: block patterns and forward of the class.
         class_embedder: turns labels into cross-attention tokens. A pipeline may have one, and prompts make one.

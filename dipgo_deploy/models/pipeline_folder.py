@@ -87,7 +87,7 @@ def load_module(component_class: Any, home: Path, dtype: torch.dtype | Literal["
     Args:
         component_class: its class, from `using_component`.
         home: its folder, from `using_component`.
-        dtype: to load in; ``auto`` keeps the dtype of the file.
+        dtype: to load in. ``auto`` keeps the dtype of the file.
 
     Returns:
         The module, in eval mode and without gradients.

@@ -54,7 +54,7 @@ _DEFAULT = "ddim"
 
 
 def default_sampler(config: Mapping[str, Any]) -> str:
-    """The name in SAMPLERS that matches a model's own scheduler config best; ``ddim`` where no class matches."""
+    """The name in SAMPLERS that matches a model's own scheduler config best, or ``ddim`` where no class matches."""
     names = [name for name, preset in SAMPLERS.items() if preset.class_name == config.get("_class_name")]
 
     def likeness(name: str) -> int:
@@ -106,7 +106,7 @@ def sampler_spec(
 
 
 def scheduler_class(name: str) -> Any:
-    """The diffusers class behind a name of SAMPLERS; UsageError for another name."""
+    """The diffusers class behind a name of SAMPLERS. Raises UsageError for another name."""
     return scheduler_type(_preset(name, None)[0].class_name)
 
 

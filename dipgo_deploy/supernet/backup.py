@@ -64,7 +64,7 @@ def flatten_feature(output: Any) -> tuple[list[torch.Tensor], FeatureTemplate]:
 
 
 def block_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    """The input of a block: its first tensor argument, positional arguments first; None without a tensor argument."""
+    """The input of a block: its first tensor argument, positional arguments first. None without a tensor argument."""
     return next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
 
 

@@ -76,7 +76,10 @@ class Trajectory:
 
     @torch.no_grad()
     def closed_gradients(self, rows: int = 64) -> dict[int, float]:
-        """Gradient of the prediction's gate at each closed step, after a backward pass; ``rows`` of batch per call."""
+        """Gradient of the prediction's gate at each closed step, after a backward pass.
+
+        A call of the network takes at most ``rows`` rows.
+        """
         size = max(1, rows // len(self.network.rows_of(self.image)))
         gradients: dict[int, float] = {}
         for start in range(0, len(self.closed), size):

@@ -70,7 +70,7 @@ def reference_trajectory(
         noise: (B, C, H, W), standard normal.
         conditioning: every network input but latent and timestep, by name, rows first.
         guidance_scale: weight of the conditional output under concatenated guidance.
-        seed: of the sampler's own noise; see SamplerStepper.
+        seed: of the sampler's own noise (see SamplerStepper).
 
     Yields:
         Every step.

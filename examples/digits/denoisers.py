@@ -40,7 +40,7 @@ class UNetDenoiser(nn.Module):
         self.unet, self.class_embedder = unet, class_embedder
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Predicted noise (B, 1, 16, 16); `timesteps` (B,) from 0 to 999, `labels` (B,) from 0 to 10."""
+        """Predicted noise (B, 1, 16, 16) for `timesteps` (B,) from 0 to 999 and `labels` (B,) from 0 to 10."""
         return self.unet(noisy, timesteps, self.class_embedder(labels), return_dict=False)[0]
 
     def parts(self) -> dict[str, nn.Module]:
@@ -59,7 +59,7 @@ class DiTDenoiser(nn.Module):
         self.transformer = transformer
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Predicted noise (B, 1, 16, 16); `timesteps` (B,) from 0 to 999, `labels` (B,) from 0 to 10."""
+        """Predicted noise (B, 1, 16, 16) for `timesteps` (B,) from 0 to 999 and `labels` (B,) from 0 to 10."""
         return self.transformer(noisy, timesteps, labels, return_dict=False)[0]
 
     def parts(self) -> dict[str, nn.Module]:

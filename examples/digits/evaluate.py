@@ -36,7 +36,7 @@ class EvaluateOptions:
         converged_samples: number of images that are also drawn with `converged_steps`.
         converged_steps: DDIM steps of the converged images.
         steps: DDIM steps of the samples.
-        guidances: guidance scales; `samples.png` shows the last one.
+        guidances: guidance scales. `samples.png` shows the last one.
         seed: seed of the initial noise.
     """
 

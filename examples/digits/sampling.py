@@ -36,7 +36,7 @@ def sample(
 
     Args:
         denoiser: the model, in eval mode.
-        scheduler: its scheduler; the timesteps are set here.
+        scheduler: its scheduler, whose timesteps are set here.
         noise: (N, 1, 16, 16), standard normal.
         labels: (N,) from 0 to 9.
         steps: DDIM steps.

@@ -43,7 +43,7 @@ def train(task: Task, out: Path, options: TrainOptions, *, resume: bool = False)
     Args:
         task: which model.
         out: folder for `checkpoint.pt` and the finished model.
-        options: the settings; `DEFAULTS[task]` holds those of the shipped models.
+        options: the settings. `DEFAULTS[task]` holds those of the shipped models.
         resume: continue from the checkpoint in `out`, if there is one.
 
     Returns:
@@ -89,7 +89,7 @@ def augment(
         turn: largest rotation, radians.
 
     Returns:
-        New images of the same shape; pixels from outside are paper (-1).
+        New images of the same shape. Pixels from outside are paper (-1).
     """
     draw = torch.rand(len(images), 4, generator=generator) * 2 - 1
     angle, size = draw[:, 0] * turn, 1 + draw[:, 1] * scale

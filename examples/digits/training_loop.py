@@ -38,14 +38,14 @@ class TrainOptions:
     """Settings of a recipe.
 
     Attributes:
-        steps: number of optimizer steps; the cosine learning rate ends at zero.
+        steps: number of optimizer steps. The cosine learning rate ends at zero.
         batch: images per step.
         learning_rate: peak of AdamW's learning rate, reached after `warmup` steps.
         warmup: steps of linear warm-up.
         weight_decay: AdamW's decoupled weight decay.
-        ema_decay: decay of the weight average, which is the saved model; lower in the first steps.
+        ema_decay: decay of the weight average, which is the saved model. It is lower in the first steps.
         label_dropout: share of labels replaced by the null class, for classifier-free guidance.
-        checkpoint_every: steps between checkpoints; the last step always writes a checkpoint.
+        checkpoint_every: steps between checkpoints. The last step always writes a checkpoint.
         seed: seed of the initial weights and of every step.
     """
 
@@ -66,7 +66,7 @@ def train_loop(
     """Train `model` on `loss` and keep its moving average in `average`. Progress is yielded after each step.
 
     Args:
-        model: the module that `loss` runs; changed in place.
+        model: the module that `loss` runs. It is changed in place.
         average: a module of the same class, overwritten with the averaged weights.
         loss: draws one batch with the generator that is passed to it, and returns a scalar.
         options: the settings.

@@ -64,7 +64,7 @@ def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str
 
 
 def first_output(module: nn.Module, **inputs: Any) -> torch.Tensor:
-    """The forward of a diffusers denoiser whose inputs are all tensors; returns the output (rows, C, …)."""
+    """The forward of a diffusers denoiser whose inputs are all tensors. Returns the output (rows, C, …)."""
     output: torch.Tensor = module(return_dict=False, **inputs)[0]
     return output
 

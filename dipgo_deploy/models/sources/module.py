@@ -39,7 +39,7 @@ def model_from_module(
         component: the module's name in a pipeline. Default: what diffusers calls a module of this class.
         scheduler_config: the model's own scheduler config.
         class_embedder: turns class labels into cross-attention tokens.
-        preset: inputs, forward and latent shape; needed for a class without a built-in preset.
+        preset: inputs, forward and latent shape. Needed for a class without a built-in preset.
         latent_shape: overrides the shape that config and preset give.
         text_tokens: overrides the preset's length of the text.
         guidance: overrides the guidance layout of the class's pipelines.

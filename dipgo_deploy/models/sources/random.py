@@ -133,7 +133,7 @@ def instantiate(config: Mapping[str, Any], dtype: torch.dtype, seed: int = 0, de
         config: the denoiser's config, its class included.
         dtype: of the weights.
         seed: of the weights.
-        device: where they are; on ``meta`` there are none.
+        device: of the weights. On ``meta`` there are no weights.
 
     Returns:
         The module.

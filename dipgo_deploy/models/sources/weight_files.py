@@ -66,7 +66,7 @@ def refuse_pickle(path: Path, class_name: str = "UNet2DConditionModel") -> None:
 
 
 def only_variant(folder: Path) -> str | None:
-    """The variant of a component's folder without plain weights, such as ``fp16``; None where there are plain weights.
+    """The variant of a component's folder without plain weights, such as ``fp16``. None if there are plain weights.
 
     diffusers and transformers must be told the variant, and nothing in a bundle records that of text encoders and VAE.
     """

@@ -113,7 +113,7 @@ def test_malformed_configs_are_refused(tmp_path: Path) -> None:
 def test_entries_of_a_wrong_type_are_refused(entry: str, value: object, tmp_path: Path) -> None:
     path = tmp_path / "own.json"
     path.write_text(json.dumps({"denoiser": {"_class_name": "UNet2DModel"}, entry: value}))
-    with pytest.raises(InputError, match=rf"own.json: {entry}.*, found .*: mend it"):
+    with pytest.raises(InputError, match=rf"own.json: {entry}.*, found .*: fix the file"):
         read_random_config(path)
 
 
