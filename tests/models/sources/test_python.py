@@ -87,14 +87,14 @@ def test_a_bundle_of_a_users_module_needs_the_module(own_module: Path, capsys: p
     assert main.run(["export", "own_denoiser:chain", "--schedule", "schedule.json", "--out", "bundle"]) == 0
     bundle = str(own_module / "bundle")
     capsys.readouterr()
-    refused(["verify", bundle], "for which no preset ships: pass the exported model", capsys, 3)
+    refused(["verify", bundle], "for which no preset ships: pass the exported model as", capsys, 3)
     refused(["verify", bundle, "--model", "chain"], "--model 'chain' names no Python object", capsys, 2)
     refused(
         ["verify", bundle, "--model", "own_denoiser:wide"], 'Missing key(s) in state_dict: "blocks.3.weight', capsys
     )
     wide = ["--model", "own_denoiser:wide", "--target", "rtx", "--gpu", "sm89", "--dry-run"]
     refused(["build-engine", bundle, *wide], "is not the model that", capsys)
-    words = "run a session of it in Python"
+    words = "which a pipeline has to decode: run a session of it in Python"
     refused(["generate", bundle, "--model", "own_denoiser:chain"], words, capsys, 2)
 
 
