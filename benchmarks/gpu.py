@@ -42,8 +42,8 @@ from dipgo_deploy.engines.planner import plan
 from dipgo_deploy.graphs import Trace, cut_program, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models import LoadedModel, make_contract
-from dipgo_deploy.models.random_weights import load_random, read_random_config
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.sources.random import load_random, read_random_config
 from dipgo_deploy.runtime.clock import clock_for
 from dipgo_deploy.runtime.generate import Inputs, run_inputs
 from dipgo_deploy.runtime.open import onnxruntime_class

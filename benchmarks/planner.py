@@ -33,7 +33,7 @@ from dipgo_deploy.graphs import Trace, cut_program, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.lowering.latency import predict_ms
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.runtime.clock import Clock, HostClock
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend

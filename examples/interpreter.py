@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort  # noqa: TID251 - this example shows that a bundle needs nothing else
+import onnxruntime as ort
 from safetensors.numpy import load_file
 
 

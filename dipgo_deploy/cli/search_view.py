@@ -20,7 +20,7 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
     from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, schedule_macs
     from dipgo_deploy.core.program import memory_bytes
     from dipgo_deploy.lowering import lower
-    from dipgo_deploy.models.sampler_reading import read_sampler
+    from dipgo_deploy.models.sampler_coefficients import read_sampler
     from dipgo_deploy.search.pricing import Pricer
 
     program = lower(schedule, graph, read_sampler(schedule.contract.sampler))

@@ -25,7 +25,7 @@ from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.sampler import LinearSampler
 from dipgo_deploy.core.schedule import full_schedule
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.search.calibration import Judge
 from dipgo_deploy.search.candidate import Candidate
 from dipgo_deploy.search.key_steps import cheapest_key_steps

@@ -15,8 +15,7 @@ from dipgo_deploy.search.cost import GateCost
 from dipgo_deploy.search.dipgo_options import DipgoOptions
 from dipgo_deploy.search.losses import CONSISTENCY
 from dipgo_deploy.supernet.chain import SoftChain
-from dipgo_deploy.supernet.free_memory import free_bytes
-from dipgo_deploy.supernet.memory import GradientMemory, gradient_memory, measure_step, recompute_for
+from dipgo_deploy.supernet.memory import GradientMemory, free_bytes, gradient_memory, measure_step, recompute_for
 
 __all__ = ["Objective"]
 

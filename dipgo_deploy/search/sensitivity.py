@@ -51,7 +51,7 @@ def record_full_run(calibration: Calibration, full: Schedule, sampler: LinearSam
     network = GuidedNetwork(calibration.model, contract, calibration.conditioning, scale)
     given = calibration.noise, calibration.conditioning
     steps = list(reference_trajectory(calibration.model, full, *given, guidance_scale=scale, seed=0))
-    first = torch.as_tensor(calibration.noise).to(network.device, network.wide) * sampler.initial_scale
+    first = torch.as_tensor(calibration.noise).to(network.device, network.sampler_dtype) * sampler.initial_scale
     latents = (first, *(step.latent for step in steps[:-1]))
     outputs = tuple(network.guided(step.prediction) for step in steps)
     return FullRun(network, contract.sampler.timesteps, latents, outputs)

@@ -16,7 +16,7 @@ from dipgo_deploy.core.program import memory_bytes
 from dipgo_deploy.graphs import Trace, load_trace, trace
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.search import SearchOptions, search_schedule
 from tests.models.families import tiny
 

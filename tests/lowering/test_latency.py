@@ -18,7 +18,7 @@ from tests.search.tables import table_for
 @pytest.fixture(scope="module")
 def sampler(digits_unet):
     from dipgo_deploy.models import make_contract
-    from dipgo_deploy.models.sampler_reading import read_sampler
+    from dipgo_deploy.models.sampler_coefficients import read_sampler
 
     return read_sampler(make_contract(digits_unet, steps=6).sampler)
 

@@ -15,7 +15,8 @@ from dipgo_deploy.bundle import export
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
-from dipgo_deploy.models.lora import LoraFile, with_loras
+from dipgo_deploy.models.lora import with_loras
+from dipgo_deploy.models.lora_files import LoraFile
 from dipgo_deploy.models.prompts import with_prompts
 from dipgo_deploy.models.text_loras import save_text_encoder
 from dipgo_deploy.pipeline import load_pipeline

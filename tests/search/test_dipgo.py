@@ -66,7 +66,7 @@ def test_interrupted_twice_inside_an_iteration(search_of, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "_SAVE_EVERY", 1)
     uninterrupted, twice = (tmp_path / name for name in ("a.pruner", "b.pruner"))
     first = search_of(DIT, uninterrupted)
-    first.training.cost  # noqa: B018 - measures
+    first.training.cost
     module.save_training(uninterrupted, first.training)
     twice.write_bytes(uninterrupted.read_bytes())
     whole = finish(search_of(DIT, uninterrupted))

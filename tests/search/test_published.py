@@ -13,8 +13,8 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models.contracts import make_contract
-from dipgo_deploy.models.loading import model_from_module
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.sources.module import model_from_module
 from dipgo_deploy.search.published import schedule_from_table
 from tests.search.graphs import contract_of, unet_like
 

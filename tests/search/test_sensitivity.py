@@ -9,7 +9,7 @@ import torch
 from dipgo_deploy.core.sampler import LinearSampler, Update
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.models.sampler_reading import next_latent, read_sampler
+from dipgo_deploy.models.sampler_coefficients import next_latent, read_sampler
 from dipgo_deploy.search.calibration import Judge, calibrate
 from dipgo_deploy.search.sensitivity import FullRun, holding_costs, random_probes, record_full_run
 
