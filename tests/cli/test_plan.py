@@ -74,7 +74,12 @@ def test_profile_of_engines_needs_a_gpu(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DIPGO_CUDA_DRIVER", "libno-such-driver.so")
     asked = ["profile", "digits-unet", "--out", tmp_path / "new" / "latency.json"]
     refused([*asked, "--backend", "rtx", "--fp16"], "target rtx runs only on an NVIDIA GPU", capsys, code=5)
-    refused([*asked, "--fp16"], "precision is for onnxruntime on cuda, tensorrt and rtx, not for onnxruntime-cpu", capsys, code=2)
+    refused(
+        [*asked, "--fp16"],
+        "precision is for onnxruntime on cuda, tensorrt and rtx, not for onnxruntime-cpu",
+        capsys,
+        code=2,
+    )
 
 
 def test_times_of_half_precision_price_plan_and_search(latency, bundle_folder, tmp_path, capsys):

@@ -51,7 +51,9 @@ def test_schedule_view_marks_every_cell() -> None:
 
 def test_views_state_what_is_fixed() -> None:
     schedule = schedule_of("deepcache", 0.2, 6, interval=3)
-    line = "fixed: latent " + X.join(map(str, schedule.contract.latent_shape)) + ", guidance layout none; 1 to 64 images"
+    line = (
+        "fixed: latent " + X.join(map(str, schedule.contract.latent_shape)) + ", guidance layout none; 1 to 64 images"
+    )
     assert line in render(schedule_view(schedule)).splitlines()
     assert line in render(program_view(program_of(schedule))).splitlines()
     spec = GRAPH.inputs[0]
