@@ -40,7 +40,7 @@ class Bundle:
     """A bundle whose manifest, documents and file sizes have been checked.
 
     Attributes:
-        folder: where the bundle lies.
+        folder: the bundle's folder.
         manifest: contract, file records and where things are.
         schedule: what is computed at which step.
         program: the calls that the schedule was lowered to.

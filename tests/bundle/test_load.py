@@ -48,7 +48,7 @@ def test_missing_and_truncated_files(bundle_copy: Path) -> None:
     (bundle_copy / "bundle.json").unlink()
     with pytest.raises(InputError, match="has no bundle.json"):
         load_bundle(bundle_copy)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder: give a bundle that export wrote"):
         load_bundle(bundle_copy / "nowhere")
 
 

@@ -92,7 +92,7 @@ def test_only_bundles_and_empty_folders_are_replaced(digits_unet, traced, tmp_pa
     target = tmp_path / "mine"
     target.mkdir()
     (target / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="exists and is no bundle"):
+    with pytest.raises(InputError, match="exists but is not a bundle: choose another folder"):
         export(digits_unet, schedule, target)
     assert (target / "thesis.txt").read_text() == "years of work"
     (target / "thesis.txt").unlink()
