@@ -27,9 +27,8 @@ from dipgo_deploy.core.files import (
 )
 from dipgo_deploy.core.precision import HalfType, PrecisionRecord, half_precision_name
 from dipgo_deploy.core.program import Program
-from dipgo_deploy.graphs.cut import cut_program
+from dipgo_deploy.graphs.cut import MASTER_FILE, cut_program
 from dipgo_deploy.graphs.half_weights import convert_master
-from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, lower

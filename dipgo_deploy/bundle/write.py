@@ -25,8 +25,8 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import save_block_graph, save_manifest, save_program, save_schedule
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
-from dipgo_deploy.graphs.cut import cut_program
-from dipgo_deploy.graphs.trace import MASTER_FILE, Trace, trace
+from dipgo_deploy.graphs.cut import MASTER_FILE, cut_program
+from dipgo_deploy.graphs.trace import Trace, trace
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, limit_graphs, lower
 from dipgo_deploy.models import LoadedModel

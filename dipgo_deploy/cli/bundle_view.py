@@ -1,9 +1,4 @@
-"""Views of the artifacts for the terminal: each returns a rich renderable, none prints.
-
-Block graphs and bundles are here, schedules and programs in files of their own.
-
-A latency table for the terminal: what each block costs of a call, and what calls cost besides.
-"""
+"""Views of block graphs, bundles and latency tables for the terminal. Each returns a rich renderable."""
 
 from __future__ import annotations
 
@@ -14,25 +9,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipgo_deploy.cli.program_view import contract_table, memory_line, program_view, shape_text
-from dipgo_deploy.cli.schedule_view import schedule_view
+from dipgo_deploy.cli.program_view import contract_table, memory_line, shape_text
 from dipgo_deploy.cli.units import count_text, macs_text, mib_text
 from dipgo_deploy.core.blocks import Block, BlockGraph, Macs
 from dipgo_deploy.core.bundle import BundleManifest
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.program import Program
 
-__all__ = ["blocks_view", "bundle_view", "latency_view", "memory_line", "program_view", "schedule_view"]
+__all__ = ["blocks_view", "bundle_view", "latency_view"]
 
 
 _OUTSIDE_LIMIT = 0.05
-"""Share of MACs outside every block above which a warning is due: it bounds what a schedule can prune."""
+"""Share of MACs outside every block that is worth a warning, because no schedule can prune them."""
 
 
 def blocks_view(graph: BlockGraph) -> RenderableType:
-    """The blocks with MACs per row in both conventions, weights and feature shapes, and what lies outside of them.
+    """The blocks with MACs per row in both conventions, weights and feature shapes.
 
-    A warning follows where more than 5 % of the MACs (``papers``) lie outside.
+    A warning follows where more than 5 % of the MACs (``papers``) lie outside every block.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("block", no_wrap=True)
@@ -82,9 +76,15 @@ def _shape(graph: BlockGraph, name: str) -> str:
 
 
 def bundle_view(manifest: BundleManifest, folder: Path | None = None, program: Program | None = None) -> RenderableType:
-    """The contract, the files with sizes and short digests, and the tools that made them.
+    """A bundle: its contract, its files with sizes and short digests, and the tools that made it.
 
-    With its Program also the memory that it needs, known before anything runs.
+    Args:
+        manifest: of the bundle.
+        folder: where the bundle lies.
+        program: adds the memory that a run needs.
+
+    Returns:
+        A rich renderable.
     """
     total = sum(record.bytes for record in manifest.files)
     heading = Text(f"bundle {folder}" if folder else "bundle", style="bold")
@@ -105,7 +105,7 @@ def bundle_view(manifest: BundleManifest, folder: Path | None = None, program: P
 
 
 def latency_view(table: LatencyTable) -> RenderableType:
-    """The blocks with their share of a full call, and what calls cost besides."""
+    """The blocks with their share of a full call, and the constant costs of calls."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     grid.add_column("block", no_wrap=True)
     for heading in ("ms", "%"):
@@ -118,7 +118,7 @@ def latency_view(table: LatencyTable) -> RenderableType:
     head = f"{table.model_class} {table.model_digest[:12]} on {table.target}, {table.rows} rows, {table.dtype}"
     cost = (
         f"a call {1e3 * table.call_ms:.0f} \N{MICRO SIGN}s, a combination {1e3 * table.combine_ms:.0f} "
-        f"\N{MICRO SIGN}s, a MiB of weights fetched {table.cold_ms_per_mib:.2f} ms; calls are met to "
-        f"{table.spread:.0%} (root mean square)"
+        f"\N{MICRO SIGN}s, a MiB of weights fetched {table.cold_ms_per_mib:.2f} ms; the fit is off by "
+        f"{table.spread:.0%} a call (root mean square)"
     )
     return Group(Text(head), grid, Text(cost))

@@ -1,7 +1,4 @@
-"""``dipgo-deploy doctor``: what this machine can do, and for each thing it cannot, the line that would change it.
-
-``dipgo-deploy env``: the versions and the machine, for a bug report or beside a measurement.
-"""
+"""``dipgo-deploy doctor`` and ``env``: what this machine can do, and its versions for a bug report or a measurement."""
 
 from __future__ import annotations
 
@@ -12,17 +9,17 @@ from dipgo_deploy.cli.terminal import emit, result
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say which backends work here and what the others lack; a missing backend is no error."""
+    """Print which backends work here, and for the others what to install. A missing backend is not an error."""
     from dataclasses import asdict
 
     from dipgo_deploy.runtime.environment import capabilities, execution_providers
     from dipgo_deploy.trt.driver import probe_cuda
 
-    found = capabilities(probe_cuda(), execution_providers())
+    entries = capabilities(probe_cuda(), execution_providers())
     if as_json:
-        emit({"capabilities": [asdict(capability) for capability in found]})
+        emit({"capabilities": [asdict(capability) for capability in entries]})
         return
-    for capability in found:
+    for capability in entries:
         result(f"{capability.status:<8} {capability.name:<17} {capability.reason}")
         if capability.remedy:
             result(f"{'':<26} → {capability.remedy}")
@@ -32,12 +29,12 @@ def env(as_json: Json = False) -> None:
     """Print versions, platform, cores and execution providers."""
     from dipgo_deploy.runtime.environment import environment
 
-    found = environment()
+    values = environment()
     if as_json:
-        emit(found)
+        emit(values)
         return
-    lines = [f"{name:<14} {_text(value)}" for name, value in found.items() if name != "packages"]
-    lines += [f"{name:<14} {version}" for name, version in found["packages"].items()]
+    lines = [f"{name:<14} {_text(value)}" for name, value in values.items() if name != "packages"]
+    lines += [f"{name:<14} {version}" for name, version in values["packages"].items()]
     result("\n".join(lines))
 
 

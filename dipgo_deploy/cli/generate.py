@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.run_options import RunOptions
 
 _COLUMNS = 16
-"""The widest grid, in images; up to there each row is one class or prompt."""
+"""Images in the widest grid. In narrower grids each row is one class or prompt."""
 
 _PER_CLASS = 8
 
 _MOST_SEED = 2**62
-"""Every image has a seed of its own, counted from here; PyTorch takes 64 bits."""
+"""Every image has its own seed, counted from this one, and PyTorch takes 64 bits."""
 
 _WIDE = 168
 """Pixels to which smaller images of a prompt are enlarged."""
@@ -41,13 +41,13 @@ _WIDE = 168
 
 def generate(
     bundle: BundleFolder,
-    out: Annotated[Path, typer.Option(help="Picture to write, a grid of all images.")] = Path("grid.png"),
+    out: Annotated[Path, typer.Option(help="Picture to write: a grid of all images.")] = Path("grid.png"),
     seed: Annotated[int, typer.Option(min=0, max=_MOST_SEED, help="Seed of the noise.")] = 0,
     classes: Annotated[
-        list[int] | None, typer.Option("--class", help="Class of the images; repeat for several; all if left out.")
+        list[int] | None, typer.Option("--class", help="Class of the images. May be repeated. Default: all classes.")
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Text of the images, through the bundle's pipeline; repeat for several.")
+        list[str] | None, typer.Option(help="Text of the images, through the bundle's pipeline. May be repeated.")
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="Text that guidance leads away from.")] = None,
     count: Annotated[int | None, typer.Option(min=1, max=10_000, help="Images per class (8) or prompt (1).")] = None,
@@ -67,9 +67,9 @@ def generate(
     if out.suffix != ".png":
         raise UsageError(f"--out {out} does not end in .png: name a picture")
     if prompt and classes:
-        raise UsageError("--class and --prompt say both what to draw: give one of them")
+        raise UsageError("--class and --prompt both say what to draw: give one of them")
     if negative_prompt is not None and not prompt:
-        raise UsageError("--negative-prompt goes with --prompt, which is not given: give it, or leave both out")
+        raise UsageError("--negative-prompt needs --prompt: give it, or leave both out")
     if own_model is not None and prompt:
         raise UsageError("--model is for models without a pipeline, --prompt for those that have one: leave one out")
     from dipgo_deploy.core.disk import check_target
@@ -81,7 +81,7 @@ def generate(
     if prompt:
         _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, as_json)
         return
-    from dipgo_deploy.bench.pictures import image_grid
+    from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.runtime import GenerateOptions
     from dipgo_deploy.runtime import generate as draw
 
@@ -99,7 +99,7 @@ def generate(
 
 
 def _check_drawable(latent_shape: tuple[int, ...], bundle: Path) -> None:
-    """UsageError for latents that are no images: refused before they are drawn."""
+    """Raise UsageError for latents that are not images, before anything is generated."""
     if len(latent_shape) != 3 or latent_shape[0] not in (1, 3):
         from dipgo_deploy.cli.program_view import shape_text
         from dipgo_deploy.core.disk import read_json
@@ -107,8 +107,7 @@ def _check_drawable(latent_shape: tuple[int, ...], bundle: Path) -> None:
         has_pipeline = read_json(bundle / "model_index.json").get("_class_name") != "DiffusionPipeline"
         way = "give --prompt, or call load_pipeline in Python" if has_pipeline else "run a session of it in Python"
         raise UsageError(
-            f"this bundle draws latents of shape {shape_text(latent_shape)}, which are no pictures until a pipeline "
-            f"decodes them: {way}"
+            f"this bundle makes latents of shape {shape_text(latent_shape)}, which a pipeline has to decode: {way}"
         )
 
 
@@ -123,8 +122,8 @@ def _draw_prompts(
     run: RunOptions,
     as_json: bool,
 ) -> None:
-    """Draw through the pipeline, and say where the time went."""
-    from dipgo_deploy.bench.pictures import image_grid
+    """Generate through the pipeline, and print where the time went."""
+    from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.pipeline import PromptOptions, draw_prompts
 
     for option, value in {"--cuda-graph": run.cuda_graph, "--compile": run.compiler}.items():

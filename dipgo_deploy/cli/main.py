@@ -1,4 +1,4 @@
-"""``dipgo-deploy``: the app with all its commands. Nothing heavy is imported before one of them runs."""
+"""``dipgo-deploy``: the app with all its commands. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line in this process and return its exit code; no exception leaves but SystemExit."""
+    """Run one command line in this process and return its exit code. No exception leaves but SystemExit."""
     return exit_code(app, arguments)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.schedule import Schedule
 
 _FILES = ("bundle.json", "blocks.json", "schedule.json", "program.json")
-"""What stands for a folder: the first of these that it holds."""
+"""A folder is shown as the first of these files that it holds."""
 
 
 def show(
@@ -29,7 +29,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory, others as tables."""
-    from dipgo_deploy.bench.canvas import check_picture
+    from dipgo_deploy.bench.figure import check_picture
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import format_of
 
@@ -42,7 +42,7 @@ def show(
         _show_benches([_file_of(path) for path in paths], out, as_json)
         return
     if len(paths) > 1:
-        raise UsageError(f"{file} is no bench, and only benches are shown several at once: name one file")
+        raise UsageError(f"{file} is not a bench, and only benches are shown together: name one file")
     loaded = _load(file, kind)
     if out is not None:
         _draw(file, kind, loaded, out)
@@ -55,9 +55,9 @@ def show(
 
 
 def _show_benches(files: Sequence[Path], out: Path | None, as_json: bool) -> None:
-    """Each as its table, all in one picture; with ``--json`` the documents instead of the tables."""
+    """Show each bench as a table, or with ``--json`` as a document, and all of them in one picture."""
     from dipgo_deploy.bench import load_report, table, to_json
-    from dipgo_deploy.bench.plot import bench_picture
+    from dipgo_deploy.bench.bench_picture import bench_picture
 
     reports = [load_report(file) for file in files]
     if out is not None:
@@ -75,10 +75,10 @@ def _show_benches(files: Sequence[Path], out: Path | None, as_json: bool) -> Non
 def _file_of(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = next((path / name for name in _FILES if (path / name).is_file()), None)
-    if found is None:
+    file = next((path / name for name in _FILES if (path / name).is_file()), None)
+    if file is None:
         raise InputError(f"{path} holds none of {', '.join(_FILES)}: name a bundle, a trace folder or a file")
-    return found
+    return file
 
 
 def _load(file: Path, kind: str) -> Any:
@@ -94,7 +94,7 @@ def _load(file: Path, kind: str) -> Any:
         "engine": files.load_engine_record,
     }
     if kind not in loaders:
-        raise InputError(f"{file} has format {kind!r}, one of {', '.join(loaders)}, bench is wanted: name an artifact")
+        raise InputError(f"{file} has format {kind!r}, expected one of {', '.join(loaders)}, bench: name an artifact")
     return loaders[kind](file)
 
 
@@ -117,7 +117,7 @@ def _view(loaded: Any, kind: str, file: Path) -> Any:
 
 
 def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:
-    """Blocks × steps, and with the block graph at hand the memory of the program that it lowers to."""
+    """Blocks × steps. With the block graph, also the memory of the program that the schedule lowers to."""
     from rich.console import Group
     from rich.text import Text
 
@@ -133,7 +133,7 @@ def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:
 
 
 def _blocks_beside(file: Path) -> BlockGraph | None:
-    """The block graph in the same folder: with it, a schedule's dead blocks are known."""
+    """The block graph in the same folder. It tells which computed blocks are never read."""
     from dipgo_deploy.core.files import load_block_graph
 
     beside = file.parent / "blocks.json"
@@ -147,8 +147,8 @@ def _draw(file: Path, kind: str, loaded: Any, out: Path) -> None:
         file = file.parent / "schedule.json"
         kind, loaded = "schedule", load_schedule(file)
     if kind != "schedule":
-        raise UsageError(f"--out draws schedules and benches, {file} is a {kind} file: leave --out away")
-    from dipgo_deploy.bench.pictures import schedule_picture
+        raise UsageError(f"--out draws schedules and benches, {file} is a {kind} file: leave --out out")
+    from dipgo_deploy.bench.schedule_picture import schedule_picture
 
     schedule_picture(loaded, out, _blocks_beside(file))
     say(f"picture in {out}")

@@ -1,8 +1,8 @@
 """What a command prints: results on stdout, everything else on stderr.
 
 Colour follows the terminal and ``NO_COLOR``. Spinners and progress bars appear only on a terminal outside ``CI``.
-Elsewhere every stage is one line, and long work prints a line every few seconds. With ``--json`` the last line of stdout is one
-JSON document that holds ``schema_version``.
+Elsewhere every stage is one line, and long work prints a line every few seconds. With ``--json`` the last line of
+stdout is one JSON document that holds ``schema_version``.
 """
 
 from __future__ import annotations

@@ -22,9 +22,8 @@ from dipgo_deploy.core.precision import FallbackNodes, HalfType, PrecisionRecord
 from dipgo_deploy.core.program import TIMESTEP, Run
 from dipgo_deploy.core.progress import Progress, Work
 from dipgo_deploy.engines.options import FallbackOptions
-from dipgo_deploy.graphs.half_probe import HalfProbe
-from dipgo_deploy.graphs.rounding import RANGE_SUFFIX
-from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.graphs.cut import MASTER_FILE
+from dipgo_deploy.graphs.half_probe import RANGE_SUFFIX, HalfProbe
 from dipgo_deploy.runtime.generate import Inputs, run_inputs
 from dipgo_deploy.runtime.open import onnxruntime_class, open_session
 from dipgo_deploy.runtime.session import Session

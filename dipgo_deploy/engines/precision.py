@@ -21,7 +21,7 @@ from dipgo_deploy.core.progress import Progress, Work
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.engines.fallback import find_fallback_nodes
 from dipgo_deploy.engines.options import FallbackOptions
-from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import open_session
 

@@ -57,7 +57,7 @@ ROOT = Path(__file__).parents[2]
         (["--method", "uniform", "--conditions", "c.txt"], "--conditions is for methods that run the model"),
         (["--method", "dipgo", "--conditions", "c.txt", "--from-pruner", "p"], "--conditions belongs to training"),
         (["--picture", "p.gif"], "ends in neither .png nor .svg"),
-        (["--limit-graphs", 0], "--limit-graphs"),
+        (["--max-graphs", 0], "--max-graphs"),
         (["--blocks", "down_blocks.*,"], "empty pattern"),
         (["--blocks", "no_such.*"], "matches no submodule"),
         (["--blocks", "down_blocks.*,down_blocks.0.resnets.0"], "do not nest"),
@@ -98,8 +98,8 @@ def test_trace(options, words, tmp_path, capsys):
         (["--class", 99], "class labels must lie between 0 and 9"),
         (["--class", -1], "class labels must lie between 0 and 9"),
         (["--class", "seven"], "--class"),
-        (["--guidance", NAN], "--guidance"),
-        (["--guidance", "inf"], "guidance scale inf is not finite"),
+        (["--guidance-scale", NAN], "--guidance-scale"),
+        (["--guidance-scale", "inf"], "guidance-scale must be finite, got inf"),
         (["--backend", "abacus"], "--backend"),
     ],
 )
@@ -111,13 +111,13 @@ def test_generate(options, words, bundle_folder, tmp_path, capsys):
     ("options", "words"),
     [
         (["--images", 0], "--images"),
-        (["--images", 65], "outside the contract's 1 to 64"),
+        (["--images", 65], "batch must be 1 to 64"),
         (["--seed", -1], "--seed"),
-        (["--guidance", NAN], "--guidance"),
-        (["--tolerance", NAN], "a local tolerance of nan"),
-        (["--tolerance", -1], "a local tolerance of -1"),
-        (["--tolerance", 0], "a local tolerance of 0"),
-        (["--min-psnr", NAN], "a median PSNR of nan"),
+        (["--guidance-scale", NAN], "--guidance-scale"),
+        (["--tolerance", NAN], "--tolerance must be a positive number, got nan"),
+        (["--tolerance", -1], "--tolerance must be a positive number, got -1"),
+        (["--tolerance", 0], "--tolerance must be a positive number, got 0"),
+        (["--min-psnr", NAN], "--min-psnr must be a positive number, got nan"),
         (["--once", "--device", "cuda"], "--once compares single calls on the CPU: leave"),
     ],
 )
@@ -126,7 +126,7 @@ def test_verify(options, words, bundle_folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [(["--min-psnr", 500], "500 dB is wanted"), (["--tolerance", 1e-12], "past tolerance")]
+    ("options", "words"), [(["--min-psnr", 500], "--min-psnr is 500"), (["--tolerance", 1e-12], "past tolerance")]
 )
 def test_a_gate_that_is_not_met(options, words, bundle_folder, capsys):
     refused(["verify", bundle_folder, "--images", 1, *options], words, capsys, 4)
@@ -136,13 +136,13 @@ def test_a_gate_that_is_not_met(options, words, bundle_folder, capsys):
     ("options", "words"),
     [
         (["--batch", 0], "--batch"),
-        (["--batch", 65], "outside the contract's 1 to 64"),
+        (["--batch", 65], "batch must be 1 to 64"),
         (["--repeats", 1], "--repeats"),
         (["--images", 0], "--images"),
         (["--threads", 0], "--threads"),
-        (["--guidance", NAN], "--guidance"),
+        (["--guidance-scale", NAN], "--guidance-scale"),
         (["--device", "tpu"], "--device"),
-        (["--plot", "quality.gif"], "quality.gif ends in neither .png nor .svg"),
+        (["--plot", "quality.gif"], "a picture must end in .png or .svg, got quality.gif"),
         (["--plot"], "--plot"),
         (["--with-schedule"], "--with-schedule"),
     ],
@@ -158,13 +158,14 @@ def test_a_bench_of_nothing(capsys):
 def test_a_bench_of_equal_names(bundle_folder, tmp_path, capsys):
     refused(["bench", bundle_folder, bundle_folder], "2 schedules are called 'bundle': rename", capsys, 2)
     schedule = shutil.copyfile(bundle_folder / "schedule.json", tmp_path / "full.json")
-    refused(["bench", bundle_folder, "--with-schedule", schedule], "'full' is the full run's row: rename", capsys, 2)
+    words = "the name 'full' is reserved for the full run: rename"
+    refused(["bench", bundle_folder, "--with-schedule", schedule], words, capsys, 2)
 
 
 @pytest.mark.parametrize("option", ["--plot", "--out"])
 def test_a_bench_asks_where_it_may_write_before_it_works(option, bundle_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    refused(["bench", bundle_folder, option, tmp_path / "file" / "x.png"], "is no folder: choose another", capsys)
+    refused(["bench", bundle_folder, option, tmp_path / "file" / "x.png"], "is not a folder: choose another", capsys)
     (tmp_path / "x.png").mkdir()
     refused(["bench", bundle_folder, option, tmp_path / "x.png"], "choose another name", capsys)
 
@@ -176,7 +177,7 @@ def test_arguments_that_a_command_does_not_take(command, capsys):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--limit-graphs", 0], "--limit-graphs"), (["--layout", "heap"], "--layout"), (["--fp17"], "--fp17")],
+    [(["--max-graphs", 0], "--max-graphs"), (["--layout", "heap"], "--layout"), (["--fp17"], "--fp17")],
 )
 def test_export(options, words, bundle_folder, tmp_path, capsys):
     arguments = ["export", "digits-unet", "--schedule", bundle_folder / "schedule.json", "--out", tmp_path / "b"]
@@ -204,7 +205,7 @@ def writing(command: str, out: Path, bundle: Path) -> list[object]:
 def test_a_target_below_a_file(command, bundle_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     out = tmp_path / "file" / "out.png"
-    refused(writing(command, out, bundle_folder), "is no folder: choose another place", capsys)
+    refused(writing(command, out, bundle_folder), "is not a folder: choose another place", capsys)
     assert (tmp_path / "file").read_text() == "mine"
 
 

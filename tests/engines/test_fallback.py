@@ -18,8 +18,8 @@ from dipgo_deploy.core.precision import PrecisionRecord
 from dipgo_deploy.core.progress import Progress, finish
 from dipgo_deploy.engines.fallback import find_fallback_nodes
 from dipgo_deploy.engines.options import FallbackOptions
+from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.graphs.half_probe import HalfProbe
-from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.runtime.generate import Inputs, run_inputs
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.open import open_session
