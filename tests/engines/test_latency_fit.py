@@ -1,4 +1,4 @@
-"""A table's coefficients are found again from times that were made with them."""
+"""The fit recovers the coefficients behind synthetic times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.core.program import Combine
-from dipgo_deploy.engines.latency_fit import fit_latencies, latency_table
+from dipgo_deploy.engines.latency_fit import TimedProgram, fit_latencies, latency_table
 from dipgo_deploy.engines.options import ProfileOptions
 from dipgo_deploy.engines.probes import probe_programs
 from dipgo_deploy.lowering.latency import combine_features, lost_mib, predict_ms, run_features
@@ -32,7 +32,7 @@ def timed(program, blocks, pieces, cache):
     combines = combine_features(program, 8) @ [0.01, 0.1]
     queues = {True: iter(combines), False: iter(runs)}
     calls = tuple(float(next(queues[isinstance(call, Combine)])) for call in program.calls)
-    return Timed(program, calls, 1.03 * sum(calls))
+    return TimedProgram(program, calls, 1.03 * sum(calls))
 
 
 def test_exact_times_give_exact_predictions(made):

@@ -8,9 +8,9 @@ import pytest
 
 from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.engines.estimate import BYTES_PER_NODE, WORKSPACE_BYTES
 from dipgo_deploy.engines.options import PlanOptions
 from dipgo_deploy.engines.planner import plan
-from dipgo_deploy.trt.sizes import size_fit
 from tests.search.tables import table_for
 
 MIB = 2**20
@@ -26,68 +26,77 @@ def test_segments_hold_every_weight_once(bundle):
     assert segments.weight_bytes <= 1.01 * bundle.manifest.model_weight_bytes < subnets.weight_bytes
     assert subnets.calls == bundle.program.nfe < segments.calls
     assert subnets.device_bytes == subnets.engine_bytes + subnets.slot_bytes + subnets.activation_bytes
-    assert all(one.least_bytes < one.device_bytes for one in (subnets, segments))
+    assert all(layout.least_bytes < layout.device_bytes for layout in (subnets, segments))
 
 
 def test_slots_and_activations_grow_with_the_batch(bundle):
     one, eight = (plan(bundle, PlanOptions(batch=batch)).layouts[0] for batch in (1, 8))
     assert eight.slot_bytes == 8 * one.slot_bytes
-    workspace = size_fit("rtx", "float32").workspace_bytes
-    assert 7 < (eight.activation_bytes - workspace) / (one.activation_bytes - workspace) <= 8
+    assert 7 < (eight.activation_bytes - WORKSPACE_BYTES) / (one.activation_bytes - WORKSPACE_BYTES) <= 8
 
 
-def test_half_precision_halves_weights_and_features_and_other_code_is_foretold(bundle):
+def test_half_precision_halves_weights_and_features_but_not_code(bundle):
     plain, half = (plan(bundle, PlanOptions(precision=precision)) for precision in (None, "float16"))
     assert (plain.precision, half.precision) == ("float32", "float16")
-    for wide, narrow in zip(plain.layouts, half.layouts, strict=True):
-        assert narrow.weight_bytes == pytest.approx(wide.weight_bytes / 2, rel=1e-3)
-        assert narrow.slot_bytes < wide.slot_bytes  # latents stay in float32
-        assert narrow.engine_bytes > narrow.weight_bytes
+    for float32, float16 in zip(plain.layouts, half.layouts, strict=True):
+        assert float16.weight_bytes == pytest.approx(float32.weight_bytes / 2, rel=1e-3)
+        assert float16.slot_bytes < float32.slot_bytes  # Latents stay in float32.
+        code_bytes = float16.engine_bytes - float16.weight_bytes
+        assert code_bytes == float32.engine_bytes - float32.weight_bytes > 0
+        assert code_bytes % BYTES_PER_NODE["rtx"] == 0
 
 
-def test_what_was_never_measured_counts_weights_alone_and_says_so(bundle):
-    found = plan(bundle, PlanOptions(target="tensorrt"))
-    assert found.sizes is None
-    assert [one.engine_bytes for one in found.layouts] == [one.weight_bytes for one in found.layouts]
-    assert "benchmarks/engine_bytes.py" in plan(bundle).sizes
+def test_engines_of_a_target_that_was_never_measured_count_as_their_weights(bundle):
+    layouts = plan(bundle, PlanOptions(target="tensorrt")).layouts
+    assert [layout.engine_bytes for layout in layouts] == [layout.weight_bytes for layout in layouts]
 
 
 def test_the_other_half_precision_than_the_exported_is_refused(bundle):
     contract = replace(bundle.manifest.contract, dtype="float16")
     half = replace(bundle, manifest=replace(bundle.manifest, contract=contract))
-    with pytest.raises(UsageError, match="the bundle is in float16, bfloat16 is wanted: export it in float32"):
+    with pytest.raises(UsageError, match="the bundle is in float16, bfloat16 is requested: export it in float32"):
         plan(half, PlanOptions(precision="bfloat16"))
 
 
 def test_a_budget_that_holds_only_the_segments_recommends_them(bundle):
     subnets, segments = plan(bundle).layouts
-    found = plan(bundle, PlanOptions(gpu_memory=(subnets.device_bytes + segments.device_bytes) // 2))
-    assert found.recommended == "segments"
-    assert found.layouts[0].reload.bytes > 0 == found.layouts[1].reload.bytes
+    limited = plan(bundle, PlanOptions(gpu_memory=(subnets.device_bytes + segments.device_bytes) // 2))
+    assert limited.recommended == "segments" and limited.reason == "the only layout whose engines fit together"
+    assert limited.layouts[0].reload.bytes > 0 == limited.layouts[1].reload.bytes
+
+
+def test_a_budget_below_both_layouts_recommends_the_layout_that_reloads_least(bundle):
+    subnets, segments = plan(bundle).layouts
+    limit = max(subnets.least_bytes, segments.least_bytes)
+    assert limit < segments.device_bytes
+    limited = plan(bundle, PlanOptions(gpu_memory=limit))
+    reloads = {layout.layout: layout.reload.bytes for layout in limited.layouts}
+    assert limited.recommended == min(reloads, key=reloads.get) and "reloads least" in limited.reason
 
 
 def test_a_budget_that_holds_nothing_recommends_nothing(bundle):
-    found = plan(bundle, PlanOptions(gpu_memory=MIB // 4))
-    assert found.recommended is None
-    assert "no layout fits" in found.reason
+    limited = plan(bundle, PlanOptions(gpu_memory=MIB // 4))
+    assert limited.recommended is None
+    assert "no layout fits: even one engine at a time needs ≈ " in limited.reason
 
 
-def test_with_a_table_the_quicker_layout_is_taken(bundle):
-    # Calls that cost nothing leave the layouts' other costs to decide; dear ones speak for fewer calls.
-    dear = plan(bundle, PlanOptions(table=table_for(bundle.blocks, call_ms=100.0)))
-    assert dear.recommended == "subnets"
-    assert dear.batch == 8
-    assert dear.layouts[0].latency_ms < dear.layouts[1].latency_ms
+def test_with_a_latency_table_the_faster_layout_is_recommended(bundle):
+    # Expensive calls favor the layout with fewer calls.
+    latency = table_for(bundle.blocks, call_ms=100.0)
+    expensive = plan(bundle, PlanOptions(latency=latency))
+    assert expensive.recommended == "subnets" and expensive.batch == 8
+    assert expensive.layouts[0].latency_ms < expensive.layouts[1].latency_ms
 
 
 def test_a_table_of_another_batch_or_model_is_refused(bundle):
     table = table_for(bundle.blocks)
     with pytest.raises(UsageError, match="measured with 8 images, 4 are asked for"):
-        plan(bundle, PlanOptions(batch=4, table=table))
+        plan(bundle, PlanOptions(batch=4, latency=table))
     with pytest.raises(InputError, match="measured for dtype float16"):
-        plan(bundle, PlanOptions(table=replace(table, dtype="float16")))
+        plan(bundle, PlanOptions(latency=replace(table, dtype="float16")))
 
 
-def test_absurd_memory_is_refused():
-    with pytest.raises(UsageError, match="gpu_memory 0 makes no sense"):
-        PlanOptions(gpu_memory=0)
+@pytest.mark.parametrize("name", ["gpu_memory", "batch"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(UsageError, match=f"{name} must be at least 1, got 0"):
+        PlanOptions(**{name: 0})
