@@ -95,9 +95,8 @@ def test_packed_tokens_of_another_size_are_refused():
     inputs = model.example_inputs(1)
     reader = CallReader(model.class_name, model.latent_shape, list(inputs))
     call = {**inputs, "hidden_states": torch.zeros(1, 64, 16), "timestep": torch.tensor([0.5])}
-    with pytest.raises(
-        RefusedCall, match=r"latents of shape \(4, 8, 8\), which are 16 tokens of 16, got 64 of 16: set height"
-    ):
+    message = r"latents of shape \(4, 8, 8\), which are 16 tokens of 16, got 64 of 16: set height and width"
+    with pytest.raises(RefusedCall, match=message):
         reader.read((), call)
 
 

@@ -13,7 +13,7 @@ import torch
 from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.bundle.half_precision import write_half_precision
 from dipgo_deploy.core.contract import BatchRange
-from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.precision import PrecisionRecord
 from dipgo_deploy.pipeline import DeployedDenoiser, RefusedCall
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -56,17 +56,22 @@ def test_engines_predict_what_the_graphs_predict(bundle, gpu, target):
 
 
 def test_a_limit_on_gpu_memory_reaches_the_engines(bundle, gpu):
-    home = write_engines(bundle)
-    largest = max(path.stat().st_size for path in home.glob("*.engine"))
-    unet = DeployedDenoiser.from_bundle(bundle, backend="rtx", gpu_memory=largest + 2**20)
-    trajectory(unet, bundle.contract.sampler.timesteps)
-    assert len(gpu.loads) > len(bundle.program.graphs), "nothing was evicted"
+    write_engines(bundle)
+    times, graphs = bundle.contract.sampler.timesteps, bundle.program.graphs
+    free = DeployedDenoiser.from_bundle(bundle, backend="rtx", gpu_memory=10**9)
+    expected = trajectory(free, times)
+    assert len(gpu.loads) == len(graphs)
+    (_, backend), *_ = free._programs._compiled.values()
+    limited = DeployedDenoiser.from_bundle(bundle, backend="rtx", gpu_memory=backend.device_bytes - 1)
+    assert deviation(trajectory(limited, times), expected) == 0
+    (_, backend), *_ = limited._programs._compiled.values()
+    assert len(backend.loaded) < len(graphs), "nothing was evicted"
 
 
 def test_engines_that_were_not_built_here_need_trust(bundle, gpu):
     write_engines(bundle, trusted=False)
     times = bundle.contract.sampler.timesteps
-    with pytest.raises(Exception, match="was not built on this machine"):
+    with pytest.raises(InputError, match="was not built on this machine"):
         trajectory(DeployedDenoiser.from_bundle(bundle, backend="rtx"), times)
     assert len(trajectory(DeployedDenoiser.from_bundle(bundle, backend="rtx", trust_engines=True), times)) == len(times)
 

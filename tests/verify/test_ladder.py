@@ -36,7 +36,10 @@ PAIRWISE = [
     for i, granularity in enumerate(GRANULARITIES)
     for j, sampler in enumerate(SAMPLERS)
 ]
-PARAMETERS = [pytest.param(*cell, marks=[] if cell in PAIRWISE else pytest.mark.slow) for cell in CELLS]
+PARAMETERS = [
+    pytest.param(*cell, marks=[] if cell in PAIRWISE else pytest.mark.slow, id="-".join((*cell[0], *cell[1:])))
+    for cell in CELLS
+]
 
 
 def test_every_pair_of_values_is_in_a_cell_that_always_runs() -> None:

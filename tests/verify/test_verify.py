@@ -125,9 +125,8 @@ def test_a_bundle_of_another_model_is_refused(bundle_folder: Path) -> None:
     contract = replace(bundle.contract, model_digest="0" * 64)
     other = replace(bundle, manifest=replace(bundle.manifest, contract=contract))
     vars(other)["model"] = bundle.model
-    with pytest.raises(
-        InputError, match="the model in .* is .*, its contract is for 000000000000: re-export the bundle"
-    ):
+    message = "the model in .* is .*, its contract is for 000000000000: re-export the bundle"
+    with pytest.raises(InputError, match=message):
         verify_bundle(other, VerifyOptions(images=1))
 
 
@@ -197,11 +196,8 @@ def test_an_engine_that_computes_something_else_is_named(on_engines: Bundle, mon
 
     monkeypatch.setattr(fake.IExecutionContext, "execute_async_v3", execute_wrongly)
     report = verify_bundle(on_engines, ON_ENGINES)
-    assert (
-        not report.passed
-        and "rtx = onnxruntime, by float64: local 1.0e-02" in report.failure
-        and "step 0" in report.failure
-    )
+    assert not report.passed and report.failure.startswith("rtx = onnxruntime, by float64: local 1.0e-02")
+    assert "step 0" in report.failure
 
 
 CALLABLE = """
