@@ -23,14 +23,13 @@ import numpy as np
 import torch
 from resumable import Row, completed
 
-from dipgo_deploy.bench.quality import median_interval, percentiles
-from dipgo_deploy.bench.variants import PLAIN_SAMPLERS, Variant, variants
+from dipgo_deploy.bench.plain import PLAIN_SAMPLERS, Variant, variants
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.metrics import median_interval, percentiles, psnr_db
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
-from dipgo_deploy.runtime.fidelity import psnr_db
 from dipgo_deploy.search import SearchOptions, search_schedule
 from dipgo_deploy.search.calibration import Calibration, Judge, calibrate, images_of
 from dipgo_deploy.search.dipgo import GradientSearch

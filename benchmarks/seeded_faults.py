@@ -1,8 +1,9 @@
 """Seeded faults: twenty defects, put into a copy of the tree one at a time, and the tests that catch them.
 
-``python benchmarks/seeded_faults.py`` copies the tree and replaces one piece of code. It runs the named tests, which are
-a part of ``make test``, and notes the first test that fails. A fault that no test catches makes the exit code 1. Results
-go to benchmarks/results/seeded_faults.json. A fault is not run again while code and tests stay the same.
+``python benchmarks/seeded_faults.py`` copies the tree and replaces one piece of code at a time. It runs the named
+tests, which are a part of ``make test``, and notes the first test that fails. A fault that no test catches makes the
+exit code 1. Results go to benchmarks/results/seeded_faults.json. A fault is not run again while code and tests stay
+the same.
 """
 
 from __future__ import annotations

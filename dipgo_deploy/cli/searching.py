@@ -49,7 +49,7 @@ def search_asked(asked: Asked) -> tuple[Schedule, BlockGraph]:
 
         schedule = limit_graphs(schedule, graph, asked.limit_graphs)
     if asked.picture is not None and asked.options.method != "dipgo":
-        from dipgo_deploy.bench.pictures import schedule_picture
+        from dipgo_deploy.bench.schedule_picture import schedule_picture
 
         schedule_picture(schedule, asked.picture, graph)
     return schedule, graph
@@ -121,7 +121,7 @@ def _by_gradient(
     if not isinstance(found, Schedule):
         raise AssertionError("a search ends in its schedule")
     if asked.picture is not None:
-        from dipgo_deploy.bench.pictures import schedule_picture
+        from dipgo_deploy.bench.schedule_picture import schedule_picture
 
         schedule_picture(found, asked.picture, graph, search.training.scores())
     return found

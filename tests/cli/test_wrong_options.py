@@ -142,7 +142,7 @@ def test_a_gate_that_is_not_met(options, words, bundle_folder, capsys):
         (["--threads", 0], "--threads"),
         (["--guidance-scale", NAN], "--guidance-scale"),
         (["--device", "tpu"], "--device"),
-        (["--plot", "quality.gif"], "quality.gif ends in neither .png nor .svg"),
+        (["--plot", "quality.gif"], "a picture must end in .png or .svg, got quality.gif"),
         (["--plot"], "--plot"),
         (["--with-schedule"], "--with-schedule"),
     ],
@@ -158,13 +158,14 @@ def test_a_bench_of_nothing(capsys):
 def test_a_bench_of_equal_names(bundle_folder, tmp_path, capsys):
     refused(["bench", bundle_folder, bundle_folder], "2 schedules are called 'bundle': rename", capsys, 2)
     schedule = shutil.copyfile(bundle_folder / "schedule.json", tmp_path / "full.json")
-    refused(["bench", bundle_folder, "--with-schedule", schedule], "'full' is the full run's row: rename", capsys, 2)
+    words = "the name 'full' is reserved for the full run: rename"
+    refused(["bench", bundle_folder, "--with-schedule", schedule], words, capsys, 2)
 
 
 @pytest.mark.parametrize("option", ["--plot", "--out"])
 def test_a_bench_asks_where_it_may_write_before_it_works(option, bundle_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    refused(["bench", bundle_folder, option, tmp_path / "file" / "x.png"], "is no folder: choose another", capsys)
+    refused(["bench", bundle_folder, option, tmp_path / "file" / "x.png"], "is not a folder: choose another", capsys)
     (tmp_path / "x.png").mkdir()
     refused(["bench", bundle_folder, option, tmp_path / "x.png"], "choose another name", capsys)
 
@@ -204,7 +205,7 @@ def writing(command: str, out: Path, bundle: Path) -> list[object]:
 def test_a_target_below_a_file(command, bundle_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     out = tmp_path / "file" / "out.png"
-    refused(writing(command, out, bundle_folder), "is no folder: choose another place", capsys)
+    refused(writing(command, out, bundle_folder), "is not a folder: choose another place", capsys)
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -224,7 +224,7 @@ def test_the_fake_has_no_member_that_the_real_ones_lack():
 @pytest.mark.tensorrt
 def test_engines_on_a_gpu_make_the_images_of_onnx_runtime(bundle_copy, inputs):
     from dipgo_deploy.core.progress import finish
-    from dipgo_deploy.engines.build import EngineOptions, build_bundle_engines
+    from dipgo_deploy.engines import EngineOptions, build_bundle_engines
     from dipgo_deploy.trt.target import load_target
 
     try:
