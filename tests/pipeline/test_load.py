@@ -132,9 +132,7 @@ def test_a_pipeline_made_from_it_shares_the_denoiser(pipeline):
 def test_another_sampler_of_the_same_timesteps_is_refused(pipeline):
     first, own = drawn(pipeline, call(pipeline)), pipeline.scheduler
     pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(own.config)
-    with pytest.raises(
-        RefusedCall, match="made for DDIMScheduler with the config .*, the pipeline has a EulerDiscreteScheduler"
-    ):
+    with pytest.raises(RefusedCall, match="made for DDIMScheduler with .*, the pipeline has a EulerDiscreteScheduler"):
         drawn(pipeline, call(pipeline))
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(own.config, beta_end=0.03)
     with pytest.raises(RefusedCall, match="a DDIMScheduler of another class or config"):

@@ -81,10 +81,10 @@ def test_a_batch_that_engines_were_not_built_for_is_refused(bundle, gpu):
     unet = DeployedDenoiser.from_bundle(bundle, backend="rtx")
     unet.prepare(batch=3)
     assert len(gpu.loads) == len(bundle.program.graphs), "engines are loaded before the first run"
-    with pytest.raises(RefusedCall, match="takes 3 to 3"):
+    with pytest.raises(RefusedCall, match="batch must be 3 to 3 for engine .*, got 1"):
         unet.prepare()
     times = bundle.contract.sampler.timesteps
-    with pytest.raises(RefusedCall, match="takes 3 to 3"):
+    with pytest.raises(RefusedCall, match="batch must be 3 to 3 for engine .*, got 2"):
         trajectory(unet, times, 2)
     assert len(trajectory(unet, times, 3)) == len(times) and len(gpu.loads) == len(bundle.program.graphs)
 

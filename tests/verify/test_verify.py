@@ -17,13 +17,14 @@ from dipgo_deploy.bundle import Bundle, CompiledProgram, ExportOptions, export, 
 from dipgo_deploy.bundle.half_precision import write_half_precision
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.precision import PrecisionRecord
+from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.runtime import RunOptions
 from dipgo_deploy.verify import VerifyOptions, ladder, verify_bundle
 from dipgo_deploy.verify.deviation import Deviation
 from dipgo_deploy.verify.options import HALF
 from tests.models.families import tiny
 from tests.runtime import fake_tensorrt as fake
-from tests.runtime.bundles import few_graphs, half_export, planted, scheduled
+from tests.runtime.bundles import few_graphs, planted, scheduled
 
 
 def test_an_intact_bundle_passes_and_the_schedule_is_reported_separately(bundle_folder: Path) -> None:
@@ -130,23 +131,27 @@ def test_a_bundle_of_another_model_is_refused(bundle_folder: Path) -> None:
         verify_bundle(other, VerifyOptions(images=1))
 
 
+def half_export(model: LoadedModel, folder: Path, dtype: str) -> Bundle:
+    """A bundle that is exported in half precision."""
+    return load_bundle(export(model, scheduled(model, (1, 0)), folder, ExportOptions(dtype=dtype)))
+
+
 def test_a_float16_export_is_verified_as_it_is(tmp_path: Path) -> None:
-    report = verify_bundle(half_export(tiny("dit"), tmp_path / "half"), VerifyOptions(images=1))
+    report = verify_bundle(half_export(tiny("dit"), tmp_path / "half", "float16"), VerifyOptions(images=1))
     assert report.passed, report.failure
     assert max(rung.free for rung in report.rungs) <= HALF[1] and report.rungs[2].local.relative <= HALF[0]
 
 
 def test_a_float16_export_beyond_the_range_fails(tmp_path: Path) -> None:
-    report = verify_bundle(half_export(planted(2e5), tmp_path / "half"), VerifyOptions(images=1))
+    report = verify_bundle(half_export(planted(2e5), tmp_path / "half", "float16"), VerifyOptions(images=1))
     assert not report.passed and "past tolerance" in report.failure
 
 
 def test_a_bfloat16_export_is_refused_on_the_cpu_in_one_line(tmp_path: Path) -> None:
-    model = tiny("dit")
-    folder = export(model, scheduled(model, (1, 0)), tmp_path / "half", ExportOptions(dtype="bfloat16"))
+    bundle = half_export(tiny("dit"), tmp_path / "half", "bfloat16")
     message = "ONNX Runtime has no bfloat16 on the CPU: verify on device cuda, or export in float32 and build engines"
     with pytest.raises(UsageError, match=message) as refusal:
-        verify_bundle(load_bundle(folder), VerifyOptions(images=1))
+        verify_bundle(bundle, VerifyOptions(images=1))
     assert "\n" not in str(refusal.value)
 
 
