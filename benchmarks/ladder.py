@@ -32,7 +32,7 @@ from dipgo_deploy.core.errors import GateError
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, LoadedModel, load_model, make_contract
 from dipgo_deploy.search.random_schedule import random_schedule
-from dipgo_deploy.verify import VerifyOptions, VerifyReport
+from dipgo_deploy.verify import VerifyOptions, VerifyReport, verify_bundle
 from tests.models.families import FAMILIES, tiny
 
 RESULTS = Path(__file__).parent / "results" / "ladder.json"
@@ -108,7 +108,7 @@ def verify_random(model: LoadedModel, cell: Cell, seed: int) -> VerifyReport:
     schedule = random_schedule(blocks, contract, cell.kind, np.random.default_rng(seed), KEEP)
     with tempfile.TemporaryDirectory() as folder:
         bundle = load_bundle(export(model, schedule, Path(folder) / "bundle", ExportOptions("segments")))
-        return verify(bundle, VerifyOptions(images=2))
+        return verify_bundle(bundle, VerifyOptions(images=2))
 
 
 def finite(value: float) -> float:
