@@ -31,7 +31,7 @@ from dipgo_deploy.core.errors import GateError
 from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, LoadedModel, load_model, make_contract
 from dipgo_deploy.runtime import VerifyOptions, VerifyReport, load_bundle, verify
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from tests.models.families import FAMILIES, tiny
 
 RESULTS = Path(__file__).parent / "results" / "ladder.json"

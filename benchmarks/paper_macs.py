@@ -24,7 +24,7 @@ from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.liveness import plan_steps
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from dipgo_deploy.search.interchange import FORMATS, import_schedule
 
 RESULTS = Path(__file__).parent / "results" / "paper_macs.json"
@@ -66,7 +66,7 @@ def scheduled(architecture: str, setting: Setting, step: int | None) -> tuple[Ma
     graph = graph_of(architecture, "stage" if rule else FORMATS[setting.form].granularity)
     contract = make_contract(model_of(architecture), sampler=setting.sampler, steps=setting.steps)
     if rule:
-        schedule = search_schedule(graph, contract, SearchOptions(**setting.settings))
+        schedule = schedule_by_rule(graph, contract, SearchOptions(**setting.settings))
     else:
         schedule = import_schedule(setting.form, setting.settings or read_json(TABLE), graph, contract)
     plans = [plan for plan in plan_steps(schedule, graph) if plan.is_call and step in (None, plan.step)]

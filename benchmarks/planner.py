@@ -37,7 +37,7 @@ from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.probes import probe_programs
 from dipgo_deploy.runtime.profile_options import ProfileOptions
 from dipgo_deploy.runtime.profiling import medians, table_of, timed_call_by_call
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 
 RESULTS = Path(__file__).parent / "results" / "planner.json"
 TOLERANCE = 0.15

@@ -18,7 +18,7 @@ from search import CASES, PRUNERS, case_of, options_of
 
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.runtime.environment import environment
-from dipgo_deploy.search.dipgo import GradientSearch
+from dipgo_deploy.search.dipgo.search import GradientSearch
 
 RESULTS = Path(__file__).parent / "results" / "ratios.json"
 RATIOS = tuple(round(0.3 + 0.05 * place, 2) for place in range(13))

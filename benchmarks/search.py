@@ -31,12 +31,12 @@ from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
 from dipgo_deploy.runtime.fidelity import psnr_db
-from dipgo_deploy.search import SearchOptions, search_schedule
-from dipgo_deploy.search.calibration import Calibration, Judge, calibrate, images_of
-from dipgo_deploy.search.dipgo import GradientSearch
-from dipgo_deploy.search.dipgo_options import PRESETS, DipgoOptions
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
+from dipgo_deploy.search.calibration import Calibration, calibrate, images_of
+from dipgo_deploy.search.dipgo.options import PRESETS, DipgoOptions
+from dipgo_deploy.search.dipgo.search import GradientSearch
 from dipgo_deploy.search.judged import search_with_model
-from dipgo_deploy.search.options import JUDGED, RULES
+from dipgo_deploy.search.options import RULES
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "search.json"
@@ -145,7 +145,7 @@ def schedule_of(case: Case, cell: Cell) -> Schedule:
         return _plain(case, cell)
     asked = SearchOptions(cell.method, cell.ratio, kind=case.kind, seed=cell.seed)
     if cell.method in RULES:
-        return search_schedule(case.graph, case.contract, asked)
+        return schedule_by_rule(case.graph, case.contract, asked)
     seeds = range(SEARCH_IMAGES * cell.seed, SEARCH_IMAGES * (cell.seed + 1))
     judge = Judge(calibrate(case.model, case.graph, case.contract, seeds), case.graph, case.kind)
     *_, found = search_with_model(judge, asked)

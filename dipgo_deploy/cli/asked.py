@@ -12,8 +12,8 @@ from dipgo_deploy.core.errors import UsageError
 if TYPE_CHECKING:
     from dipgo_deploy.cli.source import ModelSource
     from dipgo_deploy.core.contract import Guidance
+    from dipgo_deploy.search.dipgo.threshold import Order
     from dipgo_deploy.search.options import SearchOptions
-    from dipgo_deploy.search.threshold import Order
 
 __all__ = ["Asked", "GradientAsked", "check_asked"]
 

@@ -21,7 +21,7 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
     from dipgo_deploy.core.program import memory_bytes
     from dipgo_deploy.lowering import lower
     from dipgo_deploy.models.sampler_reading import read_sampler
-    from dipgo_deploy.search.pricing import Pricer
+    from dipgo_deploy.search.cost import Pricer
 
     program = lower(schedule, graph, read_sampler(schedule.contract.sampler))
     contract = schedule.contract

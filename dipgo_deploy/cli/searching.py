@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.contract import Contract
     from dipgo_deploy.core.schedule import Schedule
     from dipgo_deploy.models import LoadedModel
-    from dipgo_deploy.search.dipgo import GradientSearch
-    from dipgo_deploy.search.dipgo_options import DipgoOptions
+    from dipgo_deploy.search.dipgo.options import DipgoOptions
+    from dipgo_deploy.search.dipgo.search import GradientSearch
 
 __all__ = ["search_asked"]
 
@@ -28,7 +28,7 @@ def search_asked(asked: Asked) -> tuple[Schedule, BlockGraph]:
     """Search, with progress on stderr."""
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.models import make_contract
-    from dipgo_deploy.search.options import JUDGED, RULES
+    from dipgo_deploy.search.options import RULES
 
     conditions = _conditions(asked)
     with working(f"tracing {asked.source.label}"):
@@ -62,24 +62,24 @@ def _conditions(asked: Asked) -> Conditions:
 
     if asked.gradient.from_pruner is None:
         return read_conditions(asked.conditions)
-    from dipgo_deploy.search.pruner_file import read_record
+    from dipgo_deploy.search.dipgo.pruner_file import read_record
 
     options = read_record(asked.gradient.from_pruner).options
     return Conditions(options.classes, options.prompts)
 
 
 def _by_rule(asked: Asked, graph: BlockGraph, contract: Contract) -> Schedule:
-    from dipgo_deploy.search import search_schedule
+    from dipgo_deploy.search import schedule_by_rule
 
-    return search_schedule(graph, contract, asked.options)
+    return schedule_by_rule(graph, contract, asked.options)
 
 
 def _by_judge(
     asked: Asked, conditions: Conditions, model: LoadedModel, graph: BlockGraph, contract: Contract
 ) -> Schedule:
     from dipgo_deploy.core.schedule import Schedule
-    from dipgo_deploy.search.calibration import Judge, calibrate
-    from dipgo_deploy.search.dipgo_options import DipgoOptions
+    from dipgo_deploy.search.calibration import calibrate
+    from dipgo_deploy.search.dipgo.options import DipgoOptions
     from dipgo_deploy.search.judged import search_with_model
 
     with working("running the full model"):
@@ -131,8 +131,8 @@ def _by_gradient(
 def _gradient_search(
     asked: Asked, conditions: Conditions, model: LoadedModel, graph: BlockGraph, contract: Contract
 ) -> tuple[GradientSearch, Path]:
-    from dipgo_deploy.search.dipgo import GradientSearch
-    from dipgo_deploy.search.pruner_file import read_record
+    from dipgo_deploy.search.dipgo.pruner_file import read_record
+    from dipgo_deploy.search.dipgo.search import GradientSearch
 
     gradient = asked.gradient
     if gradient.from_pruner is not None:
@@ -152,7 +152,7 @@ def _gradient_search(
 
 
 def _gradient_options(asked: Asked, conditions: Conditions) -> DipgoOptions:
-    from dipgo_deploy.search.dipgo_options import PRESETS
+    from dipgo_deploy.search.dipgo.options import PRESETS
 
     gradient = asked.gradient
     options = PRESETS[gradient.preset]
@@ -179,8 +179,8 @@ class _Readings:
         self._polish = search.training.options.polish
 
     def read(self, step: Any) -> tuple[float, str] | None:
-        from dipgo_deploy.search.polish import Polished
-        from dipgo_deploy.search.training import Iteration
+        from dipgo_deploy.search.dipgo.polish import Polished
+        from dipgo_deploy.search.dipgo.training import Iteration
 
         if isinstance(step, Iteration):
             line = f"loss {step.consistency:.3f}, cost {step.cost:.4f}, kept {step.kept:.0%}"

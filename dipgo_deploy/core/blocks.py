@@ -49,7 +49,7 @@ class Block:
 
     ``features`` names its distinct output tensors in the order its forward returns them; ``residual_input`` the value
     that enters it, where output and input have one shape (else None); ``macs`` and ``weight_bytes`` cover the pieces
-    inside it; ``ms`` is a measured latency in milliseconds, where there is one.
+    inside it.
     """
 
     name: str
@@ -57,7 +57,6 @@ class Block:
     residual_input: str | None
     macs: Macs
     weight_bytes: int
-    ms: float | None = None
 
 
 @dataclass(frozen=True)

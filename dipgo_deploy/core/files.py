@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,13 +81,20 @@ def format_of(path: Path) -> str:
 
 
 def load_document(
-    path: Path, kind: str, schema: type[T], version_key: str = "format_version", reads: str = FORMAT_VERSION
+    path: Path,
+    kind: str,
+    schema: type[T],
+    version_key: str = "format_version",
+    reads: str = FORMAT_VERSION,
+    upgrade: Callable[[dict[str, Any]], None] | None = None,
 ) -> T:
     """Read a document of format ``kind`` and of the major version of ``reads``, which ``version_key`` names.
 
-    InputError says in one line what is wrong with the file.
+    ``upgrade`` changes a document of an older program in place. InputError says in one line what is wrong with the file.
     """
     document = read_json(path)
+    if upgrade is not None:
+        upgrade(document)
     found, version = document.pop("format", None), str(document.pop(version_key, "0"))
     if found != kind:
         raise InputError(f"{path} has format {found!r}, {kind!r} is wanted: name a {kind} file")
@@ -116,9 +124,17 @@ def save_block_graph(path: Path, graph: BlockGraph) -> None:
 
 def load_block_graph(path: Path) -> BlockGraph:
     """Read and check ``blocks.json``; InputError if damaged."""
-    graph = load_document(path, "blocks", BlockGraph)
+    graph = load_document(path, "blocks", BlockGraph, upgrade=_drop_block_ms)
     check_block_graph(graph, str(path))
     return graph
+
+
+def _drop_block_ms(document: dict[str, Any]) -> None:
+    """Remove the field ``ms`` of blocks. Older programs wrote it, always as null."""
+    blocks_read = document.get("blocks")
+    for block in blocks_read if isinstance(blocks_read, list) else ():
+        if isinstance(block, dict) and block.get("ms", 0) is None:
+            del block["ms"]
 
 
 def save_program(path: Path, value: Program) -> None:

@@ -16,7 +16,7 @@ from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 
 __all__ = ["loaded_together", "probe_programs"]
 

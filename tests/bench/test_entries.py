@@ -9,7 +9,7 @@ from dipgo_deploy.bench.entries import bench_entries, weight_bytes
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_another_contract_and_other_blocks_are_refused(bundle, traced):
     foreign = replace(bundle, folder=bundle.folder / "b", manifest=replace(bundle.manifest, contract=other))
     with pytest.raises(InputError, match="b was made for guidance none"):
         bench_entries([bundle, foreign])
-    layers = search_schedule(traced("digits-unet", "layer").blocks, contract, SearchOptions("uniform", 0.5))
+    layers = schedule_by_rule(traced("digits-unet", "layer").blocks, contract, SearchOptions("uniform", 0.5))
     with pytest.raises(InputError, match="at granularity layer, the bundles at stage: export it, and name its bundle"):
         bench_entries([bundle], [("layers", layers)])
 

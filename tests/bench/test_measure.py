@@ -18,7 +18,7 @@ from dipgo_deploy.graphs import export
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.generate import draw
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import DeepCacheOptions, SearchOptions, schedule_by_rule
 
 OPTIONS = BenchOptions(
     batch=2, repeats=2, images=4, converged_images=2, converged_calls=20, tuning_images=2, threads=1, command="test"
@@ -66,8 +66,8 @@ def bundles(digits_unet, traced, tmp_path_factory):
         make_contract(digits_unet, steps=8),
     )  # of a number that divides 1000, so that no timestep is rounded
     graph = traced("digits-unet", "stage").blocks
-    searches = {"half": SearchOptions("uniform", 0.5), "cheap": SearchOptions("deepcache", 0.5, interval=4, depth=1)}
-    schedules = {name: search_schedule(graph, contract, search) for name, search in searches.items()}
+    searches = {"half": SearchOptions("uniform", 0.5), "cheap": SearchOptions("deepcache", 0.5, settings=DeepCacheOptions(4, 1))}
+    schedules = {name: schedule_by_rule(graph, contract, search) for name, search in searches.items()}
     return {name: load_bundle(export(digits_unet, one, folder / name)) for name, one in schedules.items()}
 
 

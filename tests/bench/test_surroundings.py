@@ -12,7 +12,7 @@ from dipgo_deploy.bench.surroundings import time_surroundings
 from dipgo_deploy.graphs import export
 from dipgo_deploy.models import load_model, make_contract
 from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from tests.models.pipelines import pipeline_from
 
 OPTIONS = BenchOptions(batch=2, repeats=2, images=2, converged_images=0, tuning_images=2, threads=1)
@@ -33,7 +33,7 @@ def bundle(digits_unet, traced, tmp_path_factory):
     folder = tmp_path_factory.mktemp("surroundings")
     model = load_model(pipeline_from(digits_unet.folder, folder / "model"))
     contract = make_contract(model, steps=4, guidance="concat")
-    schedule = search_schedule(traced("digits-unet", "stage").blocks, contract, SearchOptions("uniform", 0.5))
+    schedule = schedule_by_rule(traced("digits-unet", "stage").blocks, contract, SearchOptions("uniform", 0.5))
     return load_bundle(export(model, schedule, folder / "bundle"))
 
 

@@ -79,7 +79,7 @@ def test_a_search_by_judge_on_two_prompts(pipeline, tmp_path, capsys, monkeypatc
 
 def test_a_pruner_knows_its_prompts(pipeline, tmp_path, capsys, monkeypatch):
     from dipgo_deploy.models import with_prompts
-    from dipgo_deploy.search.pruner_file import read_record
+    from dipgo_deploy.search.dipgo.pruner_file import read_record
 
     dipgo = ("--method", "dipgo", "--iterations", 1, "--polish", 0)
     assert run(words(search(pipeline, tmp_path, "a cat", *dipgo))) == 0

@@ -17,7 +17,7 @@ from dipgo_deploy.graphs.trace import BLOCKS_FILE
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
 from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from tests.models.families import tiny
 
 
@@ -43,7 +43,7 @@ def test_shapes_alone_give_the_same_block_graph(name, granularity, tmp_path):
     programs = []
     for model, graph in ((whole, known), (shapes, found)):
         contract = make_contract(model, sampler="flow-euler" if name == "flux" else "ddim", steps=4)
-        schedule = search_schedule(graph, contract, SearchOptions("random", 0.5))
+        schedule = schedule_by_rule(graph, contract, SearchOptions("random", 0.5))
         programs.append(lower(schedule, graph, read_sampler(contract.sampler)))
     assert memory_bytes(programs[0], 2) == memory_bytes(programs[1], 2) and programs[0].macs == programs[1].macs
 
@@ -54,7 +54,7 @@ def test_nothing_is_cut_from_shapes(tmp_path):
     assert sorted(path.name for path in traced.folder.iterdir()) == [BLOCKS_FILE, "config.json"]
     with pytest.raises(InputError, match=r"has no master.onnx: trace the model again"):
         load_trace(traced.folder)
-    schedule = search_schedule(traced.blocks, make_contract(shapes, steps=4), SearchOptions("uniform", 0.5))
+    schedule = schedule_by_rule(traced.blocks, make_contract(shapes, steps=4), SearchOptions("uniform", 0.5))
     with pytest.raises(InputError, match="DiTTransformer2DModel has shapes alone, a bundle needs its weights"):
         export(shapes, schedule, tmp_path / "bundle")
 

@@ -15,7 +15,7 @@ from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.graphs.variant import Variant, load_variant, write_variant
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime import LoadedBundle, load_bundle
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from tests.models.families import tiny
 from tests.runtime.bundles import few_graphs
 

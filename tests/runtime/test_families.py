@@ -12,7 +12,7 @@ from filelock import FileLock
 from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime import VerifyOptions, load_bundle, verify
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from tests.models.families import FAMILIES, tiny
 
 CELLS = [

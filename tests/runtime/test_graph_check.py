@@ -13,12 +13,12 @@ from dipgo_deploy.graphs import ExportOptions, export, trace
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.graph_check import check_graphs, record_first_calls
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 
 
 def bundle_of(model, folder, layout="subnets"):
     contract = make_contract(model, sampler="ddim", steps=6, guidance="concat")
-    schedule = search_schedule(trace(model).blocks, contract, SearchOptions("random", 0.5, seed=1))
+    schedule = schedule_by_rule(trace(model).blocks, contract, SearchOptions("random", 0.5, seed=1))
     return load_bundle(export(model, schedule, folder, ExportOptions(layout=layout)))
 
 

@@ -14,7 +14,7 @@ import pytest
 from dipgo_deploy.graphs import ExportOptions, export
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime import VerifyOptions, load_bundle, verify
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 
 GRANULARITIES = [
     ("digits-unet", "stage"),

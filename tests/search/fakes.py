@@ -9,7 +9,7 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.search.candidate import ComputeSets
-from dipgo_deploy.search.pricing import Pricer
+from dipgo_deploy.search.cost import Pricer
 from tests.search.graphs import contract_of
 
 Score = Callable[[ComputeSets], float]

@@ -6,8 +6,8 @@ from typing import Any
 
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.search.dipgo_options import DipgoOptions
-from dipgo_deploy.search.training import Training
+from dipgo_deploy.search.dipgo.options import DipgoOptions
+from dipgo_deploy.search.dipgo.training import Training
 
 SMALL: dict[str, Any] = {"iterations": 4, "batch": 1, "pool": 2, "ratios": (0.3, 0.6), "polish": 0, "polish_images": 1}
 

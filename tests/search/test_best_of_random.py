@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dipgo_deploy.search import TOLERANCE, SearchOptions, search_schedule
-from dipgo_deploy.search.best_of_random import best_of_random
+from dipgo_deploy.search import TOLERANCE, SearchOptions, schedule_by_rule
+from dipgo_deploy.search.random_schedules import best_of_random
 from tests.search.fakes import FakeJudge
 from tests.search.graphs import contract_of, unet_like
 from tests.search.runs import run
@@ -20,7 +20,7 @@ def test_the_winner_is_the_best_of_schedules_that_the_method_random_gives() -> N
     trials, found = run(best_of_random(judge, SearchOptions("best-random", 0.5, seed=3, candidates=4)))
     contract = contract_of(GRAPH, 20)
     drawn = [
-        search_schedule(GRAPH, contract, SearchOptions("random", 0.5, seed=seed)).computed for seed in range(12, 16)
+        schedule_by_rule(GRAPH, contract, SearchOptions("random", 0.5, seed=seed)).computed for seed in range(12, 16)
     ]
     assert set(judge.known) == set(drawn)
     assert tuple(found.computed) == max(drawn, key=late) == drawn[int(found.knobs["random_seed"]) - 12]

@@ -7,7 +7,7 @@ import pytest
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.schedule import full_schedule
-from dipgo_deploy.search.calibration import Judge, calibrate, images_of
+from dipgo_deploy.search.calibration import calibrate, images_of
 from tests.search.gradient import contract_for
 
 

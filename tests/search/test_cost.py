@@ -9,8 +9,7 @@ from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.search.candidate import schedule_from_sets
-from dipgo_deploy.search.cost import GateCost, block_milliseconds
-from dipgo_deploy.search.pricing import Pricer
+from dipgo_deploy.search.cost import GateCost, Pricer, block_milliseconds
 from tests.search.graphs import chain_like, contract_of, unet_like
 
 CASES = [(unet_like(), "output"), (chain_like(), "output"), (chain_like(), "residual")]

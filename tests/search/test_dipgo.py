@@ -12,11 +12,11 @@ from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search import dipgo as module
-from dipgo_deploy.search.dipgo import GradientSearch
-from dipgo_deploy.search.dipgo_options import DipgoOptions
+from dipgo_deploy.search.dipgo.options import DipgoOptions
+from dipgo_deploy.search.dipgo.polish import Polished
+from dipgo_deploy.search.dipgo.search import GradientSearch
+from dipgo_deploy.search.dipgo.training import Iteration
 from dipgo_deploy.search.options import TOLERANCE
-from dipgo_deploy.search.polish import Polished
-from dipgo_deploy.search.training import Iteration
 from tests.search.gradient import SMALL, contract_for
 
 RATIO = 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.search.dipgo_options import PRESETS, DipgoOptions
+from dipgo_deploy.search.dipgo.options import PRESETS, DipgoOptions
 
 
 @pytest.mark.parametrize(

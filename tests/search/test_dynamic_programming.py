@@ -8,7 +8,7 @@ from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.search import TOLERANCE, SearchOptions
-from dipgo_deploy.search.calibration import Judge, calibrate
+from dipgo_deploy.search.calibration import calibrate
 from dipgo_deploy.search.dynamic_programming import dynamic_programming, finalists
 from tests.search.fakes import FakeJudge
 from tests.search.graphs import chain_like, unet_like

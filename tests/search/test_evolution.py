@@ -6,8 +6,8 @@ import pytest
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.search import TOLERANCE, SearchOptions
-from dipgo_deploy.search.best_of_random import best_of_random
 from dipgo_deploy.search.evolution import evolutionary
+from dipgo_deploy.search.random_schedules import best_of_random
 from tests.search.fakes import FakeJudge, hidden_optimum
 from tests.search.graphs import chain_like, unet_like
 from tests.search.runs import run

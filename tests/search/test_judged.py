@@ -9,7 +9,7 @@ from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.search import TOLERANCE, SearchOptions
-from dipgo_deploy.search.calibration import Calibration, Judge, calibrate
+from dipgo_deploy.search.calibration import Calibration, calibrate
 from dipgo_deploy.search.judged import search_with_model
 from dipgo_deploy.search.trial import Trial
 from tests.search.fakes import FakeJudge

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dipgo_deploy.search import objective as module
-from dipgo_deploy.search.cost import GateCost
-from dipgo_deploy.search.dipgo_options import DipgoOptions
-from dipgo_deploy.search.objective import Objective
-from dipgo_deploy.search.pricing import Pricer
+from dipgo_deploy.search.cost import GateCost, Pricer
+from dipgo_deploy.search.dipgo import objective as module
+from dipgo_deploy.search.dipgo.objective import Objective
+from dipgo_deploy.search.dipgo.options import DipgoOptions
 from dipgo_deploy.supernet.memory import gradient_memory, measure_step
 from tests.search.gradient import SMALL, contract_for
 

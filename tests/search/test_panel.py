@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from dipgo_deploy.search.panel import Panel
 from tests.search.fakes import FakeJudge
 from tests.search.graphs import unet_like
 

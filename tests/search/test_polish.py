@@ -7,11 +7,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from dipgo_deploy.search.cost import GateCost
-from dipgo_deploy.search.panel import Panel
-from dipgo_deploy.search.polish import Polished, PolishOptions, polish
-from dipgo_deploy.search.pricing import Pricer
-from dipgo_deploy.search.threshold import sets_of
+from dipgo_deploy.search.cost import GateCost, Pricer
+from dipgo_deploy.search.dipgo.polish import Polished, PolishOptions, polish
+from dipgo_deploy.search.dipgo.threshold import sets_of
 from tests.search.fakes import FakeJudge, hidden_optimum
 from tests.search.graphs import chain_like, unet_like
 

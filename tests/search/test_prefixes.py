@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.core.blocks import PREDICTION
-from dipgo_deploy.search.calibration import Judge, calibrate
+from dipgo_deploy.search.calibration import calibrate
 from tests.search.gradient import contract_for
 
 CASES = [("digits_unet", "digits-unet", "output"), ("digits_dit", "digits-dit", "residual")]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.search.pruner import Pruner, PrunerShape, spread_prior
+from dipgo_deploy.search.dipgo.pruner import Pruner, PrunerShape, spread_prior
 
 SHAPE = (5, 3)
 

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.search import pruner_file
-from dipgo_deploy.search.dipgo_options import DipgoOptions
-from dipgo_deploy.search.pruner_file import load_training, read_record, save_training
+from dipgo_deploy.search.dipgo import pruner_file
+from dipgo_deploy.search.dipgo.options import DipgoOptions
+from dipgo_deploy.search.dipgo.pruner_file import load_training, read_record, save_training
 from tests.search.gradient import contract_for, training_of
 from tests.search.graphs import chain_like, contract_of
 

@@ -15,7 +15,7 @@ from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models.contracts import make_contract
 from dipgo_deploy.models.loading import model_from_module
 from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.search.published import schedule_from_table
+from dipgo_deploy.search.interchange.dipgo import schedule_from_table
 from tests.search.graphs import contract_of, unet_like
 
 PUBLISHED = json.loads((Path(__file__).parent.parent / "data" / "dipgo_sd15_ratio080.json").read_text())

@@ -11,15 +11,15 @@ from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.liveness import plan_steps, pruned_ratio
 from dipgo_deploy.core.schedule import Schedule, check_schedule
-from dipgo_deploy.search import TOLERANCE, SearchOptions, search_schedule
-from dipgo_deploy.search.options import JUDGED, RULES
+from dipgo_deploy.search import TOLERANCE, SearchOptions, schedule_by_rule
+from dipgo_deploy.search.options import RULES
 from tests.search.graphs import chain_like, contract_of, unet_like
 
 CASES = [(unet_like(), "output"), (chain_like(), "output"), (chain_like(), "residual")]
 
 
 def search(graph: BlockGraph, steps: int, method: str, ratio: float, kind: Kind = "output", **knobs: int) -> Schedule:
-    return search_schedule(graph, contract_of(graph, steps), SearchOptions(method, ratio, kind, **knobs))
+    return schedule_by_rule(graph, contract_of(graph, steps), SearchOptions(method, ratio, kind, **knobs))
 
 
 @pytest.mark.parametrize("method", RULES)
@@ -144,4 +144,4 @@ def test_search_refuses_knobs_and_kinds_that_do_not_fit_the_model() -> None:
         search(unet_like(), 10, "fora", 0.5, "residual")
     graph = unet_like()
     with pytest.raises(InputError, match=r"traced from model_digest ddd.*trace that model"):
-        search_schedule(graph, replace(contract_of(graph, 5), model_digest="e" * 64), SearchOptions("fora", 0.5))
+        schedule_by_rule(graph, replace(contract_of(graph, 5), model_digest="e" * 64), SearchOptions("fora", 0.5))

@@ -10,7 +10,7 @@ from dipgo_deploy.core.sampler import LinearSampler, Update
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.models.sampler_reading import next_latent, read_sampler
-from dipgo_deploy.search.calibration import Judge, calibrate
+from dipgo_deploy.search.calibration import calibrate
 from dipgo_deploy.search.sensitivity import FullRun, holding_costs, random_probes, record_full_run
 
 STEPS, BATCH, SHAPE = 5, 3, (1, 2, 2)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.search import training as module
-from dipgo_deploy.search.threshold import sets_of
+from dipgo_deploy.search.dipgo import training as module
+from dipgo_deploy.search.dipgo.threshold import sets_of
 from tests.search.gradient import training_of
 
 PENALTY = {"budget": "penalty", "loss": "ssim", "cost": "cascade", "learning_rate": 0.1}

@@ -18,8 +18,7 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets
-from dipgo_deploy.search.interchange.nearest import check_same
+from dipgo_deploy.search.candidate import ComputeSets, check_computes, schedule_from_sets
 
 __all__ = ["CacheDitSettings", "read", "write"]
 
@@ -104,7 +103,7 @@ def write(schedule: Schedule) -> dict[str, Any]:
             first = max(row.index(False), 1)
             last = min(row[::-1].index(False), len(row) - first - 1)
         nearest = _sets(schedule.blocks, mask, first, last)
-        check_same(schedule, nearest, f"cache-dit with the first {first} and the last {last} blocks computed")
+        check_computes(schedule, nearest, f"cache-dit with the first {first} and the last {last} blocks computed")
     settings = {
         "Fn_compute_blocks": first,
         "Bn_compute_blocks": last,

@@ -22,8 +22,7 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets
-from dipgo_deploy.search.interchange.nearest import agreed_steps, check_same
+from dipgo_deploy.search.candidate import ComputeSets, agreeing_steps, check_computes, schedule_from_sets
 
 __all__ = ["DeepCacheSettings", "deepcache_sets", "read", "write"]
 
@@ -107,6 +106,6 @@ def write(schedule: Schedule) -> dict[str, Any]:
     branches = range(_LAYERS_A_LEVEL * _levels(names) or 1)
     branch = min(branches, key=lambda one: len(found ^ _shallow(names, one)))
     candidates = (deepcache_sets(names, timesteps, n, branch) for n in range(2, schedule.steps + 1))
-    interval, nearest = max(enumerate(candidates, start=2), key=lambda pair: agreed_steps(schedule, pair[1]))
-    check_same(schedule, nearest, f"deepcache with interval {interval} and branch {branch}")
+    interval, nearest = max(enumerate(candidates, start=2), key=lambda pair: agreeing_steps(schedule, pair[1]))
+    check_computes(schedule, nearest, f"deepcache with interval {interval} and branch {branch}")
     return asdict(DeepCacheSettings(interval, branch))

@@ -13,8 +13,7 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets
-from dipgo_deploy.search.interchange.nearest import check_same
+from dipgo_deploy.search.candidate import ComputeSets, check_computes, schedule_from_sets
 
 __all__ = ["ForaSettings", "read", "write"]
 
@@ -49,5 +48,5 @@ def write(schedule: Schedule) -> dict[str, Any]:
     full = [step for step, row in enumerate(schedule.compute) if all(row)]
     interval = full[1] if len(full) > 1 else schedule.steps
     nearest = _sets(schedule.blocks, schedule.steps, interval)
-    check_same(schedule, nearest, f"fora with interval {interval}")
+    check_computes(schedule, nearest, f"fora with interval {interval}")
     return {"interval": interval}
