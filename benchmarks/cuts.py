@@ -18,12 +18,12 @@ import numpy as np
 import onnx
 
 from dipgo_deploy.bench.entries import weight_bytes
+from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.program import Layout
-from dipgo_deploy.graphs import ExportOptions, cut, export, trace
+from dipgo_deploy.graphs import cut, trace
 from dipgo_deploy.graphs.cut import load_master
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
-from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.search.random_schedules import random_schedule
 

@@ -23,14 +23,14 @@ from typing import Any
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
+from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.graphs import export, trace
+from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
-from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.environment import environment
-from dipgo_deploy.runtime.inputs import run_inputs
+from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
 
 RESULTS = Path(__file__).parent / "results" / "efficiency.json"

@@ -19,17 +19,16 @@ from typing import Any
 from published_schedule import published_schedule
 from resumable import Row, completed
 
+from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.disk import cache_folder
 from dipgo_deploy.core.program import Layout
-from dipgo_deploy.graphs import ExportOptions, export, trace
-from dipgo_deploy.graphs.trace import cache_folder
+from dipgo_deploy.engines.build import EngineOptions
+from dipgo_deploy.engines.planner import PlanOptions, plan
+from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.models.random_weights import load_random
-from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.runtime.engine_options import EngineOptions
-from dipgo_deploy.runtime.engines import build
-from dipgo_deploy.runtime.planner import PlanOptions, plan
 from dipgo_deploy.trt.job import BuildFlags
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"

@@ -28,14 +28,14 @@ from typing import Any
 from published_schedule import published_schedule
 from resumable import completed
 
+from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.core.program import memory_bytes
-from dipgo_deploy.graphs import ExportOptions, cut_program, export, trace
+from dipgo_deploy.graphs import cut_program, trace
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import LoadedModel, load_random, make_contract, read_random_config
 from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.runtime.graph_check import check_graphs
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
+from dipgo_deploy.verify.graph_check import check_graphs
 
 RESULTS = Path(__file__).parent / "results" / "full_size.json"
 

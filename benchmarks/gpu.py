@@ -33,21 +33,21 @@ from resumable import Row, completed
 from dipgo_deploy.bench.contenders import started
 from dipgo_deploy.bench.stages import queued
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
+from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.files import load_schedule
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.core.schedule import Schedule, full_schedule
-from dipgo_deploy.graphs import ExportOptions, Trace, cut_program, export, trace
+from dipgo_deploy.engines.planner import PlanOptions, plan
+from dipgo_deploy.graphs import Trace, cut_program, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models import LoadedModel, make_contract
 from dipgo_deploy.models.random_weights import load_random, read_random_config
 from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.runtime.clock import clock_for
-from dipgo_deploy.runtime.inputs import Inputs, run_inputs
-from dipgo_deploy.runtime.interpreter import Session
-from dipgo_deploy.runtime.loaded import onnxruntime_class
-from dipgo_deploy.runtime.planner import PlanOptions, plan
+from dipgo_deploy.runtime.generate import Inputs, run_inputs
+from dipgo_deploy.runtime.open import onnxruntime_class
+from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
 
@@ -161,8 +161,7 @@ def session_of(of: Subject, schedule: Schedule, cell: Cell, given: Given) -> Ses
 
 def engines_of(of: Subject, schedule: Schedule, layout: Layout, given: Given, cuda_graph: bool) -> Session:
     """As ``session_of``, through a bundle and its engines, which stay in the work folder: a second try goes on."""
-    from dipgo_deploy.runtime.engine_options import EngineOptions
-    from dipgo_deploy.runtime.engines import build
+    from dipgo_deploy.engines.build import EngineOptions
     from dipgo_deploy.trt.target import load_target
 
     load_target("tensorrt", "run")

@@ -23,8 +23,8 @@ from dipgo_deploy.core.blocks import ZERO_MACS
 from dipgo_deploy.core.contract import Contract, SamplerSpec
 from dipgo_deploy.core.program import Call, Combine, Graph, Program, Run, Term
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from dipgo_deploy.runtime.session import Session
 
 SHAPE = (1, 4, 4)
 

@@ -25,13 +25,14 @@ from resumable import Row, completed
 
 sys.path.append(str(Path(__file__).parents[1]))  # The tiny models stand among the tests, which nobody installs.
 
+from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.core.blocks import Kind
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import GateError
-from dipgo_deploy.graphs import ExportOptions, export, trace
+from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, LoadedModel, load_model, make_contract
-from dipgo_deploy.runtime import VerifyOptions, VerifyReport, load_bundle, verify
 from dipgo_deploy.search.random_schedules import random_schedule
+from dipgo_deploy.verify import VerifyOptions, VerifyReport
 from tests.models.families import FAMILIES, tiny
 
 RESULTS = Path(__file__).parent / "results" / "ladder.json"

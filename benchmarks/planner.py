@@ -25,18 +25,17 @@ from resumable import Row, completed
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import Schedule, full_schedule
+from dipgo_deploy.engines.probes import probe_programs
+from dipgo_deploy.engines.profile import ProfileOptions, latency_table, time_calls
 from dipgo_deploy.graphs import Trace, cut_program, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.lowering.latency import predict_ms
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.clock import Clock, HostClock
-from dipgo_deploy.runtime.inputs import run_inputs
-from dipgo_deploy.runtime.interpreter import Session
+from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from dipgo_deploy.runtime.probes import probe_programs
-from dipgo_deploy.runtime.profile_options import ProfileOptions
-from dipgo_deploy.runtime.profiling import medians, table_of, timed_call_by_call
+from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.search.random_schedules import random_schedule
 
 RESULTS = Path(__file__).parent / "results" / "planner.json"
@@ -110,7 +109,9 @@ def measure(cell: Cell, sizes: Sizes) -> Row:
         for turn in turns:
             turn()
         print(f"{cell.model} round {done} of {sizes.rounds}", file=sys.stderr, flush=True)
-    table = table_of([medians(timer.session.program, timer.calls_ms[1:]) for timer in probes], traced.blocks, options)
+    table = latency_table(
+        [medians(timer.session.program, timer.calls_ms[1:]) for timer in probes], traced.blocks, options
+    )
     rows = [judged(timer, predict_ms(timer.session.program, traced.blocks, table)) for timer in tested]
     errors = [abs(row["error"]) for row in rows]
     return {
@@ -154,7 +155,7 @@ class Timer:
 
     def probe(self) -> None:
         """Time every call once."""
-        self.calls_ms.append(timed_call_by_call(self.session, self.model, self.clock))
+        self.calls_ms.append(time_calls(self.session, self.model, self.clock))
 
     def run(self) -> None:
         """Time one run."""

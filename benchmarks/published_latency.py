@@ -25,13 +25,13 @@ from published_schedule import published_schedule
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.timing import Stopwatch, time_rounds
+from dipgo_deploy.bundle import Bundle, ExportOptions, export, load_bundle
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.liveness import pruned_ratio
-from dipgo_deploy.graphs import ExportOptions, export, trace
+from dipgo_deploy.core.sampler import noise_for
+from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
-from dipgo_deploy.runtime import LoadedBundle, load_bundle
 from dipgo_deploy.runtime.environment import environment
-from dipgo_deploy.runtime.generate import noise_for
 
 RESULTS = Path(__file__).parent / "results" / "published_latency.json"
 
@@ -42,7 +42,7 @@ def architecture(config: str, latent: int) -> LoadedModel:
     return replace(model, latent_shape=(model.latent_shape[0], latent, latent))
 
 
-def exported(model: LoadedModel, given: argparse.Namespace, folder: Path) -> LoadedBundle:
+def exported(model: LoadedModel, given: argparse.Namespace, folder: Path) -> Bundle:
     """The bundle of the published schedule."""
     contract = make_contract(model, sampler=given.sampler, steps=50, guidance=given.guidance)
     schedule = published_schedule(trace(model, granularity="stage").blocks, contract)

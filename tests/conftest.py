@@ -76,7 +76,7 @@ def bundle_folder(reference_model, traced, session_folder: Path) -> Path:
     """A bundle of digits-unet: six DDIM steps under guidance, a random schedule. Not to be changed: see bundle_copy."""
     import numpy as np
 
-    from dipgo_deploy.graphs import export
+    from dipgo_deploy.bundle import export
     from dipgo_deploy.models import make_contract
     from dipgo_deploy.search.random_schedules import random_schedule
 
@@ -97,7 +97,7 @@ def bundle_copy(bundle_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def sd_pipeline(session_folder: Path) -> Path:
     """A tiny Stable Diffusion pipeline as diffusers saves it. Not to be changed."""
-    from tests.runtime.dropin.pipelines import build
+    from tests.pipeline.pipelines import build
 
     folder = session_folder / "dropin" / "sd"
     with FileLock(session_folder / "dropin-sd.lock"):
@@ -109,7 +109,7 @@ def sd_pipeline(session_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def sd_bundle(sd_pipeline: Path, session_folder: Path) -> Path:
     """Its bundle: DDIM, six steps, concatenated guidance, a random schedule. Not to be changed."""
-    from tests.runtime.dropin.pipelines import make_bundle
+    from tests.pipeline.pipelines import make_bundle
 
     folder = session_folder / "dropin" / "bundle"
     with FileLock(session_folder / "dropin-bundle.lock"):

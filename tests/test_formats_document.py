@@ -15,7 +15,7 @@ from dipgo_deploy.core.contract import Contract, SamplerSpec
 from dipgo_deploy.core.engine import EngineRecord, EngineTensor
 from dipgo_deploy.core.files import load_schedule
 from dipgo_deploy.core.latency import LatencyTable
-from dipgo_deploy.core.precision import Island, PrecisionRecord
+from dipgo_deploy.core.precision import FallbackNodes, PrecisionRecord
 from dipgo_deploy.core.program import Combine, Graph, Program, Run, Sample, Term
 
 TEXT = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def test_the_hand_written_schedule_loads(tmp_path):
         Contract,
         EngineRecord,
         EngineTensor,
-        Island,
+        FallbackNodes,
         LatencyTable,
         PrecisionRecord,
         SamplerSpec,

@@ -18,20 +18,20 @@ from dipgo_deploy.bench.entries import FULL, Entry
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.report import Kind
 from dipgo_deploy.bench.variants import SPACINGS
+from dipgo_deploy.bundle import Bundle
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError, InputError, UsageError
 from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import sampler_spec
 from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.backend import Backend
-from dipgo_deploy.runtime.inputs import Inputs, run_inputs
-from dipgo_deploy.runtime.interpreter import Session
-from dipgo_deploy.runtime.loaded import onnxruntime_class
-from dipgo_deploy.runtime.opened import engine_records
+from dipgo_deploy.runtime.generate import Inputs, run_inputs
+from dipgo_deploy.runtime.open import engine_records, onnxruntime_class, open_session
+from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.trt.target import load_target
 
@@ -72,7 +72,7 @@ class FullNetwork:
     Raises UsageError for a batch outside the contract or an unknown device, MissingError for a missing device.
     """
 
-    def __init__(self, bundle: LoadedBundle, options: BenchOptions) -> None:
+    def __init__(self, bundle: Bundle, options: BenchOptions) -> None:
         self.bundle, self.options = bundle, options
         self.contract = bundle.manifest.contract
         self.guidance_scale = self.contract.guidance_scale(options.guidance_scale)
@@ -81,17 +81,20 @@ class FullNetwork:
         """An entry's program on a backend of its own."""
         options = self.options
         session, start = started(
-            lambda: entry.bundle.session(
+            lambda: open_session(
+                entry.bundle,
                 options.batch,
-                backend=options.backend,
+                RunOptions(
+                    options.backend,
+                    options.device,  # type: ignore[arg-type]
+                    options.threads,
+                    options.cuda_graph,
+                    options.compiler,
+                    options.gpu_memory,
+                    options.trust_engines,
+                ),
                 guidance_scale=self.guidance_scale,
-                threads=options.threads,
-                device=options.device,
                 compiled=entry.compiled,
-                cuda_graph=options.cuda_graph,
-                compiler=options.compiler,
-                gpu_memory=options.gpu_memory,
-                trust_engines=options.trust_engines,
             ),
             self._inputs,
             options.device,

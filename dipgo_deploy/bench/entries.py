@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from dipgo_deploy.bundle import Bundle, CompiledProgram
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.contract import check_same_contract
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs.weights import read_layout
-from dipgo_deploy.runtime import Compiled, LoadedBundle
 
 __all__ = ["FULL", "Entry", "bench_entries", "weight_bytes"]
 
@@ -26,9 +26,9 @@ class Entry:
     """A schedule under the name of its row: a bundle's own, or ``compiled`` from a bundle's master graph."""
 
     name: str
-    bundle: LoadedBundle
+    bundle: Bundle
     schedule: Schedule
-    compiled: Compiled | None = None
+    compiled: CompiledProgram | None = None
 
     @property
     def program(self) -> Program:
@@ -43,7 +43,7 @@ class Entry:
         return tuple(dict.fromkeys(computed))
 
 
-def bench_entries(bundles: Sequence[LoadedBundle], schedules: Sequence[tuple[str, Schedule]] = ()) -> tuple[Entry, ...]:
+def bench_entries(bundles: Sequence[Bundle], schedules: Sequence[tuple[str, Schedule]] = ()) -> tuple[Entry, ...]:
     """Entries of ``bundles`` under their folders' names, then of ``schedules`` under the given ones.
 
     A schedule is compiled from the first bundle whose model is divided into the same blocks. Raises UsageError for no
@@ -73,7 +73,7 @@ def _check_names(names: Sequence[str]) -> None:
             )
 
 
-def _compiled(name: str, schedule: Schedule, bundles: Sequence[LoadedBundle]) -> Entry:
+def _compiled(name: str, schedule: Schedule, bundles: Sequence[Bundle]) -> Entry:
     for bundle in bundles:
         if bundle.blocks.block_names == schedule.blocks:
             return Entry(name, bundle, schedule, bundle.compile(schedule))
@@ -84,7 +84,7 @@ def _compiled(name: str, schedule: Schedule, bundles: Sequence[LoadedBundle]) ->
     )
 
 
-def weight_bytes(bundle: LoadedBundle, program: Program | None = None) -> int:
+def weight_bytes(bundle: Bundle, program: Program | None = None) -> int:
     """Bytes of weights in a bundle: all tensors of its weights file, and the constants inside each of its graphs.
 
     With a ``program``, the graphs are those of that one.

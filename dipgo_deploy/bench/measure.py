@@ -26,8 +26,8 @@ from dipgo_deploy.bench.report import BenchReport, Row
 from dipgo_deploy.bench.rows import Judging
 from dipgo_deploy.bench.stages import Progress, drawn, labels_of, timed
 from dipgo_deploy.bench.surroundings import time_surroundings
+from dipgo_deploy.bundle import Bundle
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.runtime import LoadedBundle
 from dipgo_deploy.runtime.environment import environment
 
 __all__ = ["bench"]
@@ -38,7 +38,7 @@ _HELD_OUT = 1_000_000
 
 
 def bench(
-    bundles: LoadedBundle | Sequence[LoadedBundle],
+    bundles: Bundle | Sequence[Bundle],
     options: BenchOptions | None = None,
     schedules: Sequence[tuple[str, Schedule]] = (),
 ) -> Iterator[Progress | BenchReport]:
@@ -54,7 +54,7 @@ def bench(
         InputError: a damaged bundle, or one of another model or contract than the first.
         MissingError: a missing device.
     """
-    given = [bundles] if isinstance(bundles, LoadedBundle) else bundles
+    given = [bundles] if isinstance(bundles, Bundle) else bundles
     yield from _Bench(bench_entries(given, schedules), options or BenchOptions()).run()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.runtime.loaded import BackendName
+from dipgo_deploy.core.run_options import BackendName
 
 __all__ = ["BenchOptions"]
 
@@ -27,7 +27,7 @@ class BenchOptions:
         device: ``cpu`` or ``cuda``.
         backend: what runs the bundles: ``onnxruntime``, ``torch``, ``tensorrt`` or ``rtx``. The full run and plain
             samplers run on ONNX Runtime beside engines, which hold one program each, else on the same backend.
-        cuda_graph, compiler, gpu_memory, trust_engines: as LoadedBundle.session takes them.
+        cuda_graph, compiler, gpu_memory, trust_engines: as Bundle.session takes them.
         command: the command line that asked for it, for the record.
 
     Raises UsageError for a value that makes no sense.

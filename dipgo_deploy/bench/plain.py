@@ -14,7 +14,7 @@ from dipgo_deploy.bench.variants import PLAIN_SAMPLERS, Variant, variants
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.models.time_grid import ddim_on_grid
 from dipgo_deploy.runtime.fidelity import psnr_db
-from dipgo_deploy.runtime.generate import draw
+from dipgo_deploy.runtime.generate import generate_batches
 
 __all__ = ["LeftOut", "on_grids", "plain_samplers", "steps_beside"]
 
@@ -71,7 +71,7 @@ def _best(
     scores = np.empty((len(choice), len(targets)))
     for done, variant in enumerate(choice):
         session = network.session(variant.spec, variant.reading)
-        drawn = np.concatenate(list(draw(session, network.bundle, seeds, labels_of(network.bundle, seeds))))
+        drawn = np.concatenate(list(generate_batches(session, network.bundle, seeds, labels_of(network.bundle, seeds))))
         images = np.nan_to_num(drawn, nan=1e6)
         scores[done] = [np.median(psnr_db(images, target)) for target in targets]
         yield Progress(stage, done + 1, len(choice))

@@ -13,10 +13,10 @@ import torch
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.plain import LeftOut
 from dipgo_deploy.bench.stages import Progress
+from dipgo_deploy.bundle import Bundle
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.models.components import PipelineRun, load_component
 from dipgo_deploy.models.pipeline_folder import component_names
-from dipgo_deploy.runtime import LoadedBundle
 
 __all__ = ["Surroundings", "time_surroundings"]
 
@@ -36,7 +36,7 @@ class Surroundings:
         return sum(self.components_ms.values()) if self.components_ms else None
 
 
-def time_surroundings(bundle: LoadedBundle, options: BenchOptions) -> Generator[Progress, None, Surroundings]:
+def time_surroundings(bundle: Bundle, options: BenchOptions) -> Generator[Progress, None, Surroundings]:
     """Time the text encoders and the VAE of a bundle's folder, in PyTorch on the bench's device, median of a few runs.
 
     One prompt is encoded (with its negative under guidance) and a whole batch decoded. A component that is there but
@@ -54,7 +54,7 @@ def time_surroundings(bundle: LoadedBundle, options: BenchOptions) -> Generator[
     return found
 
 
-def _component_ms(bundle: LoadedBundle, name: str, run: PipelineRun, options: BenchOptions) -> float:
+def _component_ms(bundle: Bundle, name: str, run: PipelineRun, options: BenchOptions) -> float:
     with _threads(options.threads):
         act, durations = load_component(bundle.folder, name, run), []
         for _ in range(min(options.repeats, _MOST_REPEATS)):

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from dipgo_deploy.bench.quality import percentiles
 from dipgo_deploy.runtime.clock import Clock, HostClock
 
-__all__ = ["Act", "Stopwatch", "time_rounds"]
+__all__ = ["BoundCall", "Stopwatch", "time_rounds"]
 
 _AGAIN = " (again)"
 
-Act = Callable[[], object]
+BoundCall = Callable[[], object]
 """What is timed."""
 
 
@@ -59,7 +59,7 @@ class Stopwatch:
 
 
 def time_rounds(
-    acts: Mapping[str, Act], base: str, rounds: int, seed: int = 0, clock: Clock | None = None
+    acts: Mapping[str, BoundCall], base: str, rounds: int, seed: int = 0, clock: Clock | None = None
 ) -> Iterator[dict[str, float]]:
     """Run every act once to warm up, then ``rounds`` rounds; yields the durations in ms of each.
 
@@ -83,7 +83,7 @@ def time_rounds(
         yield measured
 
 
-def _duration_ms(act: Act, clock: Clock) -> float:
+def _duration_ms(act: BoundCall, clock: Clock) -> float:
     start = clock.mark()
     act()
     return clock.elapsed_ms(start, clock.mark())

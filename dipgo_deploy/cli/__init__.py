@@ -1,1 +1,1 @@
-"""The command line: one thin file per command that parses, calls one library function and prints."""
+"""The command line: one thin file for each command, which parses, calls one library function and prints."""

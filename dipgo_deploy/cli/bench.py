@@ -13,7 +13,7 @@ import typer
 from dipgo_deploy.cli.options import (
     Backend,
     Batch,
-    Compiled,
+    Compile,
     CudaGraph,
     Device,
     GpuMemory,
@@ -23,8 +23,8 @@ from dipgo_deploy.cli.options import (
     TrustEngines,
     run_options,
 )
-from dipgo_deploy.cli.output import emit, result, say, working
 from dipgo_deploy.cli.source import open_bundle
+from dipgo_deploy.cli.terminal import emit, result, say, working
 
 if TYPE_CHECKING:
     from dipgo_deploy.bench import BenchReport, Progress
@@ -43,13 +43,13 @@ def bench(
     converged_images: Annotated[int, typer.Option(min=0, help="How many of them meet the converged run.")] = 64,
     converged_calls: Annotated[int, typer.Option(min=1, help="Network calls of the converged run.")] = 1000,
     tuning_images: Annotated[int, typer.Option(min=1, help="Held-out images to tune the plain samplers on.")] = 16,
-    guidance: GuidanceScale = None,
+    guidance_scale: GuidanceScale = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 1000,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime.")] = None,
     backend: Backend = "onnxruntime",
     device: Device = None,
     cuda_graph: CudaGraph = False,
-    compiled: Compiled = False,
+    compile_: Compile = False,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
     own_model: OwnModel = None,
@@ -63,6 +63,9 @@ def bench(
     from dipgo_deploy.core.files import load_schedule
 
     _check_targets(out, plot)
+    run = run_options(
+        backend, device, cuda_graph=cuda_graph, compile_=compile_, gpu_memory=gpu_memory, trust_engines=trust_engines
+    )
     options = BenchOptions(
         batch=batch,
         repeats=repeats,
@@ -70,11 +73,16 @@ def bench(
         converged_images=converged_images,
         converged_calls=converged_calls,
         tuning_images=tuning_images,
-        guidance_scale=guidance,
+        guidance_scale=guidance_scale,
         seed=seed,
         threads=threads,
         command=shlex.join(["dipgo-deploy", *sys.argv[1:]]),
-        **run_options(backend, device, cuda_graph, compiled, gpu_memory, trust_engines),
+        device=run.device,
+        backend=run.backend,
+        cuda_graph=run.cuda_graph,
+        compiler=run.compiler,
+        gpu_memory=run.gpu_memory,
+        trust_engines=run.trust_engines,
     )
     with working(f"measuring {', '.join(map(str, bundles))}"):
         schedules = [(path.stem, load_schedule(path)) for path in with_schedule or ()]

@@ -6,16 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Bf16, BundleFolder, Fp16, Json, OwnModel, half_type
-from dipgo_deploy.cli.output import emit, result, working
-from dipgo_deploy.cli.progress import watched
+from dipgo_deploy.cli.options import (
+    Bf16,
+    BundleFolder,
+    Fp16,
+    Json,
+    OwnModel,
+    architectures,
+    batch_range,
+    byte_count,
+    half_type,
+)
 from dipgo_deploy.cli.source import open_bundle
-from dipgo_deploy.cli.units import architectures, batch_range, byte_count
+from dipgo_deploy.cli.terminal import emit, result, show_progress, working
 
 if TYPE_CHECKING:
-    from dipgo_deploy.runtime.engine_options import EngineOptions
-    from dipgo_deploy.runtime.engines import EngineReport
-    from dipgo_deploy.runtime.loaded import LoadedBundle
+    from dipgo_deploy.bundle import Bundle
+    from dipgo_deploy.engines import EngineOptions, EngineReport
 
 
 def build_engine(
@@ -23,13 +30,13 @@ def build_engine(
     fp16: Fp16 = False,
     bf16: Bf16 = False,
     target: Annotated[
-        Literal["tensorrt", "rtx"] | None, typer.Option(help="Library to build with; what is usable here if left out.")
+        Literal["tensorrt", "rtx"] | None, typer.Option(help="Library to build for. Default: the first usable here.")
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option(metavar="SM,…", help="Architectures (sm86,sm89); this machine's GPU if left out.")
+        str | None, typer.Option(metavar="SM,…", help="Architectures (sm86,sm89). Default: this machine's GPU.")
     ] = None,
     batch: Annotated[
-        str | None, typer.Option(metavar="MIN-OPT-MAX", help="Images per call; the contract's range if left out.")
+        str | None, typer.Option(metavar="MIN-OPT-MAX", help="Images per call. Default: the contract's range.")
     ] = None,
     static: Annotated[bool, typer.Option("--static", help="Fix the batch at OPT.")] = False,
     level: Annotated[int | None, typer.Option(min=0, max=5, help="Effort of the builder.")] = None,
@@ -37,23 +44,23 @@ def build_engine(
     version_compatible: Annotated[bool, typer.Option("--version-compatible", help="Run on later versions.")] = False,
     hardware_compatible: Annotated[bool, typer.Option("--hardware-compatible", help="Run on later GPUs.")] = False,
     weight_streaming: Annotated[
-        bool, typer.Option("--weight-streaming", help="Weights may stay in host memory.")
+        bool, typer.Option("--weight-streaming", help="Let weights stay in host memory.")
     ] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Allow the same weights to be put in again.")] = False,
     strip: Annotated[
-        bool, typer.Option("--strip", help="Leave weights out: a load reads them from the bundle.")
+        bool, typer.Option("--strip", help="Leave weights out. A load reads them from the bundle.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Engines built at a time.")] = 1,
     tolerance: Annotated[
-        float | None, typer.Option(help="Local deviation of half precision allowed, relative.")
+        float | None, typer.Option(help="Allowed deviation of one graph in half precision, relative.")
     ] = None,
-    check_images: Annotated[int, typer.Option(min=1, help="Images of the search for islands.")] = 2,
-    check_steps: Annotated[int, typer.Option(min=1, help="Steps of each that are probed.")] = 6,
+    check_images: Annotated[int, typer.Option(min=1, help="Images of the search for fp32 fallback nodes.")] = 2,
+    check_steps: Annotated[int, typer.Option(min=1, help="Steps of each image that are probed.")] = 6,
     own_model: OwnModel = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Build engines of BUNDLE; what stands already is kept, and an interrupted build goes on where it was."""
+    """Build engines of BUNDLE. Engines that are up to date are kept, and an interrupted build goes on."""
     from dipgo_deploy.trt.job import BuildFlags
     from dipgo_deploy.trt.target import load_target
 
@@ -70,12 +77,11 @@ def build_engine(
     )
     gpus = () if gpu is None else architectures(gpu)
     images = None if batch is None else batch_range(batch)
-    usable = load_target(target)  # before anything heavy is imported
-    usable.check_gpus(gpus)
-    usable.check_refit(flags.refittable)
-    from dipgo_deploy.runtime.engine_options import EngineOptions
-    from dipgo_deploy.runtime.engines import build
-    from dipgo_deploy.runtime.islands import IslandOptions
+    library = load_target(target)  # Checked before anything heavy is imported.
+    library.check_gpus(gpus)
+    library.check_refit(flags.refittable)
+    from dipgo_deploy.engines import EngineOptions, build_bundle_engines
+    from dipgo_deploy.engines.fallback import FallbackOptions
 
     options = EngineOptions(
         precision=precision,
@@ -84,45 +90,40 @@ def build_engine(
         batch=images,
         flags=flags,
         workers=workers,
-        islands=IslandOptions(images=check_images, steps=check_steps, tolerance=tolerance),
+        fallback=FallbackOptions(images=check_images, steps=check_steps, tolerance=tolerance),
     )
-    opened = open_bundle(bundle, own_model)
+    loaded = open_bundle(bundle, own_model)
     if dry_run:
-        _print_dry_run(opened, options, as_json)
+        _print_dry_run(loaded, options, as_json)
         return
-    last = watched(build(opened, options), lambda step: step[:2], f"building engines of {bundle}")
-    report = last[2]
-    assert report is not None
-    _print(report, as_json)
+    _print(show_progress(build_bundle_engines(loaded, options), f"building engines of {bundle}"), as_json)
 
 
-def _print_dry_run(bundle: LoadedBundle, options: EngineOptions, as_json: bool) -> None:
+def _print_dry_run(bundle: Bundle, options: EngineOptions, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from dipgo_deploy.cli.engines_view import dry_run_view
-    from dipgo_deploy.runtime.dry_run import dry_run
+    from dipgo_deploy.cli.engine_view import dry_run_view
+    from dipgo_deploy.engines.estimate import dry_run
 
     with working(f"looking at {bundle.folder}"):
-        found = dry_run(bundle, options)
+        estimate = dry_run(bundle, options)
     if as_json:
-        emit({**asdict(found), "counts": found.counts})
+        emit({**asdict(estimate), "counts": estimate.counts})
         return
-    for line in dry_run_view(found):
+    for line in dry_run_view(estimate):
         result(line)
 
 
 def _print(report: EngineReport, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from dipgo_deploy.cli.engines_view import engines_view
+    from dipgo_deploy.cli.engine_view import engines_view
 
     if as_json:
         emit(
             {
                 "folder": str(report.folder),
                 "counts": report.counts,
-                "foretold": dict(report.foretold),
-                "note": report.note,
                 "precision": None if report.precision is None else asdict(report.precision),
                 "engines": [asdict(record) for record in report.records],
             }

@@ -13,7 +13,7 @@ import typer
 
 from dipgo_deploy.cli.options import Json
 from dipgo_deploy.cli.outcome import exit_code
-from dipgo_deploy.cli.output import say
+from dipgo_deploy.cli.terminal import say
 
 __all__ = ["DemoOptions", "demo", "demo_commands"]
 

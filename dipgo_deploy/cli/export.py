@@ -12,18 +12,19 @@ from dipgo_deploy.cli.options import (
     Json,
     Layout,
     Lora,
+    MaxGraphs,
     Model,
     RandomWeights,
     Revision,
     Variant,
 )
-from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
+from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.cli.units import count_text
 
 
 def export(
-    schedule: Annotated[Path, typer.Option(help="The schedule, as search writes it.")],
+    schedule: Annotated[Path, typer.Option(help="A schedule that search wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
     model: Model = None,
     random_weights: RandomWeights = None,
@@ -32,7 +33,7 @@ def export(
     revision: Revision = None,
     config: Config = None,
     layout: Layout = "subnets",
-    limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
+    max_graphs: MaxGraphs = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Typed half precision.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -40,22 +41,22 @@ def export(
     from dipgo_deploy.core.files import load_program, load_schedule
     from dipgo_deploy.core.program import memory_bytes
 
-    wanted = load_schedule(schedule)
+    requested = load_schedule(schedule)
     source = ModelSource(
         model,
         random_weights,
-        wanted.contract.dtype,
+        requested.contract.dtype,
         variant=variant,
         revision=revision,
         config=config,
         loras=tuple(lora or ()),
     )
-    from dipgo_deploy.graphs import ExportOptions
-    from dipgo_deploy.graphs import export as export_bundle
+    from dipgo_deploy.bundle import ExportOptions
+    from dipgo_deploy.bundle import export as export_bundle
 
-    options = ExportOptions(layout=layout, max_graphs=limit_graphs, dtype="float16" if fp16 else None)
+    options = ExportOptions(layout=layout, max_graphs=max_graphs, dtype="float16" if fp16 else None)
     with working(f"exporting {source.label}"):
-        folder = export_bundle(source.load(), wanted, out, options)
+        folder = export_bundle(source.load(), requested, out, options)
     program = load_program(folder / "program.json")
     slots = memory_bytes(program, batch=1)["slots"]
     graphs = [graph.name for graph in program.graphs]

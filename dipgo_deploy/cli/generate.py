@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dipgo_deploy.cli.options import (
     Backend,
     BundleFolder,
-    Compiled,
+    Compile,
     CudaGraph,
     Device,
     GpuMemory,
@@ -19,21 +19,21 @@ from dipgo_deploy.cli.options import (
     TrustEngines,
     run_options,
 )
-from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import open_bundle
+from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.cli.units import count_text
 from dipgo_deploy.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from dipgo_deploy.runtime.dropin import StepOptions
+    from dipgo_deploy.core.run_options import RunOptions
 
 _COLUMNS = 16
-"""The widest grid, in images; up to there each row is one class or prompt."""
+"""Images in the widest grid. In narrower grids each row is one class or prompt."""
 
 _PER_CLASS = 8
 
 _MOST_SEED = 2**62
-"""Every image has a seed of its own, counted from here; PyTorch takes 64 bits."""
+"""Every image has its own seed, counted from this one, and PyTorch takes 64 bits."""
 
 _WIDE = 168
 """Pixels to which smaller images of a prompt are enlarged."""
@@ -41,23 +41,23 @@ _WIDE = 168
 
 def generate(
     bundle: BundleFolder,
-    out: Annotated[Path, typer.Option(help="Picture to write, a grid of all images.")] = Path("grid.png"),
+    out: Annotated[Path, typer.Option(help="Picture to write: a grid of all images.")] = Path("grid.png"),
     seed: Annotated[int, typer.Option(min=0, max=_MOST_SEED, help="Seed of the noise.")] = 0,
     classes: Annotated[
-        list[int] | None, typer.Option("--class", help="Class of the images; repeat for several; all if left out.")
+        list[int] | None, typer.Option("--class", help="Class of the images. May be repeated. Default: all classes.")
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Text of the images, through the bundle's pipeline; repeat for several.")
+        list[str] | None, typer.Option(help="Text of the images, through the bundle's pipeline. May be repeated.")
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="Text that guidance leads away from.")] = None,
     count: Annotated[int | None, typer.Option(min=1, max=10_000, help="Images per class (8) or prompt (1).")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0.0, help="Guidance scale; 2, or with --prompt the pipeline's own.")
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0.0, help="Guidance scale. Default: 2, or with --prompt the pipeline's own.")
     ] = None,
     backend: Backend = "onnxruntime",
     device: Device = None,
     cuda_graph: CudaGraph = False,
-    compiled: Compiled = False,
+    compile_: Compile = False,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
     own_model: OwnModel = None,
@@ -67,24 +67,26 @@ def generate(
     if out.suffix != ".png":
         raise UsageError(f"--out {out} does not end in .png: name a picture")
     if prompt and classes:
-        raise UsageError("--class and --prompt say both what to draw: give one of them")
+        raise UsageError("--class and --prompt both say what to draw: give one of them")
     if negative_prompt is not None and not prompt:
-        raise UsageError("--negative-prompt goes with --prompt, which is not given: give it, or leave both out")
+        raise UsageError("--negative-prompt needs --prompt: give it, or leave both out")
     if own_model is not None and prompt:
         raise UsageError("--model is for models without a pipeline, --prompt for those that have one: leave one out")
     from dipgo_deploy.core.disk import check_target
 
     check_target(out)
-    how = run_options(backend, device, cuda_graph, compiled, gpu_memory, trust_engines)
+    run = run_options(
+        backend, device, cuda_graph=cuda_graph, compile_=compile_, gpu_memory=gpu_memory, trust_engines=trust_engines
+    )
     if prompt:
-        _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance, how, as_json)
+        _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, as_json)
         return
     from dipgo_deploy.bench.pictures import image_grid
     from dipgo_deploy.runtime import GenerateOptions
     from dipgo_deploy.runtime import generate as draw
 
     each = count or _PER_CLASS
-    options = GenerateOptions(seed=seed, classes=tuple(classes or ()), count=each, guidance_scale=guidance, **how)
+    options = GenerateOptions(seed, tuple(classes or ()), each, guidance_scale, run=run)
     with working(f"generating with {bundle}"):
         loaded = open_bundle(bundle, own_model)
         _check_drawable(loaded.manifest.contract.latent_shape, bundle)
@@ -97,27 +99,16 @@ def generate(
 
 
 def _check_drawable(latent_shape: tuple[int, ...], bundle: Path) -> None:
-    """UsageError for latents that are no images: refused before they are drawn."""
+    """Raise UsageError for latents that are not images, before anything is generated."""
     if len(latent_shape) != 3 or latent_shape[0] not in (1, 3):
-        from dipgo_deploy.cli.contract_view import shape_text
+        from dipgo_deploy.cli.program_view import shape_text
         from dipgo_deploy.core.disk import read_json
 
         has_pipeline = read_json(bundle / "model_index.json").get("_class_name") != "DiffusionPipeline"
         way = "give --prompt, or call load_pipeline in Python" if has_pipeline else "run a session of it in Python"
         raise UsageError(
-            f"this bundle draws latents of shape {shape_text(latent_shape)}, which are no pictures until a pipeline "
-            f"decodes them: {way}"
+            f"this bundle makes latents of shape {shape_text(latent_shape)}, which a pipeline has to decode: {way}"
         )
-
-
-def _step_options(how: dict[str, Any]) -> StepOptions:
-    """Where a pipeline's denoiser runs; UsageError for what the pipeline's own loop, step by step, cannot have."""
-    from dipgo_deploy.runtime.dropin import StepOptions
-
-    for name, given in {"cuda-graph": how["cuda_graph"], "compile": how["compiler"]}.items():
-        if given:
-            raise UsageError(f"--{name} is for runs without --prompt: leave one of them out")
-    return StepOptions(**{name: how[name] for name in ("backend", "device", "gpu_memory", "trust_engines")})
 
 
 def _draw_prompts(
@@ -127,15 +118,18 @@ def _draw_prompts(
     negative_prompt: str | None,
     seed: int,
     count: int,
-    guidance: float | None,
-    how: dict[str, Any],
+    guidance_scale: float | None,
+    run: RunOptions,
     as_json: bool,
 ) -> None:
-    """Draw through the pipeline, and say where the time went."""
+    """Generate through the pipeline, and print where the time went."""
     from dipgo_deploy.bench.pictures import image_grid
-    from dipgo_deploy.runtime.dropin import PromptOptions, draw_prompts
+    from dipgo_deploy.pipeline import PromptOptions, draw_prompts
 
-    options = PromptOptions(prompts, negative_prompt, seed, count, guidance, run=_step_options(how))
+    for option, value in {"--cuda-graph": run.cuda_graph, "--compile": run.compiler}.items():
+        if value:
+            raise UsageError(f"{option} is for runs without --prompt: leave one of them out")
+    options = PromptOptions(prompts, negative_prompt, seed, count, guidance_scale, run=run)
     with working(f"generating with {bundle}"):
         drawn = draw_prompts(bundle, options)
         image_grid(drawn.images, out, columns=min(count, _COLUMNS), scale=max(1, _WIDE // drawn.images.shape[-1]))

@@ -1,4 +1,4 @@
-"""``dipgo-deploy``: the app with all its commands. Nothing heavy is imported before one of them runs."""
+"""``dipgo-deploy``: the app with all its commands. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from dipgo_deploy import __version__
 from dipgo_deploy.cli.bench import bench
 from dipgo_deploy.cli.build_engine import build_engine
 from dipgo_deploy.cli.demo import demo
-from dipgo_deploy.cli.doctor import doctor
-from dipgo_deploy.cli.env import env
+from dipgo_deploy.cli.environment import doctor, env
 from dipgo_deploy.cli.export import export
-from dipgo_deploy.cli.export_schedule import export_schedule
 from dipgo_deploy.cli.generate import generate
-from dipgo_deploy.cli.import_schedule import import_schedule
+from dipgo_deploy.cli.interchange import export_schedule, import_schedule
 from dipgo_deploy.cli.outcome import exit_code
-from dipgo_deploy.cli.output import say
 from dipgo_deploy.cli.plan import plan
 from dipgo_deploy.cli.profile import profile
 from dipgo_deploy.cli.search import search
 from dipgo_deploy.cli.show import show
+from dipgo_deploy.cli.terminal import say
 from dipgo_deploy.cli.trace import trace
 from dipgo_deploy.cli.verify import verify
 from dipgo_deploy.core.errors import UsageError
@@ -77,7 +75,7 @@ def _root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line in this process and return its exit code; no exception leaves but SystemExit."""
+    """Run one command line in this process and return its exit code. No exception leaves but SystemExit."""
     return exit_code(app, arguments)
 
 

@@ -1,14 +1,16 @@
-"""The options that several commands share, each declared once."""
+"""The options that several commands share, each declared once, and the values that they are parsed to."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dipgo_deploy.cli.units import byte_count
+from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.run_options import BackendName, DeviceName, RunOptions
 
 if TYPE_CHECKING:
     from dipgo_deploy.core.precision import HalfType
@@ -19,10 +21,10 @@ __all__ = [
     "Bf16",
     "Blocks",
     "BundleFolder",
-    "Compiled",
+    "Compile",
+    "Config",
     "CudaGraph",
     "Device",
-    "Config",
     "Dtype",
     "FormatName",
     "Fp16",
@@ -33,18 +35,23 @@ __all__ = [
     "Json",
     "Layout",
     "Lora",
+    "MaxGraphs",
     "Meta",
     "Model",
     "OwnModel",
     "PresetName",
     "RandomWeights",
-    "TrustEngines",
     "Revision",
     "Sampler",
     "SamplerName",
     "Size",
     "Steps",
+    "Threads",
+    "TrustEngines",
     "Variant",
+    "architectures",
+    "batch_range",
+    "byte_count",
     "half_type",
     "patterns_of",
     "run_options",
@@ -60,7 +67,7 @@ Model = Annotated[
 ]
 RandomWeights = Annotated[
     str | None,
-    typer.Option(metavar="CONFIG", help="In place of MODEL: an architecture, as sd15, or a config.json."),
+    typer.Option(metavar="CONFIG", help="Instead of MODEL: an architecture such as sd15, or a config.json."),
 ]
 Dtype = Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="Number format of the network.")]
 Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Weight files of that variant, such as fp16.")]
@@ -68,106 +75,145 @@ Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag 
 Config = Annotated[
     str | None, typer.Option(metavar="CONFIG", help="Architecture of a checkpoint whose keys do not tell it.")
 ]
-Meta = Annotated[bool, typer.Option("--meta", help="Shapes alone: no weights are loaded, no memory is taken.")]
+Meta = Annotated[bool, typer.Option("--meta", help="Load shapes only: no weights, almost no memory.")]
 OwnModel = Annotated[
     str | None,
-    typer.Option("--model", metavar="MODULE:ATTRIBUTE", help="The exported model, where its class is your own."),
+    typer.Option("--model", metavar="MODULE:ATTRIBUTE", help="The exported model, if its class is your own."),
 ]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
 Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]
 Layout = Annotated[
-    Literal["subnets", "segments"], typer.Option(help="A graph for each kind of step, or every weight in one graph.")
+    Literal["subnets", "segments"],
+    typer.Option(help="subnets: one graph for each kind of step. segments: every weight in exactly one graph."),
 ]
+MaxGraphs = Annotated[int | None, typer.Option(min=1, help="At most this many distinct graphs.")]
 Backend = Annotated[
-    Literal["onnxruntime", "torch", "tensorrt", "rtx"],
-    typer.Option(help="What runs the graphs; tensorrt and rtx run engines that build-engine made."),
+    BackendName, typer.Option(help="What runs the graphs. tensorrt and rtx run engines that build-engine built.")
 ]
-Device = Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="cpu or cuda; where engines run it is cuda.")]
+Device = Annotated[DeviceName | None, typer.Option(help="cpu or cuda. Engines run on cuda.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime.")]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Replay calls as CUDA graphs.")]
-Compiled = Annotated[bool, typer.Option("--compile", help="torch.compile (torch).")]
-GpuMemory = Annotated[str | None, typer.Option(metavar="SIZE", help="Most memory of engines, such as 8G; others wait.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile (backend torch).")]
+GpuMemory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="GPU memory for engines, such as 8G. Others are evicted.")
+]
 TrustEngines = Annotated[bool, typer.Option("--trust-engines", help="Load engines that were not built here.")]
-Fp16 = Annotated[bool, typer.Option("--fp16", help="Typed float16, with islands of float32 where needed.")]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Typed bfloat16.")]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Typed float16, with fp32 fallback nodes where needed.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Typed bfloat16, with fp32 fallback nodes where needed.")]
 Lora = Annotated[
     list[str] | None,
-    typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA (.safetensors) to fuse into MODEL; may be repeated."),
+    typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA (.safetensors) to fuse into MODEL. May be repeated."),
 ]
 FormatName = Literal["deepcache", "fora", "smoothcache", "cache-dit", "dipgo"]
-"""Formats of other tools: the names in `search.interchange.FORMATS`, which brings too much to be asked for help."""
+"""The names in ``search.interchange.FORMATS``, which is too heavy to import for ``--help``."""
 
 Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
 Size = Annotated[
     str | None,
-    typer.Option(metavar="HEIGHTxWIDTH", help="Size of the latent, such as 96x96; the model's own if left out."),
+    typer.Option(metavar="HEIGHTxWIDTH", help="Size of the latent, such as 96x96. Default: the model's own."),
 ]
 SamplerName = Literal[
     "ddim", "ddpm", "deis", "dpmpp-2m", "dpmpp-2m-karras", "euler", "euler-a", "flow-euler", "heun", "lms", "pndm",
     "unipc",
 ]  # fmt: skip
-"""The names in `models.SAMPLERS`, which brings too much to be asked for help."""
+"""The names in ``models.SAMPLERS``, which is too heavy to import for ``--help``."""
 
 PresetName = Literal["default", "paper", "paper-dit"]
-"""The names in `search.dipgo_options.PRESETS`."""
+"""The names of the presets of method dipgo."""
 
-Sampler = Annotated[SamplerName | None, typer.Option(help="Sampler by name; the model's own if left out.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler's full run; the model's own if left out.")]
+Sampler = Annotated[SamplerName | None, typer.Option(help="Sampler by name. Default: the model's own.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler's full run. Default: the model's own.")]
 GuidanceLayout = Annotated[
     Literal["none", "concat"] | None,
-    typer.Option("--guidance", help="Classifier-free guidance layout; the model's own if left out."),
+    typer.Option(help="Layout of classifier-free guidance. Default: the model's own."),
 ]
-GuidanceScale = Annotated[
-    float | None, typer.Option("--guidance", min=0.0, help="Guidance scale; 2 under guidance if left out.")
-]
+GuidanceScale = Annotated[float | None, typer.Option(min=0.0, help="Guidance scale. Default under guidance: 2.")]
 
 
 def run_options(
-    backend: str,
-    device: str | None,
-    cuda_graph: bool,
-    compiled: bool,
-    gpu_memory: str | None,
-    trust_engines: bool,
-) -> dict[str, Any]:
-    """The options of a run as keyword arguments of GenerateOptions and BenchOptions, refused before anything is loaded.
+    backend: BackendName,
+    device: DeviceName | None,
+    *,
+    threads: int | None = None,
+    cuda_graph: bool = False,
+    compile_: bool = False,
+    gpu_memory: str | None = None,
+    trust_engines: bool = False,
+) -> RunOptions:
+    """RunOptions from the command line, checked before anything is loaded.
 
-    Raises UsageError for an option of another backend, MissingError for a target that cannot run here.
+    Args:
+        backend: ``--backend``.
+        device: ``--device``, None for the backend's usual device.
+        threads: ``--threads``.
+        cuda_graph: ``--cuda-graph``.
+        compile_: ``--compile``.
+        gpu_memory: ``--gpu-memory``, such as ``8G``.
+        trust_engines: ``--trust-engines``.
+
+    Returns:
+        The options.
+
+    Raises:
+        UsageError: an option of another backend.
+        MissingError: engines cannot run on this machine.
     """
-    on_engines = backend in ("tensorrt", "rtx")
-    if on_engines and device == "cpu":
-        raise UsageError(f"backend {backend} runs on a GPU, --device cpu is asked for: leave one out")
-    for name, given in {"gpu-memory": gpu_memory, "trust-engines": trust_engines}.items():
-        if given and not on_engines:
-            raise UsageError(f"--{name} belongs to backends tensorrt and rtx, found {backend}: leave it out")
-    if compiled and backend != "torch":
-        raise UsageError(f"--compile belongs to backend torch, found {backend}: leave it out")
-    if on_engines:
+    run = RunOptions(
+        backend,
+        device or "cpu",
+        threads,
+        cuda_graph,
+        "inductor" if compile_ else None,
+        None if gpu_memory is None else byte_count(gpu_memory),
+        trust_engines,
+    )
+    if run.on_engines:
+        if device == "cpu":
+            raise UsageError(f"backend {backend} runs on a GPU, device is cpu: leave one out")
         from dipgo_deploy.trt.target import load_target
 
         load_target(backend, "run")
-    return {
-        "backend": backend,
-        "device": "cuda" if on_engines else device or "cpu",
-        "cuda_graph": cuda_graph,
-        "compiler": "inductor" if compiled else None,
-        "gpu_memory": None if gpu_memory is None else byte_count(gpu_memory),
-        "trust_engines": trust_engines,
-    }
+    return run
 
 
 def half_type(fp16: bool, bf16: bool) -> HalfType | None:
-    """The half precision that ``--fp16`` or ``--bf16`` asks for; UsageError for both."""
+    """The half precision that ``--fp16`` or ``--bf16`` asks for. Raises UsageError for both."""
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16 exclude each other: choose one")
     return "float16" if fp16 else "bfloat16" if bf16 else None
 
 
 def patterns_of(blocks: str | None) -> tuple[str, ...] | None:
-    """The patterns of a ``--blocks`` option; UsageError for an empty one."""
+    """The patterns of ``--blocks``. Raises UsageError for an empty pattern."""
     if blocks is None:
         return None
     patterns = tuple(pattern.strip() for pattern in blocks.split(","))
     if not all(patterns):
         raise UsageError(f"--blocks {blocks!r} holds an empty pattern: give dotted paths separated by commas")
     return patterns
+
+
+def byte_count(text: str) -> int:
+    """Bytes of ``8G``, ``512M``, ``64k`` or a plain number, in multiples of 1024. Raises UsageError for other text."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMGT]?)(?:i?B)?", text.strip())
+    if not match or not float(match[1]):
+        raise UsageError(f"{text!r} is not a size: give a number with k, M, G or T, such as 8G")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def architectures(text: str) -> tuple[str, ...]:
+    """The GPU architectures of ``sm86,sm89`` in lower case. Raises UsageError for an empty name."""
+    names = tuple(part.strip().lower() for part in text.split(","))
+    if not all(names):
+        raise UsageError(f"--gpu {text!r} holds an empty name: give architectures separated by commas, as sm86,sm89")
+    return names
+
+
+def batch_range(text: str) -> BatchRange:
+    """The range of ``1-4-8`` (minimum, usual and maximum images), or of ``4`` alone. UsageError for other text."""
+    parts = text.split("-")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--batch {text!r} is not a range of images: give MIN-OPT-MAX, such as 1-4-8")
+    low, usual, high = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
+    return BatchRange(low, usual, high)

@@ -1,32 +1,77 @@
-"""How every outcome of a command line becomes an exit code and at most one line on stderr.
+"""How a command line ends: an exit code, and at most one line on stderr.
 
-Exit codes: 0 done; 1 unexpected failure; 2 usage; 3 bad, unsafe or incompatible input; 4 a quality or accuracy gate not
-met; 5 something missing in the environment; 130 interrupted.
+Exit codes: 0 done, 1 unexpected failure, 2 usage, 3 bad, unsafe or incompatible input, 4 a quality or accuracy gate not
+met, 5 something missing in the environment, 130 interrupted.
+
+The library's errors name parameters. OPTION_OF_PARAMETER translates them for the command line.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 from typer.exceptions import TyperException
 
-from dipgo_deploy.cli.output import say
+from dipgo_deploy.cli.terminal import say
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, UsageError
 
-__all__ = ["exit_code"]
+__all__ = ["OPTION_OF_PARAMETER", "RENAMED_OPTIONS", "exit_code"]
+
+OPTION_OF_PARAMETER: Mapping[str, str] = {
+    "calibration_images": "--images",
+    "compiler": "--compile",
+    "cuda_graph": "--cuda-graph",
+    "from_pruner": "--from-pruner",
+    "gpu_memory": "--gpu-memory",
+    "guidance_scale": "--guidance-scale",
+    "local_tolerance": "--tolerance",
+    "max_graphs": "--max-graphs",
+    "min_psnr_db": "--min-psnr",
+    "negative_prompt": "--negative-prompt",
+    "own_model": "--model",
+    "random_weights": "--random-weights",
+    "trust_engines": "--trust-engines",
+}
+"""Options by the parameter that they set. Only names that cannot be meant otherwise in a sentence."""
+
+RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "search": {
+        "--guidance": "--guidance-layout",
+        "--cost": "--latency",
+        "--limit-graphs": "--max-graphs",
+    },
+    "export": {"--limit-graphs": "--max-graphs"},
+    "import-schedule": {"--guidance": "--guidance-layout"},
+    "profile": {"--guidance": "--guidance-layout", "--target": "--backend and --device"},
+    "verify": {"--guidance": "--guidance-scale", "--target": "--backend"},
+    "generate": {"--guidance": "--guidance-scale"},
+    "bench": {"--guidance": "--guidance-scale"},
+}
+"""Options that were renamed, by command. The old name is refused with the new one, because its meaning was unclear."""
+
+_PARAMETERS = re.compile(rf"\b({'|'.join(OPTION_OF_PARAMETER)})\b")
 
 _EXTRAS = {"onnxruntime": "cpu", "tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
-"""Optional modules and the extra that installs each."""
+"""Optional modules, and the extra that installs each."""
 
 _INTERRUPTED = 130
 
 
 def exit_code(app: Callable[..., object], arguments: Sequence[str]) -> int:
-    """The exit code of one command line of ``app``, run in this process; no exception leaves but SystemExit."""
+    """Run one command line in this process.
+
+    Args:
+        app: the typer app.
+        arguments: without the program's name.
+
+    Returns:
+        The exit code. No exception leaves but SystemExit.
+    """
     try:
         code = app(args=list(arguments), prog_name="dipgo-deploy", standalone_mode=False)
-        if code == _INTERRUPTED:  # typer turns the exception into this code
+        if code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this code
             return _fail("interrupted", _INTERRUPTED)
         return code if isinstance(code, int) else 0
     except TyperException as error:
@@ -36,8 +81,12 @@ def exit_code(app: Callable[..., object], arguments: Sequence[str]) -> int:
 
 
 def _parser_message(error: TyperException) -> str:
-    """What the parser has against a command line, and where its options are described."""
+    """What is wrong with a command line, and where its options are described."""
     command = getattr(getattr(error, "ctx", None), "command_path", "dipgo-deploy")
+    option = getattr(error, "option_name", None)
+    new_name = RENAMED_OPTIONS.get(command.split()[-1], {}).get(option or "")
+    if new_name:
+        return f"{option} was renamed: use {new_name}, see {command} --help"
     return f"{error.format_message().replace('Value error, ', '').rstrip('.')}: see {command} --help"
 
 
@@ -47,7 +96,7 @@ def _report(error: Exception) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, DipgoError):
-        return _fail(str(error), error.exit_code)
+        return _fail(_PARAMETERS.sub(lambda match: OPTION_OF_PARAMETER[match[1]], str(error)), error.exit_code)
     extra = _EXTRAS.get((error.name or "").partition(".")[0]) if isinstance(error, ImportError) else None
     if extra:
         return _fail(f"{error}: pip install 'dipgo-deploy[{extra}]'", MissingError.exit_code)

@@ -1,4 +1,4 @@
-"""A program as a listing: what runs at which step, on what, and the memory it takes."""
+"""Views of a contract and of a program: what runs at which step, on which slots, in how much memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,40 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipgo_deploy.cli.contract_view import contract_line
 from dipgo_deploy.cli.units import count_text, macs_text, mib_text, step_range
 from dipgo_deploy.core.blocks import PREDICTION
+from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.program import Call, Program, Run, memory_bytes
 
-__all__ = ["memory_line", "program_view"]
+__all__ = ["contract_line", "contract_table", "memory_line", "program_view", "shape_text"]
+
+
+def shape_text(shape: Iterable[int | str]) -> str:
+    """``4×64×64``."""
+    return "\N{MULTIPLICATION SIGN}".join(map(str, shape))
+
+
+def contract_table(contract: Contract) -> Table:
+    """Every field of a contract. All but the batch are fixed."""
+    sampler, batch = contract.sampler, contract.batch
+    rows = {
+        "model": f"{contract.model_class} {contract.model_digest[:12]}, {contract.dtype}",
+        "sampler": f"{sampler.class_name}, {sampler.steps} steps, {sampler.calls} calls, config {sampler.digest[:12]}",
+        "guidance layout": contract.guidance,
+        "latent": f"{shape_text(contract.latent_shape)}, fixed",
+        "batch": f"{batch.min} to {batch.max}, best at {batch.opt}",
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def contract_line(contract: Contract) -> str:
+    """Shape and guidance layout, which a run cannot choose, and the batch, which it can."""
+    fixed = f"fixed: latent {shape_text(contract.latent_shape)}, guidance layout {contract.guidance}"
+    return f"{fixed}; {contract.batch.min} to {contract.batch.max} images"
+
 
 _NAMES = 3
 """Names listed before the rest is only counted."""
@@ -23,7 +51,7 @@ _NAMES = 3
 
 @dataclass
 class _Stretch:
-    """The runs of one step and all calls until the next step that runs; ``last`` is the step before that."""
+    """The runs of step ``first``, and all calls up to step ``last``, after which a graph runs again."""
 
     first: int
     last: int
@@ -34,7 +62,7 @@ class _Stretch:
 def program_view(program: Program) -> RenderableType:
     """The program step by step, its graphs, slots and bytes.
 
-    Steps without a network call are one line: they reuse the prediction, and what is left of them is a combination.
+    Consecutive steps without a network call are one line. They reuse the prediction, so only a combination is left.
     """
     macs, full = program.macs, program.full_macs
     head = [
@@ -51,8 +79,8 @@ def program_view(program: Program) -> RenderableType:
 
 def memory_line(program: Program, batch: int) -> str:
     """Bytes of the slots for ``batch`` images and of all graphs' weights, in MiB."""
-    found = memory_bytes(program, batch)
-    return f"batch {batch}: slots {mib_text(found['slots'])}, weights over all graphs {mib_text(found['weights'])}"
+    memory = memory_bytes(program, batch)
+    return f"batch {batch}: slots {mib_text(memory['slots'])}, weights over all graphs {mib_text(memory['weights'])}"
 
 
 def _steps(program: Program) -> int:
@@ -68,15 +96,17 @@ def _counts(calls: Iterable[Call]) -> str:
 
 
 def _stretches(program: Program) -> list[_Stretch]:
-    found: list[_Stretch] = []
+    stretches: list[_Stretch] = []
     for call in program.calls:
-        starts = isinstance(call, Run) and not (found and found[-1].runs and found[-1].runs[-1].step == call.step)
-        if starts or not found:
-            found.append(_Stretch(call.step if isinstance(call, Run) else -1, -1))
-        (found[-1].runs if isinstance(call, Run) else found[-1].after).append(call)  # type: ignore[arg-type]
-    for stretch, following in zip(found, [*found[1:], None], strict=True):
+        last = stretches[-1] if stretches else None
+        starts = isinstance(call, Run) and not (last and last.runs and last.runs[-1].step == call.step)
+        if last is None or starts:
+            last = _Stretch(call.step if isinstance(call, Run) else -1, -1)
+            stretches.append(last)
+        (last.runs if isinstance(call, Run) else last.after).append(call)  # type: ignore[arg-type]
+    for stretch, following in zip(stretches, [*stretches[1:], None], strict=True):
         stretch.last = (following.first if following else _steps(program)) - 1
-    return found
+    return stretches
 
 
 def _listing(program: Program) -> Table:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dipgo_deploy.bench.cells import COMPUTED, DEAD, Cells, origin_line, read_cells, sampler_line, short_names
-from dipgo_deploy.cli.contract_view import contract_line
+from dipgo_deploy.cli.program_view import contract_line
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.schedule import Schedule
 
@@ -20,15 +20,20 @@ _MEANINGS = {
     "▒": "reused, 1 step old",
     "░": "older",
     "~": "forecast",
-    "x": "computed in vain",
+    "x": "computed but never read",
 }
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def schedule_view(schedule: Schedule, graph: BlockGraph | None = None) -> RenderableType:
-    """The schedule as blocks × steps, below it the kept share of every step; long runs go on in further chunks.
+    """A schedule as blocks × steps, with the kept share of every step below.
 
-    With the BlockGraph, blocks that are computed in vain are marked, and shares are those of MACs (``papers``).
+    Args:
+        schedule: what to show. Long runs continue in further chunks of 80 columns.
+        graph: marks blocks that are computed but never read, and makes the shares those of MACs (``papers``).
+
+    Returns:
+        A rich renderable.
     """
     cells = read_cells(schedule, graph)
     names = short_names(schedule.blocks)
@@ -57,7 +62,7 @@ def _marks(cells: Cells) -> np.ndarray:
 
 
 def _bar(share: float) -> int:
-    """Height in eighths; what is not nothing shows."""
+    """Height in eighths. Every share above 0 is visible."""
     return int(share > 0) if share < 1 / 8 else min(8, round(8 * share))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipgo_deploy.cli.options import Json
-from dipgo_deploy.cli.output import emit, result, say
+from dipgo_deploy.cli.terminal import emit, result, say
 from dipgo_deploy.core.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.schedule import Schedule
 
 _FILES = ("bundle.json", "blocks.json", "schedule.json", "program.json")
-"""What stands for a folder: the first of these that it holds."""
+"""A folder is shown as the first of these files that it holds."""
 
 
 def show(
@@ -42,7 +42,7 @@ def show(
         _show_benches([_file_of(path) for path in paths], out, as_json)
         return
     if len(paths) > 1:
-        raise UsageError(f"{file} is no bench, and only benches are shown several at once: name one file")
+        raise UsageError(f"{file} is not a bench, and only benches are shown together: name one file")
     loaded = _load(file, kind)
     if out is not None:
         _draw(file, kind, loaded, out)
@@ -55,7 +55,7 @@ def show(
 
 
 def _show_benches(files: Sequence[Path], out: Path | None, as_json: bool) -> None:
-    """Each as its table, all in one picture; with ``--json`` the documents instead of the tables."""
+    """Show each bench as a table, or with ``--json`` as a document, and all of them in one picture."""
     from dipgo_deploy.bench import load_report, table, to_json
     from dipgo_deploy.bench.plot import bench_picture
 
@@ -75,10 +75,10 @@ def _show_benches(files: Sequence[Path], out: Path | None, as_json: bool) -> Non
 def _file_of(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = next((path / name for name in _FILES if (path / name).is_file()), None)
-    if found is None:
+    file = next((path / name for name in _FILES if (path / name).is_file()), None)
+    if file is None:
         raise InputError(f"{path} holds none of {', '.join(_FILES)}: name a bundle, a trace folder or a file")
-    return found
+    return file
 
 
 def _load(file: Path, kind: str) -> Any:
@@ -94,46 +94,46 @@ def _load(file: Path, kind: str) -> Any:
         "engine": files.load_engine_record,
     }
     if kind not in loaders:
-        raise InputError(f"{file} has format {kind!r}, one of {', '.join(loaders)}, bench is wanted: name an artifact")
+        raise InputError(f"{file} has format {kind!r}, expected one of {', '.join(loaders)}, bench: name an artifact")
     return loaders[kind](file)
 
 
 def _view(loaded: Any, kind: str, file: Path) -> Any:
-    from dipgo_deploy.cli import engines_view, latency_view, views
+    from dipgo_deploy.cli import bundle_view, engine_view, program_view
     from dipgo_deploy.core.files import load_program
 
     if kind == "bundle":
-        return views.bundle_view(loaded, file.parent, load_program(file.parent / "program.json"))
+        return bundle_view.bundle_view(loaded, file.parent, load_program(file.parent / "program.json"))
     if kind == "schedule":
         return _schedule_view(loaded, _blocks_beside(file))
     others: dict[str, Any] = {
-        "blocks": views.blocks_view,
-        "program": views.program_view,
-        "latency": latency_view.latency_view,
-        "precision": engines_view.precision_view,
-        "engine": engines_view.engine_view,
+        "blocks": bundle_view.blocks_view,
+        "program": program_view.program_view,
+        "latency": bundle_view.latency_view,
+        "precision": engine_view.precision_view,
+        "engine": engine_view.engine_view,
     }
     return others[kind](loaded)
 
 
 def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:
-    """Blocks × steps, and with the block graph at hand the memory of the program that it lowers to."""
+    """Blocks × steps. With the block graph, also the memory of the program that the schedule lowers to."""
     from rich.console import Group
     from rich.text import Text
 
-    from dipgo_deploy.cli import views
+    from dipgo_deploy.cli import program_view, schedule_view
     from dipgo_deploy.lowering import lower
     from dipgo_deploy.models.sampler_reading import read_sampler
 
-    view = views.schedule_view(schedule, blocks)
+    view = schedule_view.schedule_view(schedule, blocks)
     if blocks is None:
         return view
     program = lower(schedule, blocks, read_sampler(schedule.contract.sampler))
-    return Group(view, *(Text(views.memory_line(program, batch)) for batch in (1, 8)))
+    return Group(view, *(Text(program_view.memory_line(program, batch)) for batch in (1, 8)))
 
 
 def _blocks_beside(file: Path) -> BlockGraph | None:
-    """The block graph in the same folder: with it, a schedule's dead blocks are known."""
+    """The block graph in the same folder. It tells which computed blocks are never read."""
     from dipgo_deploy.core.files import load_block_graph
 
     beside = file.parent / "blocks.json"
@@ -147,7 +147,7 @@ def _draw(file: Path, kind: str, loaded: Any, out: Path) -> None:
         file = file.parent / "schedule.json"
         kind, loaded = "schedule", load_schedule(file)
     if kind != "schedule":
-        raise UsageError(f"--out draws schedules and benches, {file} is a {kind} file: leave --out away")
+        raise UsageError(f"--out draws schedules and benches, {file} is a {kind} file: leave --out out")
     from dipgo_deploy.bench.pictures import schedule_picture
 
     schedule_picture(loaded, out, _blocks_beside(file))

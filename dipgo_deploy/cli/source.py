@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dipgo_deploy.cli.output import say
+from dipgo_deploy.cli.terminal import say
 from dipgo_deploy.cli.units import mib_text
 from dipgo_deploy.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from dipgo_deploy.bundle import Bundle
     from dipgo_deploy.models import LoadedModel
-    from dipgo_deploy.runtime import LoadedBundle
 
 __all__ = ["ModelSource", "open_bundle"]
 
@@ -22,10 +22,21 @@ _SIZE = r"[1-9]\d{0,4}x[1-9]\d{0,4}"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Either ``model`` (see ``load_model``) or ``random_weights`` (see ``load_random``), and a dtype.
+    """A model as the command line names it.
 
-    ``meta`` asks for shapes alone, ``loras`` are fused into the weights, ``size`` is that of the latent. Raises
-    UsageError unless one source is given, or for a size that is none.
+    Attributes:
+        model: what ``load_model`` takes.
+        random_weights: an architecture that ``load_random`` takes, instead of ``model``.
+        dtype: number format of the network.
+        meta: load shapes only.
+        loras: adapters to fuse into the weights, as ``FILE[:SCALE]``.
+        variant: weight files of that variant, such as ``fp16``.
+        revision: branch, tag or commit of a hub name.
+        config: architecture of a checkpoint whose keys do not tell it.
+        size: of the latent, as ``HEIGHTxWIDTH``.
+
+    Raises:
+        UsageError: not exactly one source, or a malformed size.
     """
 
     model: str | None = None
@@ -45,9 +56,9 @@ class ModelSource:
             raise UsageError("no model is named: give MODEL, or --random-weights CONFIG")
         for option in ("variant", "revision", "config"):
             if self.random_weights is not None and getattr(self, option) is not None:
-                raise UsageError(f"--{option} belongs to weights that are loaded, not to random ones: leave it out")
+                raise UsageError(f"--{option} is for weights that are loaded, not for random weights: leave it out")
         if self.size is not None and not re.fullmatch(_SIZE, self.size):
-            raise UsageError(f"--size {self.size!r} is no size of a latent: give HEIGHTxWIDTH, such as 96x96")
+            raise UsageError(f"--size {self.size!r} is not a size of a latent: give HEIGHTxWIDTH, such as 96x96")
 
     @property
     def label(self) -> str:
@@ -55,12 +66,12 @@ class ModelSource:
         return self.model if self.model is not None else f"{self.random_weights} with random weights"
 
     def load(self) -> LoadedModel:
-        """The model, with whatever its loader raises; without weights where random ones would not fit the memory."""
+        """Load the model. Random weights that would not fit the memory are left out. Raises what the loaders raise."""
         from dipgo_deploy.models.lora import loras_from_texts, with_loras
 
         loras, model = loras_from_texts(self.loras), self._without_loras()
         if loras and not model.has_weights:
-            raise UsageError(f"{self.label} has shapes alone, a LoRA is fused into weights: leave --lora out")
+            raise UsageError(f"{self.label} was loaded without weights, a LoRA needs them: leave --lora out")
         if self.size is not None:
             model = model.with_latent_shape((*model.latent_shape[:-2], *map(int, self.size.split("x"))))
         return with_loras(model, loras)
@@ -83,28 +94,37 @@ class ModelSource:
         return load_random(self.random_weights, dtype=self.dtype)
 
 
-def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> LoadedBundle:
-    """The bundle in ``folder``; ``own_model`` says as ``package.module:attribute`` which model was exported.
+def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> Bundle:
+    """Load a bundle, and the user's own model where one is named.
 
-    Raises UsageError for a name that reads otherwise, and what the loaders of both raise.
+    Args:
+        folder: the bundle.
+        own_model: the exported model as ``package.module:attribute``.
+        whole: check the sha256 of every file.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        UsageError: ``own_model`` is not a Python name.
     """
+    from dipgo_deploy.bundle import load_bundle
     from dipgo_deploy.models.from_python import is_python_name, model_from_python
-    from dipgo_deploy.runtime import load_bundle
 
     if own_model is None:
         return load_bundle(folder, whole=whole)
     if not is_python_name(own_model):
         raise UsageError(f"--model {own_model!r} names no Python object: give package.module:attribute")
-    opened = load_bundle(folder, whole=whole, model=model_from_python(own_model, "float32"))
-    opened.model  # noqa: B018 - refuses another model now, whatever is asked of the bundle
-    return opened
+    bundle = load_bundle(folder, whole=whole, model=model_from_python(own_model, "float32"))
+    bundle.model  # noqa: B018 - refuses another model now, not at its first use
+    return bundle
 
 
 def _fits(label: str, shapes: LoadedModel) -> bool:
-    """Whether a trace of the model fits the free memory; says so where it does not."""
+    """Whether a trace of the model fits the free memory. Says so where it does not."""
     from dipgo_deploy.supernet.free_memory import TRACE_MEMORY, free_host_bytes
 
     needed, free = int(TRACE_MEMORY * shapes.weight_bytes), free_host_bytes()
     if needed > free:
-        say(f"{label} needs {mib_text(needed)}, {mib_text(free)} are free: shapes alone are traced, nothing can be run")
+        say(f"{label} needs {mib_text(needed)}, {mib_text(free)} are free: only shapes are traced, nothing can run")
     return needed <= free

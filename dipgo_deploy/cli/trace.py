@@ -22,8 +22,8 @@ from dipgo_deploy.cli.options import (
     Variant,
     patterns_of,
 )
-from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import ModelSource
+from dipgo_deploy.cli.terminal import emit, result, working
 
 
 def trace(
@@ -36,15 +36,15 @@ def trace(
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     lora: Lora = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the result; a cache folder if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the result. Default: a cache folder.")] = None,
     dtype: Dtype = "float32",
     meta: Meta = False,
     as_json: Json = False,
 ) -> None:
-    """Trace MODEL: which blocks can be skipped, what each needs, gives and costs."""
+    """Trace MODEL: which blocks can be skipped, and what each block needs, returns and costs."""
     patterns = patterns_of(blocks)
     source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
-    from dipgo_deploy.cli.views import blocks_view
+    from dipgo_deploy.cli.bundle_view import blocks_view
     from dipgo_deploy.graphs import trace as trace_model
 
     with working(f"tracing {source.label}"):

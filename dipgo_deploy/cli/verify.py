@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from dipgo_deploy.cli.options import (
+    Backend,
     BundleFolder,
     Device,
     GpuMemory,
@@ -17,8 +18,8 @@ from dipgo_deploy.cli.options import (
     TrustEngines,
     run_options,
 )
-from dipgo_deploy.cli.output import emit, result, working
 from dipgo_deploy.cli.source import open_bundle
+from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.core.errors import GateError, UsageError
 
 
@@ -26,40 +27,47 @@ def verify(
     bundle: BundleFolder,
     images: Annotated[int | None, typer.Option(min=1, help="Images whose trajectories are compared (4).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their noise.")] = 1000,
-    guidance: GuidanceScale = None,
-    tolerance: Annotated[float | None, typer.Option(help="Local deviation allowed, relative.")] = None,
+    guidance_scale: GuidanceScale = None,
+    tolerance: Annotated[float | None, typer.Option(help="Allowed deviation of one call, relative.")] = None,
     min_psnr: Annotated[float | None, typer.Option(help="Median PSNR to the full run to demand, in dB.")] = None,
-    target: Annotated[
-        Literal["onnxruntime", "tensorrt", "rtx"], typer.Option(help="Up to which backend; engines need a GPU.")
-    ] = "onnxruntime",
+    backend: Backend = "onnxruntime",
     device: Device = None,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
     own_model: OwnModel = None,
     once: Annotated[
-        bool, typer.Option("--once", help="One call of every distinct graph instead of trajectories (1 image).")
+        bool, typer.Option("--once", help="One call of every graph instead of trajectories, for large models.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Verify BUNDLE: backends against each other call by call, and the schedule against the full run."""
-    how = run_options(target, None, False, False, gpu_memory, trust_engines)  # the device is that of the other rungs
+    if backend == "torch":
+        raise UsageError("--backend torch is the reference of every verification: choose onnxruntime, tensorrt or rtx")
     if once:
-        if guidance is not None or min_psnr is not None or target != "onnxruntime" or device == "cuda":
+        if guidance_scale is not None or min_psnr is not None or backend != "onnxruntime" or device == "cuda":
             raise UsageError(
-                "--once compares single calls on the CPU: leave --guidance, --min-psnr, --target and --device cuda out"
+                "--once compares single calls on the CPU: leave --guidance-scale, --min-psnr, --backend and --device "
+                "cuda out"
             )
         _verify_once(bundle, own_model, images or 1, seed, tolerance, as_json)
         return
+    on_engines = backend != "onnxruntime"
+    # Next to engines, --device is where PyTorch and ONNX Runtime run.
+    run = run_options(backend, None if on_engines else device, gpu_memory=gpu_memory, trust_engines=trust_engines)
     from dataclasses import asdict
 
     from dipgo_deploy.cli.verify_view import verify_view
-    from dipgo_deploy.runtime import VerifyOptions
-    from dipgo_deploy.runtime import verify as verify_bundle
+    from dipgo_deploy.verify import VerifyOptions, verify_bundle
 
     options = VerifyOptions(
-        images=images or 4, seed=seed, guidance_scale=guidance, local_tolerance=tolerance, min_psnr_db=min_psnr,
-        target=target, device=device or "cpu", gpu_memory=how["gpu_memory"], trust_engines=trust_engines,
-    )  # fmt: skip
+        images=images or 4,
+        seed=seed,
+        guidance_scale=guidance_scale,
+        local_tolerance=tolerance,
+        min_psnr_db=min_psnr,
+        run=run,
+        reference_device=device,
+    )
     with working(f"verifying {bundle}"):
         report = verify_bundle(open_bundle(bundle, own_model, whole=True), options)
     if as_json:
@@ -74,20 +82,20 @@ def _verify_once(
     bundle: Path, own_model: str | None, images: int, seed: int, tolerance: float | None, as_json: bool
 ) -> None:
     from dipgo_deploy.cli.verify_view import once_view
-    from dipgo_deploy.runtime.graph_check import check_graphs
-    from dipgo_deploy.runtime.verify_options import VerifyOptions, local_tolerance
+    from dipgo_deploy.verify.graph_check import check_graphs
+    from dipgo_deploy.verify.options import VerifyOptions, local_tolerance
 
     options = VerifyOptions(images=images, seed=seed, local_tolerance=tolerance)
     with working(f"verifying {bundle}"):
         loaded = open_bundle(bundle, own_model, whole=True)
-        found = list(check_graphs(loaded, images, seed=seed))
-    allowed = local_tolerance(options, loaded.manifest.contract.dtype)
-    worst = max(found, key=lambda check: check.relative)
+        checks = list(check_graphs(loaded, images, seed=seed))
+    allowed = local_tolerance(options, loaded.contract.dtype)
+    worst = max(checks, key=lambda check: check.relative)
     passed = worst.relative <= allowed
     if as_json:
-        emit({"passed": passed, "tolerance": allowed, "checks": [vars(check) for check in found]})
+        emit({"passed": passed, "tolerance": allowed, "checks": [vars(check) for check in checks]})
     else:
-        result(once_view(found, allowed))
+        result(once_view(checks, allowed))
     if not passed:
         raise GateError(
             f"{worst.graph} differs from PyTorch by {worst.relative:.1e} at {worst.output}, {allowed:g} is allowed: "

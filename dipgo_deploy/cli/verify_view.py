@@ -1,4 +1,4 @@
-"""View of a verification: the ladder rung by rung, then the schedule against the full run."""
+"""Views of a verification: the ladder rung by rung, then the schedule against the full run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dipgo_deploy.runtime.graph_check import GraphCheck
-    from dipgo_deploy.runtime.ladder import Rung
-    from dipgo_deploy.runtime.verify import VerifyReport
+    from dipgo_deploy.verify.graph_check import GraphCheck
+    from dipgo_deploy.verify.ladder import Rung
+    from dipgo_deploy.verify.verify import VerifyReport
 
 __all__ = ["once_view", "verify_view"]
 
 
 def verify_view(report: VerifyReport) -> RenderableType:
-    """Compile error (relative deviations of each rung) and schedule error (PSNR in dB), never mixed."""
+    """Compile error as relative deviations of each rung, and schedule error as PSNR in dB. The two are never mixed."""
     table = Table(box=None, title="the fast path against the slow one", title_justify="left")
     for name in ("rung", "local", "worst at", "free-running", ""):
         table.add_column(name, justify="left" if name in ("rung", "worst at", "") else "right")
@@ -34,7 +34,15 @@ def verify_view(report: VerifyReport) -> RenderableType:
 
 
 def once_view(checks: Sequence[GraphCheck], tolerance: float) -> RenderableType:
-    """The first call of every graph: its relative deviation from PyTorch, and both times in seconds."""
+    """The first call of every graph.
+
+    Args:
+        checks: deviation from PyTorch and both times.
+        tolerance: relative deviation that passes.
+
+    Returns:
+        A rich table.
+    """
     table = Table(box=None, title="first calls, ONNX Runtime against PyTorch", title_justify="left")
     for name in ("graph", "step", "worst at", "deviation", "seconds", "PyTorch", ""):
         table.add_column(name, justify="left" if name in ("graph", "worst at", "") else "right")
@@ -47,6 +55,6 @@ def once_view(checks: Sequence[GraphCheck], tolerance: float) -> RenderableType:
 
 def _cells(rung: Rung) -> tuple[str, str, str, str, str]:
     local = "-" if rung.local is None else f"{rung.local.relative:.1e}"
-    found = rung.first or rung.local
-    where = "-" if found is None else f"{found.value}, step {found.step}"
+    deviation = rung.first or rung.local
+    where = "-" if deviation is None else f"{deviation.value}, step {deviation.step}"
     return rung.name, local, where, f"{rung.free:.1e}", "ok" if rung.passed else "FAILED"

@@ -7,14 +7,25 @@ the cost of any set of computed blocks is a sum over pieces, exact to the node, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.tensors import TensorSpec, check_specs
 
-__all__ = ["PREDICTION", "Block", "BlockGraph", "Kind", "Macs", "Piece", "ZERO_MACS"]
+__all__ = [
+    "PREDICTION",
+    "ZERO_MACS",
+    "Block",
+    "BlockGraph",
+    "Kind",
+    "Macs",
+    "Piece",
+    "check_block_graph",
+    "check_known",
+]
 
 PREDICTION = "prediction"
 """The model's output, the last block of every model. A step that reuses it needs no network call."""
@@ -142,3 +153,43 @@ class BlockGraph:
     def cost(self, pieces: Iterable[Piece]) -> Macs:
         """Sum of MACs, per row."""
         return sum((piece.macs for piece in pieces), ZERO_MACS)
+
+
+def check_block_graph(graph: BlockGraph, source: str) -> None:
+    """Check that every name in ``graph`` is described and that each piece reads only earlier values.
+
+    A file may be well-formed and still name a tensor that it does not describe. Whoever loads one checks it here, so
+    that later code may look names up.
+
+    1. The last block is the prediction. Values have known dtypes and usable shapes.
+    2. Features, residual inputs, and the values that pieces read and give are described. So are the weights of pieces.
+    3. Pieces are numbered in order and read network inputs or values of earlier pieces.
+
+    Args:
+        graph: the graph to check.
+        source: the file name that begins each message.
+
+    Raises:
+        InputError: one of the three rules does not hold.
+    """
+    if not graph.blocks or graph.blocks[-1].name != PREDICTION or len(graph.blocks[-1].features) != 1:
+        raise InputError(f"{source}: the last block must be '{PREDICTION}', with one feature: trace the model again")
+    check_specs((*graph.inputs, *graph.values.values()), source)
+    known = {spec.name for spec in graph.inputs}
+    for index, piece in enumerate(graph.pieces):
+        if piece.index != index:
+            raise InputError(f"{source}: piece {index} is numbered {piece.index}: trace the model again")
+        check_known(piece.weights, graph.weights, f"{source}: piece {index} has weight")
+        check_known(piece.reads, known, f"{source}: piece {index} reads")
+        check_known(piece.gives, graph.values, f"{source}: piece {index} gives")
+        known.update(piece.gives)
+    for block in graph.blocks:
+        names = block.features if block.residual_input is None else (*block.features, block.residual_input)
+        check_known(names, known, f"{source}: block {block.name} names")
+
+
+def check_known(names: Iterable[str], known: Collection[str], start: str) -> None:
+    """Raise InputError, with a message that begins with ``start``, for a name that is not among ``known``."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"{start} {name!r}, which the file does not describe: write the file again")

@@ -1,16 +1,21 @@
-"""Contract: what a schedule was made for and a bundle may be run with. All that comes after trace refers to it."""
+"""Contract: what a schedule was made for and a bundle may be run with. All that comes after trace refers to it.
+
+Versions of installed packages, for the records that artifacts and measurements carry.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Literal
 
 from dipgo_deploy.core.errors import InputError
 
-__all__ = ["BatchRange", "Contract", "Guidance", "SamplerSpec", "check_same_contract"]
+__all__ = ["BatchRange", "Contract", "Guidance", "SamplerSpec", "check_same_contract", "installed_versions"]
+
 
 Guidance = Literal["none", "concat"]
 """``concat``: rows are the unconditional batch followed by the conditional one. ``none``: one row an image."""
@@ -99,3 +104,14 @@ def _brief(value: object) -> str:
     if isinstance(value, SamplerSpec):
         return f"{value.class_name} with {value.calls} calls (config {value.digest[:12]})"
     return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """Version of each distribution of ``names`` that is installed; nothing is imported."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

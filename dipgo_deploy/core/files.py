@@ -1,53 +1,58 @@
 """The file formats: JSON documents of every artifact, checked by pydantic.
 
-Every document holds ``format`` (which artifact) and ``format_version`` (``major.minor``); a newer major is refused,
-unknown fields and non-finite numbers too. Described for readers in docs/formats.md.
+Every document holds ``format`` (the artifact) and ``format_version`` (``major.minor``). A newer major version is
+refused. So are unknown fields and numbers that are not finite. docs/formats.md describes the formats for readers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dipgo_deploy.core import blocks, bundle, contract, engine, latency, precision, program, tensors
-from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.blocks import BlockGraph, check_block_graph
 from dipgo_deploy.core.bundle import BundleManifest
-from dipgo_deploy.core.consistency import check_block_graph, check_program
 from dipgo_deploy.core.disk import path_inside, read_json, write_atomic
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.precision import PrecisionRecord
-from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.program import Program, check_program
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 
 __all__ = [
     "FORMAT_VERSION",
+    "PRECISION_VERSION",
+    "check_document",
     "format_of",
     "load_block_graph",
     "load_document",
-    "load_latency_table",
     "load_engine_record",
+    "load_latency_table",
     "load_manifest",
     "load_precision",
     "load_program",
     "load_schedule",
     "save_block_graph",
-    "save_latency_table",
     "save_engine_record",
+    "save_latency_table",
     "save_manifest",
     "save_precision",
     "save_program",
     "save_schedule",
 ]
 
-FORMAT_VERSION = "1.0"
-"""Version of every document written here. A reader accepts any minor of the same major."""
+
+FORMAT_VERSION = "1.1"
+"""Version of the documents written here. A reader accepts every minor version of the same major version."""
+
+PRECISION_VERSION = "2.0"
+"""Version of precision records. Version 1 named the fp32 fallback nodes differently and is not read any more."""
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 for _module in (blocks, bundle, contract, engine, latency, precision, program, tensors):
@@ -72,11 +77,8 @@ class _ScheduleDocument:
     __pydantic_config__ = _STRICT
 
 
-T = TypeVar("T")
-
-
 def format_of(path: Path) -> str:
-    """The ``format`` field of a document, whatever its artifact; InputError where there is no JSON object."""
+    """The ``format`` field of any document. Raises InputError where the file holds no JSON object."""
     return str(read_json(path).get("format"))
 
 
@@ -88,32 +90,67 @@ def load_document(
     reads: str = FORMAT_VERSION,
     upgrade: Callable[[dict[str, Any]], None] | None = None,
 ) -> T:
-    """Read a document of format ``kind`` and of the major version of ``reads``, which ``version_key`` names.
+    """Read and check a document.
 
-    ``upgrade`` changes a document of an older program in place. InputError says in one line what is wrong with the file.
+    Args:
+        path: the file.
+        kind: the format it must have, such as ``schedule``.
+        schema: a dataclass that pydantic knows.
+        version_key: the field that holds the version.
+        reads: the version that this program writes. The major version must agree.
+        upgrade: changes a document that an older program wrote, in place.
+
+    Returns:
+        The document as ``schema``.
+
+    Raises:
+        InputError: the file is damaged, has another format or another major version.
     """
     document = read_json(path)
     if upgrade is not None:
         upgrade(document)
-    found, version = document.pop("format", None), str(document.pop(version_key, "0"))
-    if found != kind:
-        raise InputError(f"{path} has format {found!r}, {kind!r} is wanted: name a {kind} file")
+    found_kind, version = document.pop("format", None), str(document.pop(version_key, "0"))
+    if found_kind != kind:
+        raise InputError(f"{path} has format {found_kind!r}, expected {kind!r}: name a {kind} file")
     if version.split(".")[0] != reads.split(".")[0]:
         raise InputError(
             f"{path} has format version {version}, this program reads {reads}: update the program or write the file "
-            "anew"
+            "again"
         )
     try:
         return TypeAdapter(schema).validate_json(json.dumps(document))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise InputError(f"{path}: {where}: {first['msg']} ({error.error_count()} errors): mend it") from None
+        raise InputError(f"{path}: {where}: {first['msg']} ({error.error_count()} errors): fix the file") from None
 
 
-def _save(path: Path, kind: str, value: object, indent: int | None = None) -> None:
+def check_document(document: Mapping[str, Any], schema: type[T], tool: str) -> T:
+    """Check a document of another tool before anything is made of it.
+
+    Args:
+        document: the parsed JSON.
+        schema: a dataclass or type that pydantic knows.
+        tool: the tool's name, which begins each message.
+
+    Returns:
+        The document as ``schema``.
+
+    Raises:
+        InputError: a field is missing, unknown or of another type.
+    """
+    try:
+        return TypeAdapter(schema).validate_json(json.dumps(document), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:80] or "the document"
+        value = json.dumps(first["input"])[:40]
+        raise InputError(f"{tool}: {where}: {first['msg']}, found {value}: fix the file") from None
+
+
+def _save(path: Path, kind: str, value: object, indent: int | None = None, version: str = FORMAT_VERSION) -> None:
     body: dict[str, Any] = TypeAdapter(type(value)).dump_python(value, mode="json")
-    document = {"format": kind, "format_version": FORMAT_VERSION, **body}
+    document = {"format": kind, "format_version": version, **body}
     write_atomic(path, json.dumps(document, indent=indent, allow_nan=False) + "\n")
 
 
@@ -123,7 +160,7 @@ def save_block_graph(path: Path, graph: BlockGraph) -> None:
 
 
 def load_block_graph(path: Path) -> BlockGraph:
-    """Read and check ``blocks.json``; InputError if damaged."""
+    """Read and check ``blocks.json``. Raises InputError if damaged."""
     graph = load_document(path, "blocks", BlockGraph, upgrade=_drop_block_ms)
     check_block_graph(graph, str(path))
     return graph
@@ -144,12 +181,12 @@ def save_program(path: Path, value: Program) -> None:
 
 def save_precision(path: Path, record: PrecisionRecord) -> None:
     """Write ``precision.fp16.json``."""
-    _save(path, "precision", record, indent=1)
+    _save(path, "precision", record, indent=1, version=PRECISION_VERSION)
 
 
 def load_precision(path: Path) -> PrecisionRecord:
-    """Read ``precision.fp16.json``; InputError if damaged."""
-    return load_document(path, "precision", PrecisionRecord)
+    """Read ``precision.fp16.json``. Raises InputError if damaged."""
+    return load_document(path, "precision", PrecisionRecord, reads=PRECISION_VERSION)
 
 
 def save_engine_record(path: Path, record: EngineRecord) -> None:
@@ -158,12 +195,12 @@ def save_engine_record(path: Path, record: EngineRecord) -> None:
 
 
 def load_engine_record(path: Path) -> EngineRecord:
-    """Read the record beside an engine; InputError if damaged."""
+    """Read the record beside an engine. Raises InputError if damaged."""
     return load_document(path, "engine", EngineRecord)
 
 
 def load_program(path: Path) -> Program:
-    """Read and check ``program.json``; InputError if damaged."""
+    """Read and check ``program.json``. Raises InputError if damaged."""
     program = load_document(path, "program", Program)
     check_program(program, str(path))
     return program
@@ -175,11 +212,11 @@ def save_latency_table(path: Path, table: LatencyTable) -> None:
 
 
 def load_latency_table(path: Path) -> LatencyTable:
-    """Read and check a latency table; InputError if damaged."""
+    """Read and check a latency table. Raises InputError if damaged."""
     table = load_document(path, "latency", LatencyTable)
     costs = (*table.pieces_ms, *table.blocks_ms.values(), table.call_ms, table.cold_ms_per_mib, table.border_ms_per_mib)
     if min(costs, default=0) < 0 or min(table.forward_ms, table.whole_over_calls, table.batch, table.rows) <= 0:
-        raise InputError(f"{path} holds a latency below 0, or none of the whole: profile the model anew")
+        raise InputError(f"{path} holds a latency below 0, or no latency of the whole: profile the model again")
     return table
 
 
@@ -189,7 +226,7 @@ def save_manifest(path: Path, manifest: BundleManifest) -> None:
 
 
 def load_manifest(path: Path) -> BundleManifest:
-    """Read ``bundle.json``; InputError if damaged or if a path in it leaves the bundle."""
+    """Read ``bundle.json``. Raises InputError if damaged or if a path leaves the bundle."""
     manifest = load_document(path, "bundle", BundleManifest)
     records = (record.path for record in manifest.files)
     for relative in (manifest.denoiser, *records, *manifest.graphs.values(), *manifest.weights.values()):
@@ -216,14 +253,14 @@ def save_schedule(path: Path, schedule: Schedule) -> None:
 
 
 def load_schedule(path: Path) -> Schedule:
-    """Read and check ``schedule.json``; InputError if damaged or if it cannot be run."""
+    """Read and check ``schedule.json``. Raises InputError if damaged or if it cannot be run."""
     document = load_document(path, "schedule", _ScheduleDocument)
     calls = document.contract.sampler.calls
     for block, bits in document.compute.items():
         if len(bits) != calls or set(bits) - {"0", "1"}:
             raise InputError(
                 f"{path}: compute.{block} must be {calls} characters 0 or 1 (one per network call), found {len(bits)} "
-                f"characters {''.join(sorted(set(bits)))!r}: mend it"
+                f"characters {''.join(sorted(set(bits)))!r}: fix it"
             )
     schedule = Schedule(
         contract=document.contract,
@@ -237,3 +274,6 @@ def load_schedule(path: Path) -> Schedule:
     )
     check_schedule(schedule)
     return schedule
+
+
+T = TypeVar("T")

@@ -14,12 +14,9 @@ from typing import Any
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.core.tensors import DTYPE_BYTES
+from dipgo_deploy.core.tensors import DTYPE_BYTES, MIB
 
-__all__ = ["MIB", "LatencyCosts", "LatencyTable", "check_table"]
-
-MIB = 2**20
-"""Bytes of one MiB."""
+__all__ = ["LatencyCosts", "LatencyTable", "check_table"]
 
 
 @dataclass(frozen=True)

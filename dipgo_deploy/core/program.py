@@ -6,16 +6,31 @@ samplers that are not linear). No branch is left. Slots are shared by values who
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from dipgo_deploy.core.blocks import Kind, Macs
+from dipgo_deploy.core.blocks import Kind, Macs, check_known
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.tensors import TensorSpec, check_specs
 
-__all__ = ["Call", "Combine", "Graph", "Half", "Layout", "Program", "Run", "Sample", "TIMESTEP", "Term", "memory_bytes"]
+__all__ = [
+    "TIMESTEP",
+    "Call",
+    "Combine",
+    "Graph",
+    "Half",
+    "Layout",
+    "Program",
+    "Run",
+    "Sample",
+    "Term",
+    "check_program",
+    "memory_bytes",
+]
 
 TIMESTEP = "timestep"
 """Name of the network input that no slot holds: each Run feeds its own constant, float32 of shape (rows,)."""
@@ -104,7 +119,8 @@ Call = Run | Combine | Sample
 class Program:
     """Calls over slots. The caller fills ``noise`` and ``conditioning``; ``image`` holds the result.
 
-    ``conditioning`` pairs a network input's name with its slot.
+    ``conditioning`` pairs a network input's name with its slot. ``share_graphs`` says whether steps with one compute
+    row were made to share one graph, which a limit on the number of graphs asks for.
     """
 
     contract: Contract
@@ -118,6 +134,7 @@ class Program:
     image: str
     conditioning: tuple[tuple[str, str], ...]
     full_macs: Macs = field(default=Macs(0, 0))
+    share_graphs: bool = False
 
     @cached_property
     def graph_of_name(self) -> Mapping[str, Graph]:
@@ -151,3 +168,26 @@ def memory_bytes(program: Program, batch: int) -> dict[str, int]:
         "slots": sum(slot.nbytes(sizes) for slot in program.slots),
         "weights": sum(graph.weight_bytes for graph in program.graphs),
     }
+
+
+_FILE_NAME = re.compile(r"(?!\.)[\w.-]+", re.ASCII)
+
+
+def check_program(program: Program, source: str) -> None:
+    """Check that slots have usable shapes and dtypes and that runs name described graphs.
+
+    A graph's name is also the name of its files. A name with a path in it could lead out of the bundle.
+
+    Args:
+        program: the program to check.
+        source: the file name that begins each message.
+
+    Raises:
+        InputError: a slot, a graph name or a run is not usable.
+    """
+    for graph in program.graphs:
+        if not _FILE_NAME.fullmatch(graph.name):
+            raise InputError(f"{source}: a graph is named {graph.name!r}, which is not a plain file name: re-export")
+    check_specs(program.slots, source)
+    for run in program.runs:
+        check_known((run.graph,), program.graph_of_name, f"{source}: step {run.step} runs")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-__all__ = ["DTYPE_BYTES", "Dim", "TensorSpec", "resolve_dim"]
+from dipgo_deploy.core.errors import InputError
+
+__all__ = ["DTYPE_BYTES", "MIB", "Dim", "TensorSpec", "check_specs", "resolve_dim"]
+
+MIB = 2**20
+"""Bytes of one MiB."""
 
 Dim = int | str
 """A size: a number, or a product of symbols and numbers such as ``"rows"`` or ``"5*rows"``.
@@ -40,3 +45,16 @@ class TensorSpec:
     def nbytes(self, sizes: Mapping[str, int]) -> int:
         """Size in bytes."""
         return prod(self.resolve(sizes)) * DTYPE_BYTES[self.dtype]
+
+
+def check_specs(specs: Iterable[TensorSpec], source: str) -> None:
+    """Raise InputError, with a message that begins with ``source``, for an unknown dtype or an unusable shape."""
+    for spec in specs:
+        if spec.dtype not in DTYPE_BYTES or not all(map(_is_size, spec.shape)):
+            raise InputError(f"{source}: {spec.name} has no usable shape or dtype ({spec.shape}, {spec.dtype}): fix it")
+
+
+def _is_size(dim: Dim) -> bool:
+    if isinstance(dim, int):
+        return dim >= 0
+    return all(factor in ("batch", "rows") or factor.isdecimal() for factor in dim.split("*"))

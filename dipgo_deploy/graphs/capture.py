@@ -19,8 +19,7 @@ from torch import nn
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.graphs.mend import mend
-from dipgo_deploy.graphs.stand_ins import put_stand_ins
+from dipgo_deploy.graphs.exporter_fixes import mend, put_stand_ins
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.models.exportable import exportable
 from dipgo_deploy.supernet import flatten_feature, gated

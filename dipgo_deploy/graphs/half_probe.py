@@ -12,8 +12,8 @@ import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.graphs.cut import load_master
+from dipgo_deploy.graphs.half_graph import always_fp32_nodes
 from dipgo_deploy.graphs.pieces import nodes_of_pieces
-from dipgo_deploy.graphs.precision import fixed_islands
 from dipgo_deploy.graphs.rounding import add_ranges, round_graph
 
 __all__ = ["HalfProbe"]
@@ -26,7 +26,7 @@ class HalfProbe:
         self._path, self._blocks, self._dtype = master, blocks, dtype
         self._model = load_master(master)
         graph = self._model.graph
-        self.fixed = fixed_islands(graph, dtype)
+        self.always_fp32 = always_fp32_nodes(graph, dtype)
         pieces = nodes_of_pieces(graph, [str(value.name) for value in graph.outputs])
         self.pieces = tuple(tuple(str(node.name) for node in nodes) for nodes in pieces)
         outputs = {str(value.name) for value in graph.outputs}
@@ -56,16 +56,16 @@ class HalfProbe:
         model.graph.outputs.extend(features)
         return _bytes(model)
 
-    def rounded(self, islands: Collection[str], wide: Collection[str]) -> bytes:
-        """The master graph, rounded to half precision outside ``islands``."""
+    def rounded(self, fallback: Collection[str], fp32_tensors: Collection[str]) -> bytes:
+        """The master graph, rounded to half precision outside the ``fallback`` nodes."""
         model = load_master(self._path)
-        round_graph(model.graph, self._blocks.values, self._dtype, islands, wide)
+        round_graph(model.graph, self._blocks.values, self._dtype, fallback, fp32_tensors)
         return _bytes(model)
 
-    def rounded_cut(self, graph: bytes, islands: Collection[str], wide: Collection[str]) -> bytes:
+    def rounded_cut(self, graph: bytes, fallback: Collection[str], fp32_tensors: Collection[str]) -> bytes:
         """A graph that was cut from the master, rounded the same way."""
         model = ir.from_proto(onnx.load_model_from_string(graph))
-        round_graph(model.graph, self._blocks.values, self._dtype, islands, wide)
+        round_graph(model.graph, self._blocks.values, self._dtype, fallback, fp32_tensors)
         return _bytes(model)
 
     def around(self, values: Collection[str]) -> dict[int, tuple[str, ...]]:

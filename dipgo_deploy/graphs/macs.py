@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import prod
 
+import onnx  # noqa: TID251 - the home of onnx
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import ZERO_MACS, Macs
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.capture import PARAMETER_PREFIX
 
-__all__ = ["LAYER_NORM_MACS", "node_macs"]
+__all__ = ["LAYER_NORM_MACS", "node_count", "node_macs"]
 
 LAYER_NORM_MACS = 2
 """MACs per element of a LayerNorm in the ``papers`` convention, twice that with a learned scale.
@@ -100,3 +101,8 @@ _COUNTS: Mapping[str, Callable[[ir.Node, list[Shape], Shape], int]] = {
     "LayerNormalization": _layer_norm,
     "Einsum": _einsum,
 }
+
+
+def node_count(graph: bytes) -> int:
+    """Number of nodes of a serialized ONNX graph."""
+    return len(onnx.load_model_from_string(graph).graph.node)

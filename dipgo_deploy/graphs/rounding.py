@@ -13,7 +13,7 @@ import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import TIMESTEP
-from dipgo_deploy.graphs.precision import HALF_TYPES, cast_node, is_float
+from dipgo_deploy.graphs.half_graph import HALF_TYPES, cast_node, is_float
 
 __all__ = ["RANGE_SUFFIX", "add_ranges", "round_graph"]
 

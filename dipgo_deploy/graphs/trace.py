@@ -2,7 +2,7 @@
 
 A trace is a folder: ``master.onnx``, the weights, the denoiser's ``config.json`` and ``blocks.json``, written last.
 That of a model on the device ``meta`` has config and blocks alone: they tell all that lowering asks.
-Traces are kept in a cache by the digest of model, patterns, library versions and of the code here, so that search and
+Traces are kept in a cache by the digest of model, patterns, library versions and TRACE_VERSION, so that search and
 export never trace twice. A lock lets one process trace what several want; a damaged trace is made anew.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,10 +22,9 @@ from filelock import FileLock
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph
-from dipgo_deploy.core.disk import check_target, write_atomic
+from dipgo_deploy.core.disk import cache_folder, check_target, staged, write_atomic
 from dipgo_deploy.core.errors import DipgoError, InputError, first_line
 from dipgo_deploy.core.files import load_block_graph, save_block_graph
-from dipgo_deploy.core.staging import staged
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.capture import PARAMETER_PREFIX, Capture, capture
 from dipgo_deploy.graphs.pieces import block_totals, build_pieces
@@ -38,13 +36,19 @@ from dipgo_deploy.models.contracts import library_versions
 from dipgo_deploy.models.loading import canonical_config
 from dipgo_deploy.supernet import execution_order, match_blocks
 
-__all__ = ["BLOCKS_FILE", "MASTER_FILE", "Trace", "cache_folder", "load_trace", "trace"]
+__all__ = ["BLOCKS_FILE", "MASTER_FILE", "TRACE_VERSION", "Trace", "load_trace", "trace"]
 
 MASTER_FILE = "master.onnx"
 """Name of the master graph, in a trace and in the denoiser's folder of a bundle."""
 
 BLOCKS_FILE = "blocks.json"
 """Name of the BlockGraph's document."""
+
+TRACE_VERSION = 1
+"""Version of what a trace holds for the same model. It is part of the cache's key.
+
+Raise it with every change that makes other traces: a test compares traces with recorded digests.
+"""
 
 PARTS = (BLOCKS_FILE, MASTER_FILE, WEIGHTS_FILE)
 """What the trace of a model with weights must hold, besides the config."""
@@ -66,15 +70,6 @@ class Trace:
     def weights(self) -> Path:
         """The safetensors file behind all graphs."""
         return self.folder / WEIGHTS_FILE
-
-
-def cache_folder() -> Path:
-    """Where traces are kept: DIPGO_CACHE, else ``dipgo-deploy`` in the user's cache folder."""
-    root = (
-        os.environ.get("DIPGO_CACHE")
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dipgo-deploy"
-    )
-    return Path(root)
 
 
 def trace(
@@ -148,17 +143,8 @@ def _chosen(model: LoadedModel, granularity: str, patterns: Sequence[str] | None
 
 
 def _key(model: LoadedModel, patterns: Sequence[str]) -> str:
-    text = json.dumps([_code_digest(), library_versions(), model.digest, model.tokens, model.latent_shape, patterns])
+    text = json.dumps([TRACE_VERSION, library_versions(), model.digest, model.tokens, model.latent_shape, patterns])
     return f"{model.class_name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _code_digest() -> str:
-    """sha256 over the code that makes traces: an older one's trace is not taken for ours."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for path in sorted(p for part in ("core", "models", "supernet", "graphs") for p in (package / part).rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _write_trace(model: LoadedModel, label: str, patterns: Sequence[str], strict: bool, folder: Path) -> None:

@@ -4,10 +4,13 @@
 2. Only the standard operators; no functions, no nested graphs.
 3. Every tensor is either inline or lies, whole, in the one weights file beside the graph, named without a path.
 4. Every name that a node reads is an input, a tensor or the output of an earlier node.
+
+What makes two graphs the same: everything but their names, so that a renumbered graph is known again.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +19,8 @@ import onnx  # noqa: TID251 - the home of onnx
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE, read_layout
 
-__all__ = ["check_graph", "load_graphs"]
+__all__ = ["check_graph", "graph_digest", "load_graphs"]
+
 
 _EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
 
@@ -82,3 +86,10 @@ def _check_tensor(tensor: onnx.TensorProto, what: str, spans: set[tuple[int, int
         raise InputError(f"{what}: {tensor.name} has no offset and length: export the bundle again") from None
     if span not in spans:
         raise InputError(f"{what}: {tensor.name} is no tensor of {weights}: export the bundle again")
+
+
+def graph_digest(content: bytes) -> str:
+    """sha256 of a serialized graph without its name; where its weights lie in their file counts."""
+    model = onnx.load_model_from_string(content)
+    model.graph.name = ""
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()

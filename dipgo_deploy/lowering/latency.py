@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipgo_deploy.core.blocks import BlockGraph
-from dipgo_deploy.core.latency import MIB, LatencyTable, check_table
+from dipgo_deploy.core.latency import LatencyTable, check_table
 from dipgo_deploy.core.program import Combine, Graph, Program
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.tensors import MIB, TensorSpec
 
 __all__ = ["Features", "combine_features", "lost_mib", "predict_ms", "reuse_distances", "run_features"]
 

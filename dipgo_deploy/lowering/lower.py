@@ -23,7 +23,7 @@ from dipgo_deploy.lowering.folding import drop_unused, fold
 from dipgo_deploy.lowering.layouts import GraphPlan, plan_segments, plan_subnets
 from dipgo_deploy.lowering.slots import assign_slots
 
-__all__ = ["LowerOptions", "lower", "planned", "shares_graphs"]
+__all__ = ["LowerOptions", "lower", "plan_graphs"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def lower(
     Raises InputError where the schedule does not fit the model or reads a feature before it is written, UsageError for
     an unknown layout.
     """
-    plans, layouts = planned(schedule, graph, options)
+    plans, layouts = plan_graphs(schedule, graph, options)
     emission = Emission(schedule, graph, plans, layouts)
     emission.emit_trajectory(sampler)
     calls = fold(emission.calls, emission.image) if options.fold else emission.calls
@@ -67,21 +67,14 @@ def lower(
         image=names[emission.image],
         conditioning=tuple((name, names[value]) for name, value in emission.conditioning.items()),
         full_macs=Macs(full.papers * factor, full.full * factor),
+        share_graphs=options.share_graphs,
     )
 
 
-def planned(schedule: Schedule, graph: BlockGraph, options: LowerOptions) -> tuple[Sequence[StepPlan], GraphPlan]:
+def plan_graphs(schedule: Schedule, graph: BlockGraph, options: LowerOptions) -> tuple[Sequence[StepPlan], GraphPlan]:
     """What runs at each step, and the graphs that do. Raises as ``lower``."""
     check_schedule(schedule, graph.block_names)
     if options.layout not in ("subnets", "segments"):
         raise UsageError(f"layout {options.layout!r} is unknown: choose subnets or segments")
     plans = plan_steps(schedule, graph, share_rows=options.share_graphs)
     return plans, (plan_subnets if options.layout == "subnets" else plan_segments)(schedule, graph, plans)
-
-
-def shares_graphs(program: Program, schedule: Schedule, graph: BlockGraph) -> bool:
-    """Whether ``program``, lowered from ``schedule``, has graphs that only sharing gives; its graphs alone decide."""
-    alone, shared = (
-        planned(schedule, graph, LowerOptions(program.layout, share_graphs=share))[1].graphs for share in (False, True)
-    )
-    return program.graphs != alone and program.graphs == shared

@@ -15,7 +15,7 @@ from dipgo_deploy.core.program import TIMESTEP, Call, Combine, Program, Term
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.lowering.emission import Emission
 from dipgo_deploy.lowering.folding import drop_unused
-from dipgo_deploy.lowering.lower import LowerOptions, planned
+from dipgo_deploy.lowering.lower import LowerOptions, plan_graphs
 from dipgo_deploy.lowering.slots import assign_slots
 
 __all__ = ["StepProgram", "begin_at", "lower_steps"]
@@ -39,7 +39,7 @@ def lower_steps(schedule: Schedule, graph: BlockGraph, options: LowerOptions) ->
 
     Raises InputError where the schedule does not fit the model, UsageError for an unknown layout.
     """
-    plans, layouts = planned(schedule, graph, options)
+    plans, layouts = plan_graphs(schedule, graph, options)
     emission = _StepEmission(schedule, graph, plans, layouts)
     emission.emit_steps()
     # The caller's look at a prediction stands as a call while slots are assigned, so that it is still there; the
@@ -66,6 +66,7 @@ def lower_steps(schedule: Schedule, graph: BlockGraph, options: LowerOptions) ->
         noise=names[_LATENT],
         image=predictions[-1],
         conditioning=tuple((name, names[value]) for name, value in emission.conditioning.items()),
+        share_graphs=options.share_graphs,
     )
     return StepProgram(program, tuple(predictions))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dipgo_deploy.core.contract import BatchRange, Contract, Guidance
-from dipgo_deploy.core.versions import installed_versions
+from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, installed_versions
 from dipgo_deploy.models.loading import LoadedModel
 from dipgo_deploy.models.pipeline_timesteps import timestep_arguments
 from dipgo_deploy.models.samplers import sampler_spec, scheduler_class, usual_sampler

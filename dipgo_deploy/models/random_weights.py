@@ -18,8 +18,8 @@ from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.disk import read_json
-from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError, UsageError, first_line
+from dipgo_deploy.core.files import check_document
 from dipgo_deploy.models.loading import DTYPES, LoadedModel, model_from_module
 from dipgo_deploy.models.presets import PRESETS
 
@@ -70,7 +70,7 @@ def read_random_config(name: str | Path) -> RandomConfig:
         raise InputError(f"{path} holds an unknown entry {odd[0]!r}: give a denoiser's config.json")
     if not isinstance(found["denoiser"], dict) or found["denoiser"].get("_class_name") not in [*PRESETS]:
         raise InputError(f"{path} names no supported denoiser class ({', '.join(PRESETS)}): give its config.json")
-    return checked(found, RandomConfig, str(path))
+    return check_document(found, RandomConfig, str(path))
 
 
 def load_random(

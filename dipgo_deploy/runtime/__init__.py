@@ -1,20 +1,10 @@
-"""Runtime: bundles opened, run and verified."""
+"""Runtime: sessions of bundles on ONNX Runtime, PyTorch and TensorRT, and images generated with them."""
 
 from __future__ import annotations
 
+from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.runtime.generate import GenerateOptions, generate
-from dipgo_deploy.runtime.loaded import Compiled, LoadedBundle
-from dipgo_deploy.runtime.loading import load_bundle
-from dipgo_deploy.runtime.verify import VerifyReport, verify
-from dipgo_deploy.runtime.verify_options import VerifyOptions
+from dipgo_deploy.runtime.open import open_session
+from dipgo_deploy.runtime.session import Session
 
-__all__ = [
-    "Compiled",
-    "GenerateOptions",
-    "LoadedBundle",
-    "VerifyOptions",
-    "VerifyReport",
-    "generate",
-    "load_bundle",
-    "verify",
-]
+__all__ = ["GenerateOptions", "RunOptions", "Session", "generate", "open_session"]

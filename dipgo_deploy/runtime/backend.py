@@ -11,9 +11,9 @@ import numpy as np
 from dipgo_deploy.core.program import Combine, Run
 from dipgo_deploy.core.tensors import TensorSpec
 
-__all__ = ["Act", "Backend", "Memory"]
+__all__ = ["BoundCall", "Backend", "Memory"]
 
-Act = Callable[[], None]
+BoundCall = Callable[[], None]
 """A call bound to its buffers: running it is all that is left."""
 
 
@@ -32,7 +32,7 @@ class Memory(Protocol):
         """A copy of the buffer (bfloat16 as float32)."""
         ...
 
-    def bind_combine(self, combine: Combine, buffers: Mapping[str, Any], guidance_scale: float) -> Act:
+    def bind_combine(self, combine: Combine, buffers: Mapping[str, Any], guidance_scale: float) -> BoundCall:
         """The linear combination, bound to the buffers of its slots. Raises InputError where shapes do not fit."""
         ...
 
@@ -40,7 +40,7 @@ class Memory(Protocol):
         """What the calls of a run are made in: where there is a stream, it is queued on."""
         ...
 
-    def captured(self, acts: Sequence[Act]) -> Act:
+    def captured(self, acts: Sequence[BoundCall]) -> BoundCall:
         """All of ``acts``, which have run before, as one. Raises UsageError where the backend knows no such thing."""
         ...
 
@@ -53,7 +53,7 @@ class Backend(Memory, Protocol):
         """Its name on the command line."""
         ...
 
-    def bind_run(self, run: Run, buffers: Mapping[str, Any], sizes: Mapping[str, int]) -> Act:
+    def bind_run(self, run: Run, buffers: Mapping[str, Any], sizes: Mapping[str, int]) -> BoundCall:
         """The graph call, bound to the buffers of its slots; ``sizes`` gives ``batch`` and ``rows``.
 
         Raises InputError where the graph is damaged or does not fit the run.

@@ -1,18 +1,105 @@
-"""The environment a result was made in: versions, machine, providers. Measurements carry it."""
+"""What this machine can run: the state of every backend, from the CUDA driver's answer and what is installed.
+
+The environment a result was made in: versions, machine, providers. Measurements carry it.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dipgo_deploy import __version__
-from dipgo_deploy.core.versions import installed_versions
-from dipgo_deploy.runtime.devices import execution_providers
-from dipgo_deploy.trt.driver import probe_cuda
+from dipgo_deploy.core.contract import installed_versions
+from dipgo_deploy.trt.driver import CudaDriver, probe_cuda
+from dipgo_deploy.trt.target import INSTALL, is_installed
 
-__all__ = ["PACKAGES", "environment"]
+__all__ = ["Capability", "PACKAGES", "Status", "capabilities", "environment", "execution_providers"]
+
+
+Status = Literal["ready", "partial", "absent"]
+"""``ready``: runs here. ``partial``: can be used for less than running. ``absent``: cannot be used."""
+
+_GPU_REMEDY = "run on a machine with an NVIDIA GPU and its driver"
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One thing the machine could do: its state, the reason for it and the line that would change it ("" if none)."""
+
+    name: str
+    status: Status
+    reason: str
+    remedy: str = ""
+
+
+def execution_providers() -> tuple[str, ...]:
+    """The execution providers that the installed ONNX Runtime was built with; () without ONNX Runtime."""
+    try:
+        import onnxruntime  # noqa: TID251 - asks what the library was built with, runs nothing
+    except ImportError:
+        return ()
+    return tuple(onnxruntime.get_available_providers())
+
+
+def capabilities(
+    driver: CudaDriver, providers: tuple[str, ...], installed: Callable[[str], bool] = is_installed
+) -> tuple[Capability, ...]:
+    """The state of every backend, given the driver, ONNX Runtime's providers and a test for installed modules."""
+    return (
+        _onnxruntime_cpu(providers),
+        _cuda_driver(driver),
+        _onnxruntime_cuda(driver, providers),
+        _tensorrt(driver, installed("tensorrt")),
+        _tensorrt_rtx(driver, installed("tensorrt_rtx")),
+    )
+
+
+def _onnxruntime_cpu(providers: tuple[str, ...]) -> Capability:
+    if "CPUExecutionProvider" in providers:
+        return Capability("onnxruntime-cpu", "ready", "ONNX Runtime runs bundles on the CPU")
+    return Capability("onnxruntime-cpu", "absent", "onnxruntime is not installed", "pip install 'dipgo-deploy[cpu]'")
+
+
+def _cuda_driver(driver: CudaDriver) -> Capability:
+    if driver.devices:
+        gpus = ", ".join(f"{device.name} ({device.gpu})" for device in driver.devices)
+        return Capability("cuda-driver", "ready", f"CUDA {driver.version}, {gpus}")
+    return Capability("cuda-driver", "absent", driver.reason, _GPU_REMEDY)
+
+
+def _onnxruntime_cuda(driver: CudaDriver, providers: tuple[str, ...]) -> Capability:
+    name, built = "onnxruntime-cuda", "CUDAExecutionProvider" in providers
+    if built and driver.devices:
+        return Capability(name, "ready", "ONNX Runtime has its CUDA provider and the driver a GPU")
+    if built:
+        return Capability(name, "absent", f"the CUDA provider has no GPU: {driver.reason}", _GPU_REMEDY)
+    swap = "pip uninstall onnxruntime && pip install 'dipgo-deploy[gpu]'"
+    remedy = swap if providers else "pip install 'dipgo-deploy[gpu]'"
+    return Capability(name, "absent", "the installed ONNX Runtime has no CUDA provider", remedy)
+
+
+def _tensorrt(driver: CudaDriver, installed: bool) -> Capability:
+    if not installed:
+        return Capability("tensorrt", "absent", "tensorrt is not installed", INSTALL["tensorrt"])
+    if not driver.devices:
+        reason = f"tensorrt builds and runs only on a GPU: {driver.reason}"
+        return Capability("tensorrt", "absent", reason, _GPU_REMEDY)
+    return Capability("tensorrt", "ready", f"builds and runs engines for {driver.devices[0].gpu}")
+
+
+def _tensorrt_rtx(driver: CudaDriver, installed: bool) -> Capability:
+    name = "tensorrt-rtx"
+    if not installed:
+        return Capability(name, "absent", "tensorrt-rtx is not installed", INSTALL["rtx"])
+    if not driver.devices:
+        reason = f"builds engines for other machines (build-engine --gpu), cannot run them: {driver.reason}"
+        return Capability(name, "partial", reason, _GPU_REMEDY)
+    return Capability(name, "ready", "builds and runs engines, if this GPU is among its architectures")
+
 
 PACKAGES = (
     "torch",

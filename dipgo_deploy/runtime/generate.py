@@ -1,75 +1,115 @@
-"""Generate images with a bundle. Image i of a seed is the same whatever the batch it is made in."""
+"""Generate images with a bundle. Image i of a seed is the same whatever batch it is made in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dipgo_deploy.bundle.bundle import Bundle
+from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.core.noise import noise_for
-from dipgo_deploy.runtime.interpreter import Session
-from dipgo_deploy.runtime.loaded import BackendName, LoadedBundle
+from dipgo_deploy.core.run_options import RunOptions
+from dipgo_deploy.core.sampler import noise_for
+from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.runtime.open import open_session
+from dipgo_deploy.runtime.session import Session
 
-__all__ = ["GenerateOptions", "draw", "generate", "noise_for"]
+__all__ = ["GenerateOptions", "Inputs", "generate", "generate_batches", "run_inputs"]
+
+Inputs = tuple[np.ndarray, Mapping[str, np.ndarray]]
+"""Noise and conditioning of a run."""
+
+
+def run_inputs(model: LoadedModel, contract: Contract, seeds: Sequence[int]) -> Inputs:
+    """Inputs of a run where nothing particular is requested.
+
+    Args:
+        model: where conditioning comes from.
+        contract: the latent shape and the guidance layout.
+        seeds: one for each image.
+
+    Returns:
+        Noise (B, C, H, W) of the seeds, and conditioning of class 0, 1 and so on.
+    """
+    classes = model.num_classes or 1
+    labels = [index % classes for index in range(len(seeds))]
+    return noise_for(seeds, contract.latent_shape), model.conditioning(labels, contract.guidance)
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What to draw: ``count`` images of each class (all classes if none is named), ``batch`` at a time.
+    """What to generate.
 
-    The rest says what runs it, as LoadedBundle.session takes it.
+    Attributes:
+        seed: of the first image. Image i takes ``seed + i``.
+        classes: of the images. Empty takes all classes of the model.
+        count: images of each class.
+        guidance_scale: None takes the contract's usual scale.
+        batch: images at a time.
+        run: what runs the graphs.
+
+    Raises:
+        UsageError: a count or batch below 1.
     """
 
     seed: int = 0
     classes: tuple[int, ...] = ()
     count: int = 1
     guidance_scale: float | None = None
-    backend: BackendName = "onnxruntime"
     batch: int = 8
-    threads: int | None = None
-    device: str = "cpu"
-    cuda_graph: bool = False
-    compiler: str | None = None
-    gpu_memory: int | None = None
-    trust_engines: bool = False
+    run: RunOptions = RunOptions()
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        for name in ("count", "batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def generate(bundle: LoadedBundle, options: GenerateOptions = GenerateOptions()) -> np.ndarray:
-    """Images (N, C, H, W), float32, class by class; the model's range is [-1, 1] as a rule.
+def generate(bundle: Bundle, options: GenerateOptions = GenerateOptions()) -> np.ndarray:
+    """Generate images.
 
-    Raises UsageError for classes that the model does not have, or options that the bundle refuses.
+    Args:
+        bundle: what generates them.
+        options: seeds, classes and backend.
+
+    Returns:
+        Images (N, C, H, W), float32, class by class. Their range is that of the model, usually [-1, 1].
+
+    Raises:
+        UsageError: a class that the model does not have, or an option that does not fit the bundle.
     """
-    if options.count < 1 or options.batch < 1:
-        raise UsageError(f"{options.count} images, {options.batch} at a time, make no sense: ask for 1 or more")
     classes = options.classes or tuple(range(bundle.model.num_classes or 1))
     labels = [label for label in classes for _ in range(options.count)]
     seeds = [options.seed + i for i in range(len(labels))]
-    session = bundle.session(
-        min(options.batch, len(labels)),
-        backend=options.backend,
-        guidance_scale=bundle.manifest.contract.guidance_scale(options.guidance_scale),
-        threads=options.threads,
-        device=options.device,
-        cuda_graph=options.cuda_graph,
-        compiler=options.compiler,
-        gpu_memory=options.gpu_memory,
-        trust_engines=options.trust_engines,
-    )
-    return np.concatenate(list(draw(session, bundle, seeds, labels)))
+    scale = bundle.contract.guidance_scale(options.guidance_scale)
+    session = open_session(bundle, min(options.batch, len(labels)), options.run, guidance_scale=scale)
+    return np.concatenate(list(generate_batches(session, bundle, seeds, labels)))
 
 
-def draw(session: Session, bundle: LoadedBundle, seeds: Sequence[int], labels: Sequence[int]) -> Iterator[np.ndarray]:
-    """Images of ``seeds`` and ``labels``, a batch at a time, float32 (B, C, H, W), the last one shorter if need be.
+def generate_batches(
+    session: Session, bundle: Bundle, seeds: Sequence[int], labels: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Generate images one batch of the session at a time.
 
-    Noise that the sampler itself draws takes a batch's first seed and those that follow it.
+    Noise that the sampler itself draws takes the batch's first seed and the seeds after it.
+
+    Args:
+        session: bound to the bundle's program or to another one of the same model.
+        bundle: where conditioning comes from.
+        seeds: one for each image.
+        labels: the class of each image.
+
+    Yields:
+        Images (B, C, H, W), float32. The last batch may be shorter.
     """
-    contract, batch = bundle.manifest.contract, session.batch
+    contract, batch = bundle.contract, session.batch
     for start in range(0, len(seeds), batch):
-        # The last batch is filled up with repeats, which are dropped: one session serves all.
-        chosen = [min(start + i, len(seeds) - 1) for i in range(batch)]
-        noise = noise_for([seeds[i] for i in chosen], contract.latent_shape)
-        conditioning = bundle.model.conditioning([labels[i] for i in chosen], contract.guidance)
-        made = session.run(noise, conditioning, seed=seeds[start])
-        yield made[: len(seeds) - start].astype(np.float32)
+        # A session has a fixed batch, so the last one is filled up with repeats, which are dropped.
+        indices = [min(start + i, len(seeds) - 1) for i in range(batch)]
+        noise = noise_for([seeds[i] for i in indices], contract.latent_shape)
+        conditioning = bundle.model.conditioning([labels[i] for i in indices], contract.guidance)
+        images = session.run(noise, conditioning, seed=seeds[start])
+        yield images[: len(seeds) - start].astype(np.float32)

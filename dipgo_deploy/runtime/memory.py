@@ -1,27 +1,111 @@
-"""Memory for slots: NumPy arrays, or PyTorch tensors on a device."""
+"""Linear combinations of slots, in NumPy and in PyTorch.
+
+1. A term is a view: of all rows or one half, of all channels or the first ones.
+2. Its coefficient is ``constant + guided * scale``, rounded once to the accumulator's dtype.
+3. The sum is accumulated in float32 (float64 as soon as one slot is float64), then cast to the target, copy by copy. So
+   the target may be one of the terms.
+
+Memory for slots: NumPy arrays, or PyTorch tensors on a device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 
-from dipgo_deploy.core.errors import MissingError, UsageError
-from dipgo_deploy.core.program import Combine
+from dipgo_deploy.core.errors import InputError, MissingError, UsageError
+from dipgo_deploy.core.program import Combine, Half, Term
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.runtime.backend import Act
-from dipgo_deploy.runtime.combine import bind_numpy_combine, bind_torch_combine
+from dipgo_deploy.runtime.backend import BoundCall
 from dipgo_deploy.runtime.streams import capture
 
-__all__ = ["FLOAT_DTYPES", "NumpyMemory", "TorchMemory", "check_device"]
+__all__ = ["FLOAT_DTYPES", "NumpyMemory", "TorchMemory", "bind_numpy_combine", "bind_torch_combine", "check_device"]
+
+
+def bind_numpy_combine(combine: Combine, buffers: Mapping[str, np.ndarray], guidance_scale: float) -> BoundCall:
+    """The combination over arrays. Raises InputError where the shapes of terms and target do not fit."""
+    (first, c_first), *rest = _terms(combine, buffers, guidance_scale)
+    parts = _parts(combine, buffers[combine.target], first.shape)
+    is_double = any(array.dtype == np.float64 for array in (first, *parts, *(view for view, _ in rest)))
+    wide = np.dtype(np.float64 if is_double else np.float32)
+    total, product = np.empty(first.shape, wide), np.empty(first.shape, wide)
+
+    def act() -> None:
+        np.multiply(first, c_first, out=total, dtype=wide)
+        for view, c in rest:
+            np.multiply(view, c, out=product, dtype=wide)
+            np.add(total, product, out=total)
+        for part in parts:
+            np.copyto(part, total, casting="same_kind")
+
+    return act
+
+
+def bind_torch_combine(combine: Combine, buffers: Mapping[str, torch.Tensor], guidance_scale: float) -> BoundCall:
+    """The combination over tensors of one device. Raises InputError where shapes do not fit."""
+    (first, c_first), *rest = _terms(combine, buffers, guidance_scale)
+    parts = _parts(combine, buffers[combine.target], first.shape)
+    is_double = any(tensor.dtype == torch.float64 for tensor in (first, *parts, *(view for view, _ in rest)))
+    total = torch.empty(first.shape, dtype=torch.float64 if is_double else torch.float32, device=first.device)
+
+    def act() -> None:
+        # Copied first: the product of a half-precision tensor and a number would be rounded to half precision.
+        total.copy_(first).mul_(c_first)
+        for view, c in rest:
+            total.add_(view, alpha=c)
+        for part in parts:
+            part.copy_(total)
+
+    return act
+
+
+def _terms(combine: Combine, buffers: Mapping[str, Any], scale: float) -> list[tuple[Any, float]]:
+    if not combine.terms:
+        raise InputError(f"the combination into {combine.target} at step {combine.step} has no terms: re-export")
+    terms = [(_view(buffers[term.slot], term), term.constant + term.guided * scale) for term in combine.terms]
+    for term, (view, _) in zip(combine.terms, terms, strict=True):
+        if view.shape != terms[0][0].shape:
+            raise InputError(
+                f"the combination into {combine.target} at step {combine.step} adds shapes {_text(terms[0][0])} and "
+                f"{_text(view)} (slot {term.slot}): re-export"
+            )
+    return terms
+
+
+def _view(buffer: Any, term: Term) -> Any:
+    rows = buffer[_rows(term.half, len(buffer))]
+    return rows if term.channels is None else rows[:, : term.channels]
+
+
+def _rows(half: Half, count: int) -> slice:
+    middle = count // 2
+    return {"all": slice(None), "first": slice(middle), "second": slice(middle, None)}[half]
+
+
+def _parts(combine: Combine, target: Any, shape: tuple[int, ...]) -> list[Any]:
+    """The equal parts of the target's rows that each take a copy of the sum."""
+    wanted = (combine.copies * shape[0], *shape[1:])
+    if tuple(target.shape) != wanted:
+        raise InputError(
+            f"the combination into {combine.target} at step {combine.step} gives shape {wanted}, but the slot has "
+            f"{_text(target)}: re-export"
+        )
+    return [target[i * shape[0] : (i + 1) * shape[0]] for i in range(combine.copies)]
+
+
+def _text(buffer: Any) -> str:
+    return str(tuple(buffer.shape))
+
 
 FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")
 """Dtypes that a feature or latent slot may have."""
 
 
-_NO_GRAPH = "a CUDA graph needs a CUDA GPU, the device is cpu: leave --cuda-graph out, or run with --device cuda"
+_NO_GRAPH = "cuda_graph needs device cuda, the device is cpu: leave it out"
 
 
 def check_device(device: str) -> None:
@@ -49,7 +133,7 @@ class NumpyMemory:
         """See Memory."""
         return buffer.copy()
 
-    def bind_combine(self, combine: Combine, buffers: Mapping[str, np.ndarray], guidance_scale: float) -> Act:
+    def bind_combine(self, combine: Combine, buffers: Mapping[str, np.ndarray], guidance_scale: float) -> BoundCall:
         """See Memory."""
         return bind_numpy_combine(combine, buffers, guidance_scale)
 
@@ -57,7 +141,7 @@ class NumpyMemory:
         """See Memory."""
         return nullcontext()
 
-    def captured(self, acts: Sequence[Act]) -> Act:
+    def captured(self, acts: Sequence[BoundCall]) -> BoundCall:
         """See Memory."""
         raise UsageError(_NO_GRAPH)
 
@@ -89,7 +173,7 @@ class TorchMemory:
         wide = buffer.float() if buffer.dtype == torch.bfloat16 else buffer
         return wide.to("cpu", copy=True).numpy()
 
-    def bind_combine(self, combine: Combine, buffers: Mapping[str, torch.Tensor], guidance_scale: float) -> Act:
+    def bind_combine(self, combine: Combine, buffers: Mapping[str, torch.Tensor], guidance_scale: float) -> BoundCall:
         """See Memory."""
         return bind_torch_combine(combine, buffers, guidance_scale)
 
@@ -97,7 +181,7 @@ class TorchMemory:
         """See Memory: PyTorch's own stream."""
         return nullcontext()
 
-    def captured(self, acts: Sequence[Act]) -> Act:
+    def captured(self, acts: Sequence[BoundCall]) -> BoundCall:
         """See Memory."""
         if self.device != "cuda":
             raise UsageError(_NO_GRAPH)

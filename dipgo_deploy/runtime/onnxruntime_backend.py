@@ -19,7 +19,7 @@ import onnxruntime as ort  # noqa: TID251 - the home of onnxruntime
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import TIMESTEP, Combine, Run
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.runtime.backend import Act, Memory
+from dipgo_deploy.runtime.backend import BoundCall, Memory
 from dipgo_deploy.runtime.memory import NumpyMemory, TorchMemory, check_device
 from dipgo_deploy.runtime.streams import WorkStream
 
@@ -66,10 +66,10 @@ class OnnxRuntimeBackend:
         cuda_graph: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
-            raise UsageError(f"{threads} threads make no sense: ask for 1 or more")
+            raise UsageError(f"threads must be at least 1, got {threads}")
         check_device(device)
         if cuda_graph and device != "cuda":
-            raise UsageError("a CUDA graph needs device cuda, found cpu: leave --cuda-graph out")
+            raise UsageError("cuda_graph needs device cuda, the device is cpu: leave it out")
         self._stream, self._cuda_graph, self._bound = WorkStream(device), cuda_graph, 0
         self._graphs, self._weights, self._threads, self._device = graphs, weights, threads, device
         self._memory: Memory = NumpyMemory() if device == "cpu" else TorchMemory(device)
@@ -88,7 +88,7 @@ class OnnxRuntimeBackend:
         """See Memory."""
         return self._memory.read(buffer)
 
-    def bind_combine(self, combine: Combine, buffers: Mapping[str, Any], guidance_scale: float) -> Act:
+    def bind_combine(self, combine: Combine, buffers: Mapping[str, Any], guidance_scale: float) -> BoundCall:
         """See Memory."""
         return self._memory.bind_combine(combine, buffers, guidance_scale)
 
@@ -96,11 +96,11 @@ class OnnxRuntimeBackend:
         """See Memory."""
         return self._stream.running()
 
-    def captured(self, acts: Sequence[Act]) -> Act:
+    def captured(self, acts: Sequence[BoundCall]) -> BoundCall:
         """See Memory: ONNX Runtime records calls of its own, one by one."""
         raise UsageError("ONNX Runtime makes CUDA graphs of single calls: give cuda_graph to its backend")
 
-    def bind_run(self, run: Run, buffers: Mapping[str, Any], sizes: Mapping[str, int]) -> Act:
+    def bind_run(self, run: Run, buffers: Mapping[str, Any], sizes: Mapping[str, int]) -> BoundCall:
         """See Backend. Only the outputs that the run names are bound; the graph's others are not fetched."""
         session = self.session(run.graph)
         inputs = {name: buffers[slot] for name, slot in run.inputs}
@@ -125,7 +125,7 @@ class OnnxRuntimeBackend:
         """
         if graph not in self._sessions:
             if graph not in self._graphs:
-                raise InputError(f"the program runs graph {graph!r}, which is not among the graphs given: export anew")
+                raise InputError(f"the program runs graph {graph!r}, which is not among the graphs given: re-export")
             self._sessions[graph] = self._load(graph)
         return self._sessions[graph]
 
@@ -144,7 +144,7 @@ class OnnxRuntimeBackend:
             session = ort.InferenceSession(self._graphs[graph], options, providers=[*providers, "CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no class of their own
             reason = " ".join(str(error).split())
-            raise InputError(f"ONNX Runtime cannot load graph {graph} ({reason}): export anew") from error
+            raise InputError(f"ONNX Runtime cannot load graph {graph} ({reason}): re-export") from error
         check_in_use(self._device, session.get_providers())
         return session
 
@@ -164,7 +164,7 @@ class OnnxRuntimeBackend:
             element = _BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
             bind(name, "cuda", buffer.device.index, element, tuple(buffer.shape), buffer.data_ptr())
 
-    def _act(self, session: ort.InferenceSession, binding: ort.IOBinding) -> Act:
+    def _act(self, session: ort.InferenceSession, binding: ort.IOBinding) -> BoundCall:
         if self._device == "cpu":
             return partial(session.run_with_iobinding, binding)
         how = ort.RunOptions()
@@ -200,11 +200,11 @@ def _dtype_name(buffer: Any) -> str:
 def _check_names(run: Run, what: str, odd: list[str], given: Mapping[str, Any]) -> None:
     if odd:
         state = "does not have" if odd[0] in given else "needs and the program does not give"
-        raise InputError(f"graph {run.graph} at step {run.step}: {what} {odd[0]!r} the graph {state}: export anew")
+        raise InputError(f"graph {run.graph} at step {run.step}: {what} {odd[0]!r} the graph {state}: re-export")
 
 
 def _check_dtype(run: Run, name: str, buffer: Any, wanted: str) -> None:
     if _DTYPES.get(wanted) != _dtype_name(buffer):
         raise InputError(
-            f"graph {run.graph} at step {run.step}: {name!r} is {wanted}, its slot {_dtype_name(buffer)}: export anew"
+            f"graph {run.graph} at step {run.step}: {name!r} is {wanted}, its slot {_dtype_name(buffer)}: re-export"
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dipgo_deploy.core.errors import InputError, first_line
-from dipgo_deploy.runtime.backend import Act
+from dipgo_deploy.runtime.backend import BoundCall
 
 __all__ = ["WorkStream", "capture"]
 
@@ -49,7 +49,7 @@ class WorkStream:
             outside.wait_stream(self.stream)
 
 
-def capture(acts: Sequence[Act], stream: WorkStream | None = None) -> Act:
+def capture(acts: Sequence[BoundCall], stream: WorkStream | None = None) -> BoundCall:
     """One CUDA graph of ``acts``, which have run before and so allocate nothing; made on ``stream``, if one is given.
 
     Raises InputError where one of them cannot be captured: it waits for the device, or its shapes change.
@@ -62,7 +62,7 @@ def capture(acts: Sequence[Act], stream: WorkStream | None = None) -> Act:
                 act()
     except RuntimeError as error:
         raise InputError(
-            f"the program cannot become a CUDA graph ({first_line(error)}): run it without --cuda-graph"
+            f"the program cannot become a CUDA graph ({first_line(error)}): run it without cuda_graph"
         ) from error
-    replay: Act = graph.replay
+    replay: BoundCall = graph.replay
     return replay

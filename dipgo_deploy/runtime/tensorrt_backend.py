@@ -21,9 +21,9 @@ import torch
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import TIMESTEP, Run
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.runtime.backend import Act
+from dipgo_deploy.runtime.backend import BoundCall
+from dipgo_deploy.runtime.engine_cache import EngineCache
 from dipgo_deploy.runtime.memory import TorchMemory
-from dipgo_deploy.runtime.residency import Residency
 from dipgo_deploy.runtime.streams import WorkStream, capture
 from dipgo_deploy.runtime.tensorrt_engine import EngineFile, OpenEngine, open_engine
 
@@ -60,7 +60,7 @@ class TensorRTBackend(TorchMemory):
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         self._stream = WorkStream(device)
         self._budget, self._pinned, self._reserve = gpu_memory, 0, reserve
-        self._residency: Residency | None = None
+        self._residency: EngineCache | None = None
         self._open: dict[str, OpenEngine] = {}
         self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         self._activations = self._bytes(0)
@@ -73,15 +73,17 @@ class TensorRTBackend(TorchMemory):
         self._pinned += buffer.nbytes
         return buffer
 
-    def bind_run(self, run: Run, buffers: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Act:
+    def bind_run(self, run: Run, buffers: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> BoundCall:
         """See Backend. The engine itself is loaded at the first call."""
         if run.graph not in self._files:
-            raise InputError(f"the program runs graph {run.graph!r}, for which there is no engine: build engines anew")
+            raise InputError(
+                f"the program runs graph {run.graph!r}, for which there is no engine: build the engines again"
+            )
         given = {name: buffers[slot] for name, slot in run.inputs}
         given[TIMESTEP] = self._timestep(run.timestep, sizes)
         shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
         if self._shapes.setdefault(run.graph, shapes) != shapes:
-            raise InputError(f"graph {run.graph} at step {run.step} takes other inputs than before: export anew")
+            raise InputError(f"graph {run.graph} at step {run.step} takes other inputs than before: re-export")
         wanted = {name: buffers[slot] for name, slot in run.outputs}
         addresses = {name: int(buffer.data_ptr()) for name, buffer in (*given.items(), *wanted.items())}
         graph = run.graph
@@ -107,12 +109,12 @@ class TensorRTBackend(TorchMemory):
         """See Backend: combinations and engines on one stream."""
         return self._stream.running()
 
-    def captured(self, acts: Sequence[Act]) -> Act:
+    def captured(self, acts: Sequence[BoundCall]) -> BoundCall:
         """See Backend. Raises UsageError where engines make way for each other."""
         if missing := [name for name in self._files if name not in self._open]:
             raise UsageError(
-                f"a CUDA graph needs all {len(self._files)} engines in memory, {missing[0]} had to make way: give more "
-                "--gpu-memory, or leave --cuda-graph out"
+                f"cuda_graph needs all {len(self._files)} engines in memory, {missing[0]} was evicted: raise "
+                "gpu_memory, or leave cuda_graph out"
             )
         return capture(acts, self._stream)
 
@@ -133,7 +135,7 @@ class TensorRTBackend(TorchMemory):
 
     def _opened(self, graph: str) -> OpenEngine:
         if self._residency is None:  # slots are all allocated by now
-            self._residency = Residency(self._budget, self._pinned + self._reserve)
+            self._residency = EngineCache(self._budget, self._pinned + self._reserve)
         size = self._files[graph].bytes
         gone = self._residency.make_room(graph, size)
         if gone is not None:
@@ -189,8 +191,8 @@ class TensorRTBackend(TorchMemory):
             return torch.empty(count, dtype=torch.uint8, device=self.device)
         except torch.OutOfMemoryError:
             raise MissingError(
-                f"{count / 2**20:.0f} MiB of activations find no room on the GPU: give less with --gpu-memory, or "
-                "generate fewer images at once"
+                f"not enough GPU memory for {count / 2**20:.0f} MiB of activations: lower gpu_memory so that engines "
+                "are evicted, or generate fewer images at once"
             ) from None
 
     def _wait(self) -> None:

@@ -67,7 +67,7 @@ class OpenEngine:
             if name == TIMESTEP and name not in self.inputs:
                 continue
             if not context.set_tensor_address(name, address):
-                raise InputError(f"engine {self.name} takes no address for {name!r}: build the engine anew")
+                raise InputError(f"engine {self.name} takes no address for {name!r}: build the engine again")
             self.held[name] = address
 
     def use_memory(self, address: int, size: int) -> None:
@@ -81,7 +81,7 @@ class OpenEngine:
         """Queue one run on ``stream``; returns at once."""
         context = self.context
         if not context.execute_async_v3(stream):
-            raise InputError(f"engine {self.name} refused to run: see its log, and build the engine anew")
+            raise InputError(f"engine {self.name} refused to run: see its log, and build the engine again")
 
 
 def open_engine(
@@ -94,14 +94,14 @@ def open_engine(
     """
     engine = runtime.deserialize_cuda_engine(file.path.read_bytes())
     if engine is None:
-        raise InputError(f"{file.path} cannot be loaded (see the log above): build the engine anew on this machine")
+        raise InputError(f"{file.path} cannot be loaded (see the log above): build the engine again on this machine")
     if file.onnx is not None:
         _put_in_weights(trt, engine, name, file.onnx)
     context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     if context is None:
         raise MissingError(
-            f"engine {name} finds no room beside {taken / 2**20:.0f} MiB: give less with --gpu-memory, so that engines "
-            "make way for each other"
+            f"not enough GPU memory for engine {name} ({taken / 2**20:.0f} MiB in use): lower gpu_memory so that other "
+            "engines are evicted"
         )
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = frozenset(tensor for tensor in names if engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT)
@@ -109,7 +109,7 @@ def open_engine(
         if tensor not in inputs:
             continue
         if tensor not in shapes:
-            raise InputError(f"engine {name} wants an input {tensor!r} that the program does not give: build it anew")
+            raise InputError(f"engine {name} wants an input {tensor!r} that the program does not give: build it again")
         if not context.set_input_shape(tensor, shapes[tensor]):
             raise InputError(
                 f"engine {name} takes {tuple(engine.get_tensor_shape(tensor))} for {tensor!r}, {shapes[tensor]} is "
@@ -129,4 +129,4 @@ def _put_in_weights(trt: Any, engine: Any, name: str, onnx: Path) -> None:
     refitter = trt.Refitter(engine, logger)
     parser_refitter = trt.OnnxParserRefitter(refitter, logger)
     if not (parser_refitter.refit_from_file(str(onnx)) and refitter.refit_cuda_engine()):
-        raise InputError(f"engine {name} does not take the weights of {onnx} (see the log above): build it anew")
+        raise InputError(f"engine {name} does not take the weights of {onnx} (see the log above): build it again")

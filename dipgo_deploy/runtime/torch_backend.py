@@ -17,7 +17,7 @@ from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.liveness import residual_name
 from dipgo_deploy.core.program import TIMESTEP, Program, Run
-from dipgo_deploy.runtime.backend import Act
+from dipgo_deploy.runtime.backend import BoundCall
 from dipgo_deploy.runtime.memory import TorchMemory
 from dipgo_deploy.supernet.backup import block_input
 from dipgo_deploy.supernet.features import FeatureTemplate, flatten_feature
@@ -90,10 +90,10 @@ class TorchBackend(TorchMemory):
         self._compiled: dict[str, Callable[..., Any]] = {}
         self._dry_runs: dict[int, _DryRun] = {}
 
-    def bind_run(self, run: Run, buffers: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Act:
+    def bind_run(self, run: Run, buffers: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> BoundCall:
         """See Backend."""
         if run.graph not in self._graphs:
-            raise InputError(f"the program runs graph {run.graph!r}, which it does not describe: export anew")
+            raise InputError(f"the program runs graph {run.graph!r}, which it does not describe: re-export")
         computes = {*self._graphs[run.graph].computes, PREDICTION}
         self._check_names(run, computes)
         rows = sizes["rows"]
@@ -116,10 +116,10 @@ class TorchBackend(TorchMemory):
         stored = {b.name: {*b.features, residual_name(b.name)} for b in self.blocks.blocks}
         known = {spec.name for spec in self.blocks.inputs}.union(*stored.values())
         if odd := [name for name, _ in run.inputs if name not in known]:
-            raise InputError(f"graph {run.graph} reads {odd[0]}, which the traced model does not have: export anew")
+            raise InputError(f"graph {run.graph} reads {odd[0]}, which the traced model does not have: re-export")
         given = set().union(*(stored[block] for block in computes))
         if odd := [name for name, _ in run.outputs if name not in given]:
-            raise InputError(f"graph {run.graph} writes {odd[0]}, but does not compute it: export anew")
+            raise InputError(f"graph {run.graph} writes {odd[0]}, but does not compute it: re-export")
 
     @torch.no_grad()
     def _dry_run(self, rows: int) -> _DryRun:
@@ -131,7 +131,7 @@ class TorchBackend(TorchMemory):
             tensors, templates[block] = flatten_feature(feature)
             names = self.blocks.block_of_name[block].features
             if len(tensors) != len(names):
-                raise InputError(f"block {block} returns {len(tensors)} tensors, {len(names)} were traced: trace anew")
+                raise InputError(f"block {block} returns {len(tensors)} tensors, {len(names)} were traced: trace again")
             features.update(zip(names, map(_dead, tensors), strict=True))
             return feature
 

@@ -1,17 +1,14 @@
 """Search: which blocks each step computes, and which it reuses.
 
-This package is also the function: ``dipgo_deploy.search(model, contract, options)`` is ``search`` of run.py. The class
-of the package's module is changed for that. Python binds ``dipgo_deploy.search`` to the package when any of its modules
-is imported, so a function of that name in ``dipgo_deploy`` would depend on the order of imports.
+This package is also a verb: ``dipgo_deploy.search(model, contract, options)`` calls ``search`` (core/callable_package.py).
 """
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from dipgo_deploy.core.callable_package import make_callable
 from dipgo_deploy.search.dipgo.options import DipgoOptions
 from dipgo_deploy.search.method_options import (
     BestRandomOptions,
@@ -25,6 +22,11 @@ from dipgo_deploy.search.method_options import (
 from dipgo_deploy.search.options import METHODS, RULES, TOLERANCE, SearchOptions, method_options
 
 if TYPE_CHECKING:
+    from dipgo_deploy.core.blocks import BlockGraph
+    from dipgo_deploy.core.contract import Contract
+    from dipgo_deploy.core.progress import Work
+    from dipgo_deploy.core.schedule import Schedule
+    from dipgo_deploy.models import LoadedModel
     from dipgo_deploy.search.problem import schedule_by_rule
     from dipgo_deploy.search.random_schedules import random_schedule
     from dipgo_deploy.search.run import search
@@ -63,12 +65,16 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_LAZY[name]), name)
 
 
-class _CallablePackage(ModuleType):
-    """A package that can be called."""
+def _search(
+    model: LoadedModel,
+    contract: Contract,
+    options: SearchOptions = SearchOptions(),
+    *,
+    blocks: BlockGraph | None = None,
+) -> Work[Schedule]:
+    """Search a reuse schedule: see ``dipgo_deploy.search.search``."""
+    work: Work[Schedule] = __getattr__("search")(model, contract, options, blocks=blocks)
+    return work
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Search a schedule, as ``search`` does."""
-        return __getattr__("search")(*arguments, **options)
 
-
-sys.modules[__name__].__class__ = _CallablePackage
+make_callable(__name__, _search)

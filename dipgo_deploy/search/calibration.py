@@ -12,7 +12,7 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.noise import noise_for
+from dipgo_deploy.core.sampler import noise_for
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.supernet.rollout import last_latent, reference_trajectory

@@ -22,13 +22,16 @@ from dipgo_deploy.search.method_options import (
     UniformOptions,
 )
 
-__all__ = ["IMAGES", "METHODS", "RULES", "TOLERANCE", "Method", "SearchOptions", "method_options"]
+__all__ = ["IMAGES", "METHODS", "NOTE", "RULES", "TOLERANCE", "Method", "SearchOptions", "method_options"]
 
 TOLERANCE = 0.0125
 """How near a ratio must come to the requested ratio to count as reached (DiP-GO, Algorithm 1)."""
 
 IMAGES = 8
 """Images that evaluate schedules, where ``SearchOptions.images`` is not given."""
+
+NOTE = "note"
+"""Stage of a Progress whose text is worth a line of its own, such as the memory that a search will take."""
 
 Settings = TypeVar("Settings", bound=MethodOptions)
 
@@ -131,6 +134,8 @@ class SearchOptions:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise UsageError(f"{name} must be at least 1, got {number}")
+        if self.classes and self.prompts:
+            raise UsageError("classes and prompts both say what images show: give one of them")
         if self.guidance_scale is not None and not self.guidance_scale >= 0:
             raise UsageError(f"guidance_scale must be at least 0, got {self.guidance_scale}")
         if self.settings is None:

@@ -1,14 +1,14 @@
-"""Build the engines of a set of graphs: what stands is kept, what was built elsewhere taken over, the rest built.
+"""Build the engines of a set of graphs. What is up to date is kept, what was built elsewhere is copied.
 
-Each engine is built by a process of its own (trt/worker.py) and complete when its record stands, so that an interrupted
-build goes on at the next graph.
+Each engine is built by a process of its own (trt/worker.py). An engine is complete when its record is written, so an
+interrupted build goes on at the next graph.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,89 +17,102 @@ from typing import Literal
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, UsageError
 from dipgo_deploy.core.files import load_engine_record
+from dipgo_deploy.core.progress import Progress, Work
 from dipgo_deploy.trt.job import EngineJob, job_to_json
 from dipgo_deploy.trt.store import copies, find_built, is_trusted, is_whole, note_built
 
-__all__ = ["BuildStep", "Outcome", "build_engines", "drop_stale", "engine_path", "standing"]
+__all__ = ["BuildStatus", "BuiltEngine", "build_engines", "drop_stale", "engine_path", "find_up_to_date"]
 
-Outcome = Literal["kept", "copied", "built"]
-"""What became of an engine: it stood already, one of the same digest was copied, or it was built now."""
+BuildStatus = Literal["up to date", "copied", "built"]
+"""The build status of an engine: no work was needed, an engine of the same digest was copied, or it was built now."""
 
 _ERRORS: dict[int, type[DipgoError]] = {2: UsageError, 3: InputError, 5: MissingError}
+"""The error class of each exit code that a worker may end with."""
 
 
 @dataclass(frozen=True)
-class BuildStep:
-    """An engine that now stands, what became of it, and the share of the work that is done (0 to 1)."""
+class BuiltEngine:
+    """The record of an engine on disk, and its build status."""
 
     record: EngineRecord
-    outcome: Outcome
-    share: float
+    status: BuildStatus
 
 
-def build_engines(jobs: Sequence[EngineJob], workers: int = 1) -> Iterator[BuildStep]:
-    """Make every engine stand, ``workers`` at a time; yields each when it does, those that need no work first.
+def build_engines(jobs: Sequence[EngineJob], workers: int = 1) -> Work[tuple[BuiltEngine, ...]]:
+    """Build every engine that is not up to date. Engines that need no work come first.
 
-    Raises the error of the first build that fails; what was finished stays.
+    Args:
+        jobs: the engines to build.
+        workers: builds at a time.
+
+    Returns:
+        All engines, in the order in which they were finished. Progress counts bytes of ONNX graphs.
+
+    Raises:
+        UsageError: fewer than one worker.
+        DipgoError: the first build that failed. Finished engines stay.
     """
     if workers < 1:
-        raise UsageError(f"{workers} workers build nothing: ask for 1 or more")
-    size = {job.graph: max(1, Path(job.onnx).stat().st_size) for job in jobs}
-    done, total = 0, sum(size.values())
-    found = {job.graph: standing(job) for job in jobs}
-    copies({engine_path(job): path for job in jobs if isinstance(path := found[job.graph], Path)})
-    left = [job for job in jobs if found[job.graph] is None]
+        raise UsageError(f"workers must be at least 1, got {workers}")
+    sizes = {job.graph: max(1, Path(job.onnx).stat().st_size) for job in jobs}
+    existing = {job.graph: find_up_to_date(job) for job in jobs}
+    copies({engine_path(job): path for job in jobs if isinstance(path := existing[job.graph], Path)})
+    missing = [job for job in jobs if existing[job.graph] is None]
+    engines: list[BuiltEngine] = []
+    done = 0
     for job in jobs:
-        if job not in left:
-            done += size[job.graph]
-            outcome: Outcome = "kept" if found[job.graph] == "kept" else "copied"
-            yield BuildStep(load_engine_record(engine_path(job).with_suffix(".json")), outcome, done / total)
+        if job not in missing:
+            status: BuildStatus = "up to date" if existing[job.graph] == "up to date" else "copied"
+            engines.append(BuiltEngine(load_engine_record(engine_path(job).with_suffix(".json")), status))
+            done += sizes[job.graph]
+            yield Progress("building engines", done, sum(sizes.values()), f"{job.graph} {status}")
     running: set[subprocess.Popen[str]] = set()
     pool = ThreadPoolExecutor(workers)
     try:
-        futures: dict[Future[EngineRecord], EngineJob] = {pool.submit(_built, job, running): job for job in left}
+        futures: dict[Future[EngineRecord], EngineJob] = {pool.submit(_build, job, running): job for job in missing}
         for future in as_completed(futures):
-            record = future.result()
-            done += size[futures[future].graph]
-            yield BuildStep(record, "built", done / total)
+            engines.append(BuiltEngine(future.result(), "built"))
+            done += sizes[futures[future].graph]
+            yield Progress("building engines", done, sum(sizes.values()), f"{futures[future].graph} built")
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list(running):
             process.kill()
         pool.shutdown(wait=True)
+    return tuple(engines)
 
 
 def engine_path(job: EngineJob) -> Path:
-    """Where the engine of a job stands, or will."""
+    """The engine file of a job, whether it exists or not."""
     return Path(job.folder) / f"{job.graph}.engine"
 
 
-def standing(job: EngineJob) -> Literal["kept"] | Path | None:
-    """``kept`` where the engine of a job stands, the place of one of its digest built here, or None.
+def find_up_to_date(job: EngineJob) -> Literal["up to date"] | Path | None:
+    """Where a usable engine of a job is.
 
-    What others built does not stand: preflight would refuse it and ask for a build.
+    Returns ``up to date`` where the job's own file is usable, the path of an engine with the same digest that was built
+    on this machine, or None. Engines that others built do not count, because the preflight would refuse them.
     """
-    record = _record_beside(engine_path(job))
+    record = _record_of(engine_path(job))
     if record is None or record.digest != job.digest or not is_trusted(record):
         return find_built(job.digest)
-    return "kept" if is_whole(engine_path(job), record) else find_built(job.digest)
+    return "up to date" if is_whole(engine_path(job), record) else find_built(job.digest)
 
 
-def _record_beside(engine: Path) -> EngineRecord | None:
+def _record_of(engine: Path) -> EngineRecord | None:
     try:
         return load_engine_record(engine.with_suffix(".json"))
     except InputError:
         return None
 
 
-def _built(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
+def _build(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
     folder = Path(job.folder)
-    for place in (folder, Path(job.timing_cache).parent):
-        place.mkdir(parents=True, exist_ok=True)
-    record = folder / f"{job.graph}.json"
-    record.unlink(missing_ok=True)
-    log = folder / f"{job.graph}.log"
-    log.unlink(missing_ok=True)  # a link would be written through
+    for needed in (folder, Path(job.timing_cache).parent):
+        needed.mkdir(parents=True, exist_ok=True)
+    record_file, log = folder / f"{job.graph}.json", folder / f"{job.graph}.log"
+    record_file.unlink(missing_ok=True)
+    log.unlink(missing_ok=True)  # Opening a link would write to the file that it points to.
     with log.open("w", encoding="utf-8") as stream:
         command = [sys.executable, "-m", "dipgo_deploy.trt.worker"]
         process = subprocess.Popen(
@@ -111,22 +124,28 @@ def _built(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
         stream.write(errors)
     if process.returncode:
         raise _failure(job, process.returncode, errors, log)
-    found = load_engine_record(record)
-    note_built(engine_path(job), found)
-    return found
+    record = load_engine_record(record_file)
+    note_built(engine_path(job), record)
+    return record
 
 
 def _failure(job: EngineJob, code: int, errors: str, log: Path) -> DipgoError:
+    """The error of a failed worker. TensorRT prints its own reason to the log, behind ``[E]``."""
     lines = [line.removeprefix("error: ") for line in errors.splitlines() if line.startswith("error: ")]
     if lines and code in _ERRORS:
-        words = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("[E] ")]
-        return _ERRORS[code](f"{lines[-1]}{': ' if words else ''}{' '.join(words[-1:])}: see {log}")
+        reasons = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("[E] ")]
+        return _ERRORS[code](f"{lines[-1]}{': ' if reasons else ''}{' '.join(reasons[-1:])}: see {log}")
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return InputError(f"the build of {job.graph} ended with {how}: see {log}")
 
 
 def drop_stale(folder: Path, graphs: Sequence[str]) -> None:
-    """Remove what belongs to graphs that the program no longer has, and what a killed build has left."""
+    """Remove files of graphs that the program no longer has, and temporary files of a killed build.
+
+    Args:
+        folder: the folder of the engines.
+        graphs: the names of the graphs that the program has.
+    """
     for path in folder.iterdir():
         if path.name.startswith(".") or path.stem not in graphs:
             path.unlink()

@@ -18,7 +18,7 @@ from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.core.program import Program
-from dipgo_deploy.graphs.identity import graph_digest
+from dipgo_deploy.graphs.untrusted import graph_digest
 from dipgo_deploy.trt.driver import Device
 from dipgo_deploy.trt.job import graph_tensors
 from dipgo_deploy.trt.network import check_types

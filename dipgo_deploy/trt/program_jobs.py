@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.disk import cache_folder
 from dipgo_deploy.core.engine import engine_folder
 from dipgo_deploy.core.program import Program
-from dipgo_deploy.graphs.identity import graph_digest
-from dipgo_deploy.graphs.trace import cache_folder
+from dipgo_deploy.graphs.untrusted import graph_digest
 from dipgo_deploy.trt.job import BuildFlags, EngineJob, graph_tensors, profile_of
 from dipgo_deploy.trt.target import Target
 

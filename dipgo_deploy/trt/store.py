@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from dipgo_deploy.core.disk import read_json, sha256_of, write_atomic
+from dipgo_deploy.core.disk import cache_folder, read_json, sha256_of, write_atomic
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_engine_record, save_engine_record
-from dipgo_deploy.graphs.trace import cache_folder
 
 __all__ = ["check_trusted", "copies", "find_built", "forget_built", "is_trusted", "is_whole", "note_built"]
 

@@ -1,4 +1,6 @@
-"""Build one engine in a process of its own: ``python -m dipgo_deploy.trt.worker``, the job as JSON on its input.
+"""What the library says while it builds: the build log, and the one number in it that is wanted afterwards.
+
+Build one engine in a process of its own: ``python -m dipgo_deploy.trt.worker``, the job as JSON on its input.
 
 A process gives back all memory that the library took, and takes nobody with it when it dies. Standard output is the
 build log. The engine is written first and its record last: an engine without a record is none.
@@ -7,22 +9,54 @@ build log. The engine is written first and its record last: an engine without a 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from dipgo_deploy.core.contract import installed_versions
 from dipgo_deploy.core.disk import sha256_of, write_atomic
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import DipgoError, InputError
 from dipgo_deploy.core.files import save_engine_record
-from dipgo_deploy.core.versions import installed_versions
-from dipgo_deploy.trt.build_log import activation_bytes_in, build_logger
 from dipgo_deploy.trt.job import EngineJob, job_from_json
 from dipgo_deploy.trt.network import check_types, fix_shapes, parse_network, tensors_of
 from dipgo_deploy.trt.target import Target, load_target
 
-__all__ = ["build_engine", "main"]
+__all__ = ["activation_bytes_in", "build_engine", "build_logger", "main"]
+
+
+_ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+)")
+
+
+def build_logger(trt: Any) -> Any:
+    """An ``ILogger`` that prints all but details, with a letter for each severity, and keeps it in ``lines``."""
+    letters = {
+        trt.ILogger.INTERNAL_ERROR: "E",
+        trt.ILogger.ERROR: "E",
+        trt.ILogger.WARNING: "W",
+        trt.ILogger.INFO: "I",
+    }
+
+    class BuildLogger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in letters:
+                self.lines.append(f"[{letters[severity]}] {message}")
+                print(self.lines[-1], flush=True)
+
+    return BuildLogger()
+
+
+def activation_bytes_in(lines: list[str]) -> int | None:
+    """Device memory of one context at the largest shapes of its profile, as the builder said; None if it did not."""
+    found = [match[1] for line in lines if (match := _ACTIVATIONS.search(line))]
+    return int(found[-1]) if found else None
+
 
 _TOOLS = ("dipgo-deploy", "tensorrt", "tensorrt-rtx", "polygraphy", "onnx", "torch")
 

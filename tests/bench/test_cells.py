@@ -13,7 +13,9 @@ from tests.search.graphs import chain_like, contract_of, unet_like
 
 def test_ages_count_the_steps_since_a_feature_was_computed() -> None:
     graph = unet_like()
-    cells = read_cells(schedule_by_rule(graph, contract_of(graph, 6), SearchOptions("uniform", 0.5, settings=UniformOptions(3))))
+    cells = read_cells(
+        schedule_by_rule(graph, contract_of(graph, 6), SearchOptions("uniform", 0.5, settings=UniformOptions(3)))
+    )
     assert cells.age.tolist() == [[0, 1, 2, 0, 1, 2]] * len(graph.blocks)
     assert (cells.state == np.array([COMPUTED, REUSED, REUSED] * 2)).all()
     assert cells.calls == 2 and cells.ratio is None and cells.kept.tolist() == [1, 0, 0, 1, 0, 0]

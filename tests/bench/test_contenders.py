@@ -7,7 +7,7 @@ import pytest
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.entries import Entry
 from dipgo_deploy.bench.options import BenchOptions
-from dipgo_deploy.runtime import load_bundle
+from dipgo_deploy.bundle import load_bundle
 
 
 @pytest.mark.parametrize(("backend", "loads"), [("onnxruntime", False), ("torch", True)])

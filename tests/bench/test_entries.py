@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from dipgo_deploy.bench.entries import bench_entries, weight_bytes
+from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
 
 

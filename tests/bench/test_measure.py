@@ -13,11 +13,9 @@ from dipgo_deploy.bench import BenchOptions, BenchReport, Progress, bench, load_
 from dipgo_deploy.bench.contenders import FullNetwork
 from dipgo_deploy.bench.plain import plain_samplers, steps_beside
 from dipgo_deploy.bench.variants import variants
+from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.graphs import export
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.runtime.generate import draw
 from dipgo_deploy.search import DeepCacheOptions, SearchOptions, schedule_by_rule
 
 OPTIONS = BenchOptions(
@@ -66,7 +64,10 @@ def bundles(digits_unet, traced, tmp_path_factory):
         make_contract(digits_unet, steps=8),
     )  # of a number that divides 1000, so that no timestep is rounded
     graph = traced("digits-unet", "stage").blocks
-    searches = {"half": SearchOptions("uniform", 0.5), "cheap": SearchOptions("deepcache", 0.5, settings=DeepCacheOptions(4, 1))}
+    searches = {
+        "half": SearchOptions("uniform", 0.5),
+        "cheap": SearchOptions("deepcache", 0.5, settings=DeepCacheOptions(4, 1)),
+    }
     schedules = {name: schedule_by_rule(graph, contract, search) for name, search in searches.items()}
     return {name: load_bundle(export(digits_unet, one, folder / name)) for name, one in schedules.items()}
 

@@ -9,9 +9,8 @@ import torch
 
 from dipgo_deploy.bench import BenchOptions, bench
 from dipgo_deploy.bench.surroundings import time_surroundings
-from dipgo_deploy.graphs import export
+from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.models import load_model, make_contract
-from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from tests.models.pipelines import pipeline_from
 

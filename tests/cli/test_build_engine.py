@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dipgo_deploy.cli.main import run
-from dipgo_deploy.cli.units import batch_range, byte_count
+from dipgo_deploy.cli.options import batch_range, byte_count
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.trt.driver import DRIVER_VARIABLE

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
+from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_manifest
-from dipgo_deploy.runtime import load_bundle
 from tests.cli.refusal import edit, flip, refused, seal, truncate
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -95,7 +95,7 @@ def test_a_guidance_scale_without_guidance(bundle_folder, monkeypatch, capsys):
     other = replace(
         bundle, manifest=replace(bundle.manifest, contract=plain), program=replace(bundle.program, contract=plain)
     )
-    monkeypatch.setattr("dipgo_deploy.runtime.load_bundle", lambda *_, **__: other)
+    monkeypatch.setattr("dipgo_deploy.bundle.load_bundle", lambda *_, **__: other)
     refused(["generate", bundle_folder, "--guidance", 3], "guidance scale 3 is wanted", capsys, 2)
 
 

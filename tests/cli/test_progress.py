@@ -1,43 +1,44 @@
+"""Progress of long work on stderr."""
+
 from __future__ import annotations
 
-import pytest
+from collections.abc import Sequence
 
-from dipgo_deploy.cli import progress
-from dipgo_deploy.cli.progress import watched
+from dipgo_deploy.cli import terminal
+from dipgo_deploy.cli.terminal import show_progress
+from dipgo_deploy.core.progress import Progress, Work
 
 
-def test_lines_tell_share_state_and_time_left_but_not_too_often(capsys, monkeypatch):
-    clock = iter([0.0, 0.0, 11.0, 12.0, 20.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    last = watched(range(4), lambda done: (done / 4, f"loss {done}"), "training")
+def work(*stages: tuple[str, float]) -> Work[str]:
+    for stage, done in stages:
+        yield Progress(stage, done, 1.0, f"loss {done:g}")
+    return "the result"
+
+
+def ticking(monkeypatch, seconds: Sequence[float]) -> None:
+    clock = iter(seconds)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+
+
+def test_lines_say_share_state_and_time_left_but_not_too_often(capsys, monkeypatch):
+    ticking(monkeypatch, [0.0, 0.0, 11.0, 12.0, 20.0])
+    assert show_progress(work(*(("training", done / 4) for done in range(4))), "search") == "the result"
     captured = capsys.readouterr()
-    assert last == 3 and captured.out == ""
-    assert captured.err.splitlines() == ["training …", "   25% loss 1, 33 s left"]
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["search …", "   25% training: loss 0.25, 33 s left"]
 
 
-def test_time_left_counts_from_the_first_reading_and_anew_in_another_stage(capsys, monkeypatch):
-    clock = iter([0.0, 10.0, 20.0, 30.0, 50.0, 60.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    watched([0.5, 0.75, 0.1, 0.3, 0.9], lambda share: (share, "going"), "search")
-    told = capsys.readouterr().err.splitlines()[1:]
-    assert told == [
-        "   50% going, 0 s",
-        "   75% going, 10 s left",
-        "   10% going, 0 s",
-        "   30% going, 70 s left",
-        "   90% going, 4 s left",
-    ]
+def test_time_left_counts_from_the_first_progress_of_a_stage(capsys, monkeypatch):
+    ticking(monkeypatch, [0.0, 10.0, 20.0, 30.0, 50.0, 60.0])
+    show_progress(work(("a", 0.5), ("a", 0.75), ("b", 0.1), ("b", 0.3), ("b", 0.9)), "search")
+    lines = [line.partition(",")[2] for line in capsys.readouterr().err.splitlines()[1:]]
+    assert lines == [" 0 s", " 10 s left", " 0 s", " 70 s left", " 4 s left"]
 
 
-def test_what_a_library_prints_goes_to_stderr(capsys):
-    def steps():
+def test_output_of_libraries_goes_to_stderr(capsys):
+    def chatty() -> Work[None]:
         print("chatter")
-        yield 1
+        yield Progress("work", 1, 1)
 
-    watched(steps(), lambda _: None, "work")
+    show_progress(chatty(), "work")
     assert capsys.readouterr().out == ""
-
-
-def test_work_that_ends_without_a_result_is_a_bug():
-    with pytest.raises(AssertionError, match="ended without a result"):
-        watched([], lambda _: None, "work")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from dipgo_deploy.cli.main import run
 from tests.cli.refusal import refused
-from tests.runtime.dropin.pipelines import SIDE
+from tests.pipeline.pipelines import SIDE
 
 
 def test_generate_draws_prompts_and_says_where_the_time_went(sd_bundle: Path, tmp_path: Path, capsys):

@@ -12,7 +12,7 @@ from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.files import save_engine_record, save_latency_table, save_precision
 from dipgo_deploy.core.latency import LatencyTable
-from dipgo_deploy.core.precision import Island, PrecisionRecord
+from dipgo_deploy.core.precision import FallbackNodes, PrecisionRecord
 
 DIGEST = "ab" * 32
 LATENCY = LatencyTable(
@@ -23,7 +23,7 @@ LATENCY = LatencyTable(
     whole_over_calls=1.0, spread=0.07,
 )  # fmt: skip
 PRECISION = PrecisionRecord(
-    "float16", DIGEST, 0.02, 2, ("sin", "cos"), (Island("mid_block", ("a",), "reaches 1e6"),), ("w",), 1e-3, 2e-3
+    "float16", DIGEST, 0.02, 2, ("sin", "cos"), (FallbackNodes("mid_block", ("a",), "reaches 1e6"),), ("w",), 1e-3, 2e-3
 )
 ENGINE = EngineRecord(
     "subnet_00", "1" * 64, "2" * 64, "3" * 64, "rtx", "1.2", "sm89", "float16", ("refit",), BatchRange(1, 4, 8),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dipgo_deploy.cli import export, import_schedule, profile, search, trace
+from dipgo_deploy.cli import export, profile, search, trace
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from dipgo_deploy.cli.views import blocks_view, bundle_view, program_view, schedule_view
+from dipgo_deploy.cli.bundle_view import blocks_view, bundle_view, program_view, schedule_view
 from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.core.sampler import LinearSampler, Update

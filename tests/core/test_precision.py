@@ -7,7 +7,7 @@ import pytest
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_precision, save_precision
-from dipgo_deploy.core.precision import Island, PrecisionRecord, variant_name
+from dipgo_deploy.core.precision import FallbackNodes, PrecisionRecord, half_precision_name
 
 RECORD = PrecisionRecord(
     dtype="float16",
@@ -15,7 +15,7 @@ RECORD = PrecisionRecord(
     tolerance=0.02,
     images=2,
     fixed=("a",),
-    islands=(Island("mid_block", ("n1", "n2"), "reaches 1e6"),),
+    islands=(FallbackNodes("mid_block", ("n1", "n2"), "reaches 1e6"),),
     wide=("w",),
     local=0.001,
     free=0.002,
@@ -23,9 +23,9 @@ RECORD = PrecisionRecord(
 
 
 def test_variants_are_named_as_diffusers_names_them():
-    name = variant_name("diffusion_pytorch_model.safetensors", "float16")
+    name = half_precision_name("diffusion_pytorch_model.safetensors", "float16")
     assert name == "diffusion_pytorch_model.fp16.safetensors"
-    assert variant_name("subnet_00.onnx", "bfloat16") == "subnet_00.bf16.onnx"
+    assert half_precision_name("subnet_00.onnx", "bfloat16") == "subnet_00.bf16.onnx"
 
 
 def test_a_record_survives_its_file(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dipgo_deploy.core.disk import staged
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.staging import staged
 
 
 def test_what_is_staged_stands_at_the_end_alone(tmp_path: Path) -> None:

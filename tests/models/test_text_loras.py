@@ -11,16 +11,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dipgo_deploy.bundle import export
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.graphs import export, trace
+from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
 from dipgo_deploy.models.lora import LoraFile, with_loras
 from dipgo_deploy.models.prompts import with_prompts
 from dipgo_deploy.models.text_loras import save_text_encoder
-from dipgo_deploy.runtime.dropin import load_pipeline
+from dipgo_deploy.pipeline import load_pipeline
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from tests.models.pipelines import text_pipeline
-from tests.runtime.dropin.pipelines import TOKENS, build
+from tests.pipeline.pipelines import TOKENS, build
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft", reason="peft is not installed: pip install 'dipgo-deploy[lora]'")

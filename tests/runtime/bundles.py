@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dipgo_deploy.bundle import Bundle, ExportOptions, export, load_bundle
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.graphs import ExportOptions, export, trace
+from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, make_contract
-from dipgo_deploy.runtime import LoadedBundle, load_bundle
 from dipgo_deploy.search.random_schedules import random_schedule
 from tests.models.families import tiny
 
@@ -48,13 +48,11 @@ def scheduled(model: LoadedModel, shares: Sequence[float], guidance: str = "conc
 
 def few_graphs(
     model: LoadedModel, out: Path, layout: Layout = "subnets", shares: Sequence[float] = (1, 0.5, 0)
-) -> LoadedBundle:
+) -> Bundle:
     """A bundle of three steps: everything, the later half of the blocks, and nothing."""
     return load_bundle(export(model, scheduled(model, shares), out, ExportOptions(layout)))
 
 
-def half_export(
-    model: LoadedModel, out: Path, layout: Layout = "subnets", shares: Sequence[float] = (1, 0)
-) -> LoadedBundle:
+def half_export(model: LoadedModel, out: Path, layout: Layout = "subnets", shares: Sequence[float] = (1, 0)) -> Bundle:
     """A bundle that is exported in float16."""
     return load_bundle(export(model, scheduled(model, shares), out, ExportOptions(layout, dtype="float16")))

@@ -4,7 +4,7 @@ import torch
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.program import Combine, Term
-from dipgo_deploy.runtime.combine import bind_numpy_combine, bind_torch_combine
+from dipgo_deploy.runtime.memory import bind_numpy_combine, bind_torch_combine
 
 torch.set_num_threads(1)
 

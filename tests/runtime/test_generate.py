@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.runtime import GenerateOptions, generate, load_bundle
-from dipgo_deploy.runtime.generate import noise_for
+from dipgo_deploy.core.sampler import noise_for
+from dipgo_deploy.runtime import GenerateOptions, generate
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import Combine, Graph, Program, Run, Term
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.models.samplers import sampler_spec
-from dipgo_deploy.runtime.interpreter import Session
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from dipgo_deploy.runtime.session import Session
 
 WEIGHT = np.arange(4, dtype=np.float32)
 FLOAT = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
-from dipgo_deploy.runtime import load_bundle
-from dipgo_deploy.runtime.generate import noise_for
-from dipgo_deploy.runtime.interpreter import Session
+from dipgo_deploy.core.sampler import noise_for
+from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.runtime.tensorrt_engine import EngineFile, changed
 from tests.runtime import fake_tensorrt as fake
@@ -220,8 +220,7 @@ def test_the_fake_has_no_member_that_the_real_ones_lack():
 @pytest.mark.gpu
 @pytest.mark.tensorrt
 def test_engines_on_a_gpu_make_the_images_of_onnx_runtime(bundle_copy, given):
-    from dipgo_deploy.runtime.engine_options import EngineOptions
-    from dipgo_deploy.runtime.engines import build
+    from dipgo_deploy.engines.build import EngineOptions
     from dipgo_deploy.trt.target import load_target
 
     try:

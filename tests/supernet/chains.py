@@ -8,7 +8,7 @@ from torch import nn
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.noise import noise_for
+from dipgo_deploy.core.sampler import noise_for
 from dipgo_deploy.models.samplers import sampler_spec
 from dipgo_deploy.supernet.chain import Checkpoint, SoftChain
 from dipgo_deploy.supernet.trajectory import Trajectory

@@ -17,7 +17,7 @@ from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import ProfileRange
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record
-from dipgo_deploy.graphs.identity import graph_digest
+from dipgo_deploy.graphs.untrusted import graph_digest
 from dipgo_deploy.trt.build import build_engines, drop_stale
 from dipgo_deploy.trt.job import BuildFlags, EngineJob, job_to_json
 from dipgo_deploy.trt.store import check_trusted, is_trusted

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from dipgo_deploy.core.amend import amend_manifest
+from dipgo_deploy.bundle.manifest import add_records
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.disk import sha256_of
 from dipgo_deploy.core.engine import EngineRecord, EngineTensor, ProfileRange
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record, load_manifest, load_program, save_engine_record
-from dipgo_deploy.graphs.identity import graph_digest
+from dipgo_deploy.graphs.untrusted import graph_digest
 from dipgo_deploy.trt.driver import CudaDriver, Device
 from dipgo_deploy.trt.job import graph_tensors
 from dipgo_deploy.trt.preflight import preflight
@@ -62,7 +62,7 @@ def bundle(bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         save_engine_record(engine.with_suffix(".json"), record)
         note_built(engine, record)
     assert manifest.graphs
-    amend_manifest(bundle_copy, home.iterdir())
+    add_records(bundle_copy, home.iterdir())
     return bundle_copy
 
 

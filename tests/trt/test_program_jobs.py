@@ -6,7 +6,7 @@ import pytest
 
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.files import load_program
-from dipgo_deploy.graphs.identity import graph_digest
+from dipgo_deploy.graphs.untrusted import graph_digest
 from dipgo_deploy.trt.driver import CudaDriver
 from dipgo_deploy.trt.job import BuildFlags
 from dipgo_deploy.trt.program_jobs import Machine, program_jobs

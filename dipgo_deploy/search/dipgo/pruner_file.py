@@ -241,6 +241,8 @@ def _upgraded(path: Path, text: str) -> Any:
     if options.pop("unit", "macs") != "macs":
         raise InputError(f"{path} was trained on milliseconds of blocks: train the pruner again with a latency table")
     document |= {new: options.pop(old) for old, new in _MOVED.items() if old in options}
+    if document.get("prompts"):
+        document["classes"] = []  # They were the prompts' numbers.
     if "spent" in document:
         document["search_cost"] = document.pop("spent")
     return document

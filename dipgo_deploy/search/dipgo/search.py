@@ -24,7 +24,7 @@ from dipgo_deploy.search.dipgo.pruner_file import load_training, save_training
 from dipgo_deploy.search.dipgo.threshold import candidate_of_ratio, mask_of_ratio, sets_of
 from dipgo_deploy.search.dipgo.training import Training
 from dipgo_deploy.search.evaluator import Evaluator, StagedEvaluator
-from dipgo_deploy.search.options import TOLERANCE, SearchOptions
+from dipgo_deploy.search.options import NOTE, TOLERANCE, SearchOptions
 from dipgo_deploy.search.problem import Problem
 from dipgo_deploy.search.rules import uniform
 
@@ -100,9 +100,9 @@ class GradientSearch:
         """Say how far an existing pruner is, and how much memory a gradient step takes."""
         done, total = self.training.done, self.settings.iterations
         if done:
-            yield Progress("training", done, total, f"continuing {self.file} after {done} of {total} iterations")
+            yield Progress(NOTE, done, total, f"continuing {self.file} after {done} of {total} iterations")
         if done < total:
-            yield Progress("training", done, total, self.training.objective.memory.text)
+            yield Progress(NOTE, done, total, self.training.objective.memory.text)
 
     def train(self) -> Work[None]:
         """Train the iterations that are left. The file is written every few iterations and after the last."""

@@ -15,8 +15,8 @@ from pydantic import ConfigDict, Field
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import check_document
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.candidate import ComputeSets, check_computes, schedule_from_sets
 
@@ -56,9 +56,9 @@ def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> 
     ``document`` is the settings, or holds them as ``cache_config``.
     """
     if "cache_config" in document:
-        settings = checked(document, _File, "cache-dit").cache_config
+        settings = check_document(document, _File, "cache-dit").cache_config
     else:
-        settings = checked(document, CacheDitSettings, "cache-dit")
+        settings = check_document(document, CacheDitSettings, "cache-dit")
     mask, calls = settings.steps_computation_mask, contract.sampler.calls
     if len(mask) != calls:
         raise InputError(

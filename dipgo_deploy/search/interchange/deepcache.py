@@ -19,8 +19,8 @@ from pydantic import ConfigDict, Field
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import check_document
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.candidate import ComputeSets, agreeing_steps, check_computes, schedule_from_sets
 
@@ -45,7 +45,7 @@ class DeepCacheSettings:
 
 def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
     """The schedule of the package under these settings; InputError for a branch that the model lacks."""
-    settings = checked(document, DeepCacheSettings, "deepcache")
+    settings = check_document(document, DeepCacheSettings, "deepcache")
     names, timesteps = graph.block_names, contract.sampler.timesteps
     computed = deepcache_sets(names, timesteps, settings.cache_interval, settings.cache_branch_id)
     levels = _levels(names)

@@ -17,7 +17,6 @@ from pydantic import ConfigDict
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 
@@ -36,7 +35,7 @@ class DipgoTable:
 
 def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
     """The schedule of a table. Raises InputError where the table has other blocks or steps."""
-    table = checked(document, DipgoTable, "dipgo")
+    table = check_document(document, DipgoTable, "dipgo")
     return schedule_from_table(table.compute, graph, contract, table.source)
 
 

@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import check_document
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.candidate import ComputeSets, check_computes, schedule_from_sets
 
@@ -29,7 +29,7 @@ class ForaSettings:
 
 def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
     """The schedule of FORA; InputError for a model with blocks that are no branch of a transformer."""
-    settings = checked(document, ForaSettings, "fora")
+    settings = check_document(document, ForaSettings, "fora")
     for name in graph.block_names[:-1]:
         if "down_blocks" in name or "mid_block" in name or "up_blocks" in name:
             raise InputError(f"fora reuses the branches of a transformer, and {name} is none: take a transformer")

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.document import checked
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import check_document
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search.candidate import schedule_from_sets
 
@@ -30,7 +30,7 @@ _INDEXED = re.compile(r"(.+)-(\d+)")
 
 def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
     """The schedule of these lists; InputError for a type that the model lacks or a list of another length."""
-    lists = _in_our_words(checked(document, Lists, "smoothcache"), graph.block_names[:-1])
+    lists = _in_our_words(check_document(document, Lists, "smoothcache"), graph.block_names[:-1])
     steps = contract.sampler.calls
     for key, bits in lists.items():
         if len(bits) != steps:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dipgo_deploy.graphs import export, trace
+from dipgo_deploy.bundle import Bundle, export, load_bundle
+from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, make_contract, model_from_module
-from dipgo_deploy.runtime import LoadedBundle, load_bundle
 from dipgo_deploy.search.interchange import export_schedule, import_schedule
 from tests.models.pipelines import tiny_vae
 
@@ -73,7 +73,7 @@ def drawn(model: LoadedModel) -> Callable[[str], tuple[Any, Any]]:
 
 
 @pytest.fixture(scope="module")
-def bundle(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> LoadedBundle:
+def bundle(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     graph = trace(model, granularity="layer").blocks
     contract = make_contract(model, steps=STEPS, guidance="concat")
     schedule = import_schedule("deepcache", {"cache_interval": 3}, graph, contract)
@@ -112,7 +112,7 @@ def test_the_package_draws_the_same_image(interval, branch, sampler, model, draw
     assert np.abs(ours_image - image).max() <= 1e-4
 
 
-def _latent(bundle: LoadedBundle, schedule: Any, model: LoadedModel) -> np.ndarray:
+def _latent(bundle: Bundle, schedule: Any, model: LoadedModel) -> np.ndarray:
     """Our program's latent, from the pipeline's noise and text."""
     noise = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(1)).numpy()
     session = bundle.session(1, compiled=bundle.compile(schedule), guidance_scale=SCALE)

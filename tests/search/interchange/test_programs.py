@@ -12,9 +12,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from dipgo_deploy.graphs import export, trace
+from dipgo_deploy.bundle import export, load_bundle
+from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, make_contract, scheduler_from_spec
-from dipgo_deploy.runtime import load_bundle
 from dipgo_deploy.search.interchange import import_schedule
 from tests.models.families import tiny
 

@@ -1,0 +1,53 @@
+"""The model card of a bundle: its README.md, in Markdown."""
+
+from __future__ import annotations
+
+from dipgo_deploy.core.program import Program, memory_bytes
+from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.graphs.trace import Trace
+from dipgo_deploy.models import LoadedModel
+
+__all__ = ["model_card"]
+
+
+def model_card(model: LoadedModel, schedule: Schedule, program: Program, traced: Trace) -> str:
+    """The card of a bundle.
+
+    Args:
+        model: the exported model.
+        schedule: the schedule that was exported.
+        program: what it was lowered to.
+        traced: the trace that the graphs were cut from.
+
+    Returns:
+        Markdown text.
+    """
+    contract = schedule.contract
+    memory = memory_bytes(program, contract.batch.opt)
+    made = ", ".join(f"{key} {value}" for key, value in schedule.origin.items())
+    return f"""# {contract.model_class}, {contract.sampler.class_name} with {contract.sampler.calls} calls
+
+A bundle of dipgo-deploy: a reuse schedule compiled to ONNX graphs. Schedule: {made}.
+
+| | |
+|---|---|
+| network calls per image | {program.nfe} of {schedule.steps} |
+| MACs per image, papers | {program.macs.papers / 1e9:.4g} G of {program.full_macs.papers / 1e9:.4g} G |
+| MACs per image, full | {program.macs.full / 1e9:.4g} G of {program.full_macs.full / 1e9:.4g} G |
+| layout, graphs | {program.layout}, {len(program.graphs)} |
+| guidance, dtype | {contract.guidance}, {contract.dtype} |
+| weights on disk | {traced.blocks.weight_bytes / 2**20:.1f} MiB, one file |
+| slots for {contract.batch.opt} images | {memory["slots"] / 2**20:.2f} MiB |
+{_lora_rows(model)}
+Fixed: sampler, number of steps, guidance layout, latent shape {contract.latent_shape}. Run it with
+`dipgo-deploy generate`, check it with `dipgo-deploy verify`, measure it with `dipgo-deploy bench`.
+"""
+
+
+def _lora_rows(model: LoadedModel) -> str:
+    """A row for each text encoder that adapters are fused into."""
+    named = {
+        name: ", ".join(f"{lora.path.name} x {lora.scale:g}" for lora in loras)
+        for name, loras in model.text_loras.items()
+    }
+    return "".join(f"| LoRA fused into {name} | {files} |\n" for name, files in named.items())

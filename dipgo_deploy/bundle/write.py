@@ -1,0 +1,188 @@
+"""Export: schedule in, bundle out.
+
+1. The model is traced (or its trace found), and the schedule checked against it.
+2. Budget, lowering, cutting.
+3. Everything is written to a folder under a temporary name, the manifest last, which is then renamed.
+A bundle is also a diffusers folder: the denoiser's folder holds config, weights and graphs, and loads with
+``from_pretrained``; scheduler and other components stand beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dipgo_deploy.bundle.bundle import Bundle
+from dipgo_deploy.bundle.card import model_card
+from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
+from dipgo_deploy.core.disk import check_target, path_inside, records_of, staged, write_atomic
+from dipgo_deploy.core.engine import ENGINES_FOLDER
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import save_block_graph, save_manifest, save_program, save_schedule
+from dipgo_deploy.core.program import Layout, Program
+from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
+from dipgo_deploy.graphs.cut import cut_program
+from dipgo_deploy.graphs.trace import MASTER_FILE, Trace, trace
+from dipgo_deploy.graphs.weights import WEIGHTS_FILE
+from dipgo_deploy.lowering import LowerOptions, limit_graphs, lower
+from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.models.contracts import library_versions
+from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.text_loras import save_text_encoder
+
+__all__ = ["ExportOptions", "copy_bundle", "export"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        layout: ``subnets`` or ``segments``.
+        max_graphs: at most this many distinct graphs. None sets no limit.
+        dtype: of network and features. None keeps the model's own.
+    """
+
+    layout: Layout = "subnets"
+    max_graphs: int | None = None
+    dtype: str | None = None
+
+
+def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOptions = ExportOptions()) -> Path:
+    """Write the bundle of a schedule.
+
+    Args:
+        model: the model that the schedule was made for.
+        schedule: what to compute at which step.
+        out: the folder to write. An older bundle there is replaced, and its engines move along.
+        options: layout, number of graphs and dtype.
+
+    Returns:
+        ``out``, as an absolute path.
+
+    Raises:
+        InputError: the schedule was made for another model, or ``out`` holds something that is not a bundle.
+    """
+    out = out.absolute()
+    _check_target(out)
+    if not model.has_weights:
+        raise InputError(f"this {model.class_name} was loaded without weights, a bundle needs them: load them too")
+    _check_model(model, schedule)
+    model = model.with_latent_shape(schedule.contract.latent_shape)
+    if options.dtype is not None and options.dtype != model.dtype:
+        model = model.as_dtype(options.dtype)
+        contract = replace(schedule.contract, dtype=model.dtype, model_digest=model.digest)
+        schedule = replace(schedule, contract=contract)
+    traced = trace(model, granularity=schedule.granularity)
+    check_schedule(schedule, traced.blocks.block_names)
+    if options.max_graphs is not None:
+        schedule = limit_graphs(schedule, traced.blocks, options.max_graphs)
+    sampler = read_sampler(schedule.contract.sampler)
+    lowering = LowerOptions(options.layout, share_graphs=options.max_graphs is not None)
+    program = lower(schedule, traced.blocks, sampler, lowering)
+    graphs = cut_program(traced.master, program, traced.blocks)
+    with staged(out) as temporary:
+        _write(temporary, model, traced, schedule, program, graphs)
+    return out
+
+
+def _check_target(out: Path) -> None:
+    check_target(out, folder=True)
+    if out.exists() and not ((out / BUNDLE_FILE).is_file() or not any(out.iterdir())):
+        raise InputError(f"{out} exists but is not a bundle: choose another folder")
+
+
+def _check_model(model: LoadedModel, schedule: Schedule) -> None:
+    contract = schedule.contract
+    if (contract.model_class, contract.model_digest) != (model.class_name, model.digest):
+        raise InputError(
+            f"the schedule was made for a {contract.model_class} ({contract.model_digest[:12]}), this model is a "
+            f"{model.class_name} ({model.digest[:12]}): search a schedule for this model"
+        )
+
+
+def _write(
+    folder: Path,
+    model: LoadedModel,
+    traced: Trace,
+    schedule: Schedule,
+    program: Program,
+    graphs: Mapping[str, bytes],
+) -> None:
+    denoiser = folder / model.component
+    denoiser.mkdir()
+    for name in ("config.json", WEIGHTS_FILE, MASTER_FILE):
+        shutil.copyfile(traced.folder / name, denoiser / name)
+    for name, content in graphs.items():
+        write_atomic(denoiser / f"{name}.onnx", content)
+    _write_pipeline(folder, model)
+    save_block_graph(folder / "blocks.json", traced.blocks)
+    save_schedule(folder / "schedule.json", schedule)
+    save_program(folder / "program.json", program)
+    write_atomic(folder / "README.md", model_card(model, schedule, program, traced))
+    manifest = BundleManifest(
+        contract=schedule.contract,
+        denoiser=model.component,
+        files=records_of(folder),
+        graphs={name: f"{model.component}/{name}.onnx" for name in graphs},
+        weights={MAIN_EXPERT: f"{model.component}/{WEIGHTS_FILE}"},
+        model_weight_bytes=model.weight_bytes,
+        versions=library_versions(),
+    )
+    save_manifest(folder / BUNDLE_FILE, manifest)
+
+
+def _write_pipeline(folder: Path, model: LoadedModel) -> None:
+    """Scheduler, other components and the index, as diffusers has them."""
+    index = {"_class_name": "DiffusionPipeline", model.component: ["diffusers", model.class_name]}
+    if model.folder is not None and (model.folder / "model_index.json").is_file():
+        index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
+        for name, entry in index.items():
+            source = path_inside(model.folder, name)
+            if name in model.text_loras:
+                save_text_encoder(model, name, path_inside(folder, name))
+            elif isinstance(entry, list) and name != model.component and source.is_dir():
+                shutil.copytree(source, path_inside(folder, name))
+    if not (folder / "scheduler").exists() and model.scheduler_config:
+        write_atomic(folder / "scheduler" / "scheduler_config.json", json.dumps(dict(model.scheduler_config), indent=2))
+    write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+
+
+def copy_bundle(bundle: Bundle, folder: Path) -> None:
+    """Copy a bundle without the text encoders and the VAE around its denoiser. The manifest is written last.
+
+    ``config.json`` of the copy is the model's, as diffusers saves it. Engines that are recorded but gone are left out.
+
+    Args:
+        bundle: what to copy.
+        folder: where to. An older bundle there stays until the new one is whole.
+
+    Raises:
+        InputError: the folder holds something that is not a bundle, or cannot be written.
+    """
+    check_target(folder, folder=True)
+    if folder.exists() and any(folder.iterdir()) and not (folder / BUNDLE_FILE).is_file():
+        raise InputError(f"{folder} exists but is not a bundle: choose another folder")
+    if folder.exists() and folder.samefile(bundle.folder):
+        return
+    try:
+        with staged(folder) as temporary:
+            _copy(bundle, temporary)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror or error}): choose another place") from None
+
+
+def _copy(bundle: Bundle, folder: Path) -> None:
+    manifest = bundle.manifest
+    for path in (record.path for record in manifest.files if record.path != "model_index.json"):
+        absent_engine = f"/{ENGINES_FOLDER}/" in path and not (bundle.folder / path).exists()
+        if ("/" not in path or path.startswith(f"{manifest.denoiser}/")) and not absent_engine:
+            path_inside(folder, path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path_inside(bundle.folder, path), folder / path)
+    shutil.copyfile(bundle.denoiser / "config.json", folder / "config.json")
+    index = {"_class_name": "DiffusionPipeline", manifest.denoiser: ["diffusers", manifest.contract.model_class]}
+    write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+    save_manifest(folder / BUNDLE_FILE, replace(manifest, files=records_of(folder)))

@@ -1,0 +1,120 @@
+"""``dipgo-deploy import-schedule`` and ``export-schedule``: schedules in the formats of other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dipgo_deploy.cli.options import (
+    Config,
+    Dtype,
+    FormatName,
+    GuidanceLayout,
+    Json,
+    Lora,
+    Meta,
+    Model,
+    RandomWeights,
+    Revision,
+    Sampler,
+    Size,
+    Steps,
+    Variant,
+)
+from dipgo_deploy.cli.source import ModelSource
+from dipgo_deploy.cli.terminal import emit, result, working
+from dipgo_deploy.core.errors import UsageError
+
+
+def import_schedule(
+    form: Annotated[FormatName, typer.Option("--from", help="The tool that the schedule comes from.")],
+    model: Model = None,
+    random_weights: RandomWeights = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    config: Config = None,
+    size: Size = None,
+    file: Annotated[Path | None, typer.Option(help="The settings as JSON. The options below override them.")] = None,
+    interval: Annotated[int | None, typer.Option(help="Full step every so many steps (deepcache, fora).")] = None,
+    branch: Annotated[int | None, typer.Option(help="cache_branch_id: 3 x level + layer (deepcache).")] = None,
+    skip_mode: Annotated[str | None, typer.Option(help="How full steps are spread: uniform (deepcache).")] = None,
+    first: Annotated[int | None, typer.Option(help="First blocks always computed (cache-dit).")] = None,
+    last: Annotated[int | None, typer.Option(help="Last blocks always computed (cache-dit).")] = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance_layout: GuidanceLayout = None,
+    lora: Lora = None,
+    dtype: Dtype = "float32",
+    meta: Meta = False,
+    out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
+    as_json: Json = False,
+) -> None:
+    """Make MODEL's schedule from the settings of DeepCache, FORA, SmoothCache, cache-dit or a DiP-GO table."""
+    from dipgo_deploy.core.disk import check_target
+    from dipgo_deploy.core.files import save_schedule
+    from dipgo_deploy.core.liveness import pruned_ratio
+    from dipgo_deploy.search.interchange import FORMATS
+    from dipgo_deploy.search.interchange import import_schedule as read_schedule
+
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
+    settings = {"interval": interval, "branch": branch, "skip-mode": skip_mode, "first": first, "last": last}
+    document = _document(form, file, settings)
+    check_target(out)
+    from dipgo_deploy.graphs import trace
+    from dipgo_deploy.models import make_contract
+
+    with working(f"tracing {source.label}"):
+        loaded = source.load()
+        contract = make_contract(loaded, sampler=sampler, steps=steps, guidance=guidance_layout)
+        graph = trace(loaded, granularity=FORMATS[form].granularity).blocks
+    schedule = read_schedule(form, document, graph, contract)
+    save_schedule(out, schedule)
+    ratio = pruned_ratio(schedule, graph)
+    if as_json:
+        emit({"out": str(out), "from": form, "ratio": ratio, "steps": schedule.steps, "guidance": contract.guidance})
+        return
+    made_for = f"made for {contract.sampler.class_name}, guidance layout {contract.guidance}"
+    result(f"{form}: ratio {ratio:.4f} of {schedule.steps} steps\n{made_for}\nin {out}")
+
+
+def _document(form: FormatName, file: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The foreign document: the file with the options on top. Raises UsageError for options of another format."""
+    from dipgo_deploy.core.disk import read_json
+    from dipgo_deploy.search.interchange import FORMATS
+
+    fields = FORMATS[form].options
+    document = {} if file is None else read_json(file)
+    own = document.get("cache_config", document) if form == "cache-dit" else document
+    for name, value in settings.items():
+        if value is not None and name not in fields:
+            raise UsageError(f"--{name} is not a setting of {form}: leave it out")
+        if value is not None and isinstance(own, dict):
+            own[fields[name]] = value
+    if not document:
+        options = "--file" if form in ("smoothcache", "cache-dit", "dipgo") else f"--file or --{next(iter(fields))}"
+        raise UsageError(f"no settings of {form} were given: give {options}")
+    return document
+
+
+def export_schedule(
+    schedule: Annotated[Path, typer.Argument(metavar="SCHEDULE", help="A schedule.json.")],
+    target: Annotated[FormatName, typer.Option("--to", help="The tool to write for.")],
+    out: Annotated[Path, typer.Option(help="Where the JSON document is written.")],
+    as_json: Json = False,
+) -> None:
+    """Write SCHEDULE as settings of DeepCache, FORA, SmoothCache or cache-dit, or as a DiP-GO table."""
+    import json
+
+    from dipgo_deploy.core.disk import check_target, write_atomic
+    from dipgo_deploy.core.files import load_schedule
+    from dipgo_deploy.search.interchange import export_schedule as write_schedule
+
+    check_target(out)
+    document = write_schedule(target, load_schedule(schedule))
+    write_atomic(out, json.dumps(document) + "\n")
+    if as_json:
+        emit({"out": str(out), "to": target, "document": document})
+        return
+    result(f"in {out}")

@@ -1,0 +1,36 @@
+"""Packages that can be called: ``dipgo_deploy.verify`` is a package and, for users, also a verb.
+
+Importing a submodule binds the package to its name in the parent, over a function of the same name. So the function
+cannot have the name for itself: the package takes calls and passes them on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+__all__ = ["make_callable"]
+
+
+class _CallablePackage(ModuleType):
+    """A module that passes calls on to its function ``_verb``."""
+
+    _verb: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._verb(*args, **kwargs)
+
+
+def make_callable(package: str, verb: Callable[..., Any]) -> None:
+    """Let calls of a package go to a function.
+
+    Args:
+        package: the name of the package, ``__name__`` in its ``__init__``.
+        verb: the function.
+    """
+    module = sys.modules[package]
+    module.__class__ = _CallablePackage
+    module._verb = verb  # type: ignore[attr-defined]
+    module.__wrapped__ = verb  # type: ignore[attr-defined] # help() and inspect.signature() show the function.

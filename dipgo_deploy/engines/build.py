@@ -1,0 +1,151 @@
+"""From a bundle to its engines: the precision first, then a job for every graph, then the build and the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from filelock import FileLock
+
+from dipgo_deploy.bundle.bundle import Bundle
+from dipgo_deploy.bundle.half_precision import GraphSource, check_convertible, graph_source
+from dipgo_deploy.bundle.manifest import add_records, drop_records
+from dipgo_deploy.core.bundle import BUNDLE_FILE
+from dipgo_deploy.core.contract import BatchRange
+from dipgo_deploy.core.disk import cache_folder, path_inside
+from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
+from dipgo_deploy.core.files import load_manifest
+from dipgo_deploy.core.precision import HalfType, PrecisionRecord
+from dipgo_deploy.core.progress import Work
+from dipgo_deploy.engines.fallback import FallbackOptions
+from dipgo_deploy.engines.precision import ensure_precision, precision_status
+from dipgo_deploy.trt.build import BuildStatus, BuiltEngine, build_engines, drop_stale
+from dipgo_deploy.trt.job import BuildFlags, EngineJob, check_batch
+from dipgo_deploy.trt.program_jobs import Machine, program_jobs
+from dipgo_deploy.trt.target import load_target
+
+__all__ = ["EngineOptions", "EngineReport", "build_bundle_engines", "engine_jobs", "machine_for"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What to build.
+
+    Attributes:
+        precision: a half precision, or None for the dtype that the bundle was exported in.
+        target: ``tensorrt`` or ``rtx``, or None for the first that can be used here.
+        gpus: architectures such as ``sm89``. Empty for this machine's first GPU.
+        batch: images of a call. None takes the contract's range.
+        flags: how the library builds.
+        workers: engines built at a time.
+        fallback: how fp32 fallback nodes are searched for a half precision.
+    """
+
+    precision: HalfType | None = None
+    target: str | None = None
+    gpus: tuple[str, ...] = ()
+    batch: BatchRange | None = None
+    flags: BuildFlags = field(default_factory=BuildFlags)
+    workers: int = 1
+    fallback: FallbackOptions = field(default_factory=FallbackOptions)
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """The engines of one build.
+
+    Attributes:
+        folder: where they are.
+        engines: record and build status of each.
+        precision: how the half precision was found. None for the bundle's own dtype.
+    """
+
+    folder: Path
+    engines: tuple[BuiltEngine, ...]
+    precision: PrecisionRecord | None = None
+
+    @property
+    def records(self) -> tuple[EngineRecord, ...]:
+        """The record of every engine, in the order of the graphs' names."""
+        return tuple(sorted((engine.record for engine in self.engines), key=lambda record: record.graph))
+
+    @property
+    def counts(self) -> Mapping[BuildStatus, int]:
+        """Number of engines by build status."""
+        counter = Counter(engine.status for engine in self.engines)
+        return {status: counter[status] for status in get_args(BuildStatus)}
+
+
+def build_bundle_engines(bundle: Bundle, options: EngineOptions) -> Work[EngineReport]:
+    """Build the engines of ``bundle`` and record them in its manifest.
+
+    Args:
+        bundle: the bundle. Its folder is written to.
+        options: what to build.
+
+    Returns:
+        The engines. The generator yields Progress.
+
+    Raises:
+        MissingError: the target cannot be used here.
+        GateError: half precision does not hold the tolerance.
+        InputError: a graph cannot be built.
+        UsageError: options that do not fit the bundle.
+    """
+    machine = machine_for(bundle, options)
+    check_convertible(bundle, options.precision)
+    precision_status(bundle, options.precision, options.fallback)  # Refuses bad options before the lock is taken.
+    with FileLock(_lock_file(bundle)):
+        record = yield from ensure_precision(bundle, options.precision, options.fallback)
+        source = graph_source(bundle, options.precision)
+        jobs = engine_jobs(bundle, source, machine)
+        folder = Path(jobs[0].folder)
+        drop_records(bundle.folder, [folder])
+        try:
+            engines = yield from build_engines(jobs, options.workers)
+        finally:
+            # An interrupted build records the engines that it finished, so that the next one goes on from there.
+            if folder.is_dir():
+                drop_stale(folder, list(source.graphs))
+                add_records(bundle.folder, sorted(p for p in folder.iterdir() if p.suffix in (".engine", ".json")))
+    return EngineReport(folder, engines, record)
+
+
+def _lock_file(bundle: Bundle) -> Path:
+    """One lock for each bundle folder, outside the bundle."""
+    locks = cache_folder() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return locks / hashlib.sha256(str(bundle.folder.absolute()).encode()).hexdigest()[:16]
+
+
+def machine_for(bundle: Bundle, options: EngineOptions) -> Machine:
+    """The target, architectures, batch and flags that ``options`` mean on this machine.
+
+    Raises what ``build_bundle_engines`` raises for a target, an architecture, a flag or a batch.
+    """
+    target = load_target(options.target)
+    gpus = target.check_gpus(options.gpus)
+    target.check_refit(options.flags.refittable)
+    return Machine(target, gpus, check_batch(bundle.contract, options.batch), options.flags)
+
+
+def engine_jobs(bundle: Bundle, source: GraphSource, machine: Machine) -> list[EngineJob]:
+    """A job for every graph.
+
+    Args:
+        bundle: where the engines will be.
+        source: the graphs in the precision to build.
+        machine: what to build for.
+
+    Returns:
+        The jobs, in the order of the program's graphs.
+    """
+    place = f"{bundle.manifest.denoiser}/{ENGINES_FOLDER}/{machine.folder}"
+    folder = path_inside(bundle.folder, place, links=False)
+    digests = load_manifest(bundle.folder / BUNDLE_FILE).digests
+    weights_digest = digests[source.weights.relative_to(bundle.folder).as_posix()]
+    return program_jobs(source.program, source.graphs, weights_digest, machine, folder)

@@ -1,0 +1,207 @@
+"""Plan: the memory and the time of a bundle's engines in either layout, before any engine is built.
+
+1. Engines do not share weights in device memory, so a layout holds the weights of each of its graphs. The code of an
+   engine adds a constant for every node of its graph. Sizes are estimates, printed with "≈".
+2. The program counts slots exactly. Activations are one buffer, as large as the graph that needs most.
+3. Where the memory holds not all engines, the least recently used one is evicted. The plan counts the reloads of a run.
+4. Time comes from a latency table, where there is one.
+
+The plan recommends the fastest layout that fits as a whole, without a table the layout with fewer calls. If neither
+layout fits as a whole, it recommends the layout that reloads least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from dipgo_deploy.bundle.bundle import Bundle
+from dipgo_deploy.bundle.half_precision import check_convertible
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.engine import TargetName
+from dipgo_deploy.core.errors import MissingError, UsageError
+from dipgo_deploy.core.latency import LatencyTable, check_table
+from dipgo_deploy.core.precision import HalfType
+from dipgo_deploy.core.program import Layout, Program, memory_bytes
+from dipgo_deploy.core.tensors import MIB, TensorSpec
+from dipgo_deploy.engines.estimate import WORKSPACE_BYTES, estimated_engine_bytes
+from dipgo_deploy.graphs.activations import activation_bytes
+from dipgo_deploy.graphs.half_graph import half_blocks
+from dipgo_deploy.lowering import LowerOptions, lower
+from dipgo_deploy.lowering.latency import predict_ms
+from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.runtime.engine_cache import EngineLoads, engine_loads
+
+__all__ = ["LayoutPlan", "Plan", "PlanOptions", "plan"]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What to plan for.
+
+    Attributes:
+        gpu_memory: bytes of GPU memory. None for no limit.
+        batch: images of a call. None takes that of the latency table, else the contract's.
+        latency: a latency table of this model.
+        precision: a half precision, or None for the bundle's own dtype.
+        target: the library that the engines are built for.
+
+    Raises:
+        UsageError: a memory or batch below 1.
+    """
+
+    gpu_memory: int | None = None
+    batch: int | None = None
+    latency: LatencyTable | None = None
+    precision: HalfType | None = None
+    target: TargetName = "rtx"
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("gpu_memory", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class LayoutPlan:
+    """One layout: counts, bytes and estimated time.
+
+    Attributes:
+        layout: ``subnets`` or ``segments``.
+        engines: number of engines.
+        calls: engine calls of a run.
+        weight_bytes: weights of every graph. Weights that several graphs share count once for each.
+        engine_bytes: estimated size of all engines: weights and code.
+        slot_bytes: features, latents and conditioning, exact.
+        activation_bytes: estimated memory inside an engine.
+        device_bytes: all engines, slots and activations together.
+        least_bytes: the same with one engine at a time.
+        reload: engines that a run loads again under the limit, None where an engine does not fit.
+        latency_ms: estimated time of a run without reloads, None without a latency table.
+    """
+
+    layout: Layout
+    engines: int
+    calls: int
+    weight_bytes: int
+    engine_bytes: int
+    slot_bytes: int
+    activation_bytes: int
+    device_bytes: int
+    least_bytes: int
+    reload: EngineLoads | None
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Both layouts for ``batch`` images, and the recommended layout with the reason. None where no layout fits."""
+
+    batch: int
+    gpu_memory: int | None
+    layouts: tuple[LayoutPlan, ...]
+    recommended: Layout | None
+    reason: str
+    precision: str
+    target: TargetName
+
+
+def plan(bundle: Bundle, options: PlanOptions = PlanOptions()) -> Plan:
+    """Estimate memory and time of a bundle's engines.
+
+    Args:
+        bundle: the bundle. No engine is needed.
+        options: memory, batch, precision and latency table.
+
+    Returns:
+        Both layouts, and which one to take.
+
+    Raises:
+        InputError: the latency table was measured on another model.
+        UsageError: another batch than the table's, or a precision that the bundle cannot be converted to.
+    """
+    table, precision = options.latency, options.precision or bundle.contract.dtype
+    check_convertible(bundle, options.precision)
+    if table is not None:
+        check_table(table, replace(bundle.blocks, dtype=precision), options.batch)
+    batch = options.batch or (table.batch if table else bundle.contract.batch.opt)
+    layouts = tuple(_layout_plan(bundle, layout, batch, options) for layout in get_args(Layout))
+    recommended, reason = _recommendation(layouts, options)
+    return Plan(batch, options.gpu_memory, layouts, recommended, reason, precision, options.target)
+
+
+def _layout_plan(bundle: Bundle, layout: Layout, batch: int, options: PlanOptions) -> LayoutPlan:
+    is_own = bundle.program.layout == layout
+    graphs = (bundle.compiled if is_own else bundle.compile(bundle.schedule, layout)).graphs
+    blocks = _blocks_in(bundle, options.precision)
+    program = _lower(bundle, blocks, layout)
+    sizes = {
+        graph.name: estimated_engine_bytes(graphs[graph.name], graph.weight_bytes, options.target)
+        for graph in program.graphs
+    }
+    slots = memory_bytes(program, batch)["slots"]
+    specs = {name: _spec_in(spec, options.precision) for name, spec in bundle.value_specs.items()}
+    activations = activation_bytes(graphs.values(), specs, batch * program.contract.rows_per_image) + WORKSPACE_BYTES
+    pinned = slots + activations
+    return LayoutPlan(
+        layout=layout,
+        engines=len(program.graphs),
+        calls=len(program.runs),
+        weight_bytes=sum(graph.weight_bytes for graph in program.graphs),
+        engine_bytes=sum(sizes.values()),
+        slot_bytes=slots,
+        activation_bytes=activations,
+        device_bytes=sum(sizes.values()) + pinned,
+        least_bytes=max(sizes.values(), default=0) + pinned,
+        reload=_reload(program, sizes, options.gpu_memory, pinned),
+        latency_ms=None if options.latency is None else predict_ms(program, blocks, options.latency),
+    )
+
+
+def _blocks_in(bundle: Bundle, precision: HalfType | None) -> BlockGraph:
+    """The bundle's blocks in a half precision that it may not have been converted to yet, fallback nodes left out."""
+    if precision in (None, bundle.contract.dtype):
+        return bundle.blocks
+    assert precision is not None
+    halved = {name: size // 2 for name, size in bundle.blocks.weights.items()}
+    return half_blocks(bundle.blocks, precision, (), halved)
+
+
+def _lower(bundle: Bundle, blocks: BlockGraph, layout: Layout) -> Program:
+    schedule = replace(bundle.schedule, contract=replace(bundle.schedule.contract, dtype=blocks.dtype))
+    share = bundle.program.share_graphs and bundle.program.layout == layout
+    options = LowerOptions(layout, share_graphs=share)
+    return lower(schedule, blocks, read_sampler(schedule.contract.sampler), options)
+
+
+def _spec_in(spec: TensorSpec, precision: HalfType | None) -> TensorSpec:
+    return replace(spec, dtype=precision) if precision is not None and spec.dtype == "float32" else spec
+
+
+def _reload(program: Program, sizes: Mapping[str, int], limit: int | None, pinned: int) -> EngineLoads | None:
+    try:
+        return engine_loads((run.graph for run in program.runs), sizes, limit, pinned)
+    except MissingError:
+        return None
+
+
+def _recommendation(layouts: tuple[LayoutPlan, ...], options: PlanOptions) -> tuple[Layout | None, str]:
+    fitting = [layout for layout in layouts if layout.reload is not None]
+    if not fitting:
+        least = min(layout.least_bytes for layout in layouts)
+        return None, f"no layout fits: even one engine at a time needs ≈ {math.ceil(10 * least / MIB) / 10:,.1f} MiB"
+    whole = [layout for layout in fitting if layout.reload == EngineLoads(0, 0)]
+    if not whole:
+        best = min(fitting, key=lambda layout: layout.reload.bytes if layout.reload else 0)
+        return best.layout, "no layout fits as a whole: this one reloads least in a run"
+    if len(whole) == 1 < len(layouts):
+        return whole[0].layout, "the only layout whose engines fit together"
+    if options.latency is not None:
+        best = min(whole, key=lambda layout: layout.latency_ms or 0.0)
+        return best.layout, "both fit: this one is estimated to be faster"
+    best = min(whole, key=lambda layout: layout.calls)
+    return best.layout, "both fit: this one makes fewer calls; a latency table would say which is faster"

@@ -1,0 +1,88 @@
+"""Verify a bundle: the fast path compared with the slow one, rung by rung, and the schedule with the full run.
+
+Compile error and schedule error are two numbers and are never mixed. Every rung compares ``max |a - b|`` with the
+largest reference value of the slot. *Local* deviation feeds each graph with the reference's slots. *Free-running*
+deviation is that of the image after the whole trajectory. The first slot and step that deviate are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dipgo_deploy.bundle.bundle import Bundle
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.verify.ladder import Ladder, Rung
+from dipgo_deploy.verify.options import VerifyOptions
+
+__all__ = ["VerifyReport", "verify_bundle"]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The result of a verification.
+
+    Attributes:
+        rungs: one comparison each, the lowest first.
+        psnr_db: PSNR of the schedule's images to the full run's: worst, p10 and p50, on images in [0, 1].
+        failure: why the verification failed, empty if it passed.
+    """
+
+    rungs: tuple[Rung, ...]
+    psnr_db: Mapping[str, float] = field(default_factory=dict)
+    failure: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rung and the gate on PSNR held."""
+        return not self.failure
+
+
+def verify_bundle(bundle: Bundle, options: VerifyOptions = VerifyOptions()) -> VerifyReport:
+    """Run the ladder on a bundle.
+
+    1. All gates open: the full schedule under the surgery equals the plain model, bitwise.
+    2. The program on PyTorch equals the PyTorch reference, in float64 where float32 roundings exceed the tolerance.
+    3. ONNX Runtime on the subnets equals PyTorch.
+    4. ONNX Runtime on the segments equals the subnets, for a bundle of that layout.
+    5. The bundle's engines equal ONNX Runtime on the bundle's own graphs, for a backend that runs engines. The
+       tolerances are those of the precision of the engines.
+
+    Some values in float32 are further from the exact value than the tolerance, for example after a normalisation of
+    nearly equal numbers. There PyTorch computes in float64 on the same slots. Rungs in float32 then allow
+    ROUNDING_FACTOR times the rounding error at that place, and their names say so. A tolerance that the user gives
+    holds everywhere.
+
+    Args:
+        bundle: the bundle.
+        options: images, tolerances and backend.
+
+    Returns:
+        All rungs, and the PSNR to the full run.
+
+    Raises:
+        UsageError: a bfloat16 bundle on the CPU, where ONNX Runtime has no bfloat16.
+        InputError: the bundle holds another model than its contract says.
+    """
+    if bundle.contract.dtype == "bfloat16" and options.device == "cpu":
+        raise UsageError(
+            "ONNX Runtime has no bfloat16 on the CPU: verify on device cuda, or export in float32 and build engines "
+            "with precision bfloat16"
+        )
+    ladder = Ladder(bundle, options)
+    rungs = tuple(ladder.climb())
+    psnr = ladder.schedule_psnr()
+    failure = next((_failure(rung) for rung in rungs if not rung.passed), "")
+    least = options.min_psnr_db
+    if not failure and least is not None and psnr["p50"] < least:
+        failure = (
+            f"median PSNR to the full run is {psnr['p50']:.1f} dB, min_psnr_db is {least:g}: search a milder schedule"
+        )
+    return VerifyReport(rungs, psnr, failure)
+
+
+def _failure(rung: Rung) -> str:
+    first = rung.first
+    where = f", first at {first.value}, step {first.step} ({first.relative:.1e})" if first else ""
+    local = f"local {rung.local.relative:.1e}, " if rung.local else ""
+    return f"{rung.name}: {local}free-running {rung.free:.1e} past tolerance{where}: the fast path is not the slow one"

@@ -1,0 +1,104 @@
+"""Calls of every family are read as flat named inputs; what the bundle has no input for is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.pipeline.calls import CallReader, RefusedCall
+from tests.models.families import FAMILIES, tiny
+
+UNET = ("UNet2DConditionModel", (4, 8, 8), ("sample", "timestep", "encoder_hidden_states"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_preset_gives_its_model_is_read_back(name, monkeypatch):
+    model = tiny(name)
+    inputs = model.example_inputs(2)
+    reader = CallReader(model.class_name, model.latent_shape, list(inputs))
+    own, seen = model.module.forward, {}
+
+    def forward(*args, **kwargs):
+        seen["call"], output = reader.read(args, kwargs), own(*args, **kwargs)
+        seen["output"] = output[0]
+        return output
+
+    monkeypatch.setattr(model.module, "forward", forward)
+    prediction = model.forward(**inputs)
+    call, (latent, *_) = seen["call"], inputs
+    assert torch.equal(call.latent, inputs[latent]) and not call.return_dict
+    assert call.timestep == pytest.approx(500, abs=call.tolerance)
+    assert call.conditioning.keys() == inputs.keys() - {latent, "timestep"}
+    assert all(torch.equal(tensor, inputs[name]) for name, tensor in call.conditioning.items())
+    assert torch.equal(call.returned(prediction), seen["output"])
+
+
+def unet_call(**changed):
+    given = {"sample": torch.zeros(2, 4, 8, 8), "timestep": 901, "encoder_hidden_states": torch.zeros(2, 7, 12)}
+    return CallReader(*UNET).read((), {**given, **changed})
+
+
+def test_arguments_at_their_defaults_and_empty_ones_count_as_left_out():
+    call = unet_call(cross_attention_kwargs={}, added_cond_kwargs={"text_embeds": None}, class_labels=None)
+    assert call.timestep == 901 and call.return_dict and set(call.conditioning) == {"encoder_hidden_states"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cross_attention_kwargs", {"scale": 0.5}),
+        ("class_labels", torch.zeros(2)),
+        ("timestep_cond", torch.zeros(2, 4)),
+        ("down_block_additional_residuals", (torch.zeros(1),)),
+        ("attention_mask", torch.ones(2, 7)),
+        ("mid_block_additional_residual", torch.zeros(1)),
+    ],
+)
+def test_what_the_bundle_has_no_input_for_is_refused(name, value):
+    with pytest.raises(RefusedCall, match=f"the bundle has no input for {name}, the call gives it: leave it out"):
+        unet_call(**{name: value})
+
+
+def test_added_conditions_without_input_and_a_missing_one_are_refused():
+    with pytest.raises(RefusedCall, match="no input for image_embeds, the call gives it"):
+        unet_call(added_cond_kwargs={"image_embeds": torch.zeros(2, 3)})
+    with pytest.raises(RefusedCall, match="the bundle needs encoder_hidden_states, the call gives sample, timestep"):
+        unet_call(encoder_hidden_states=None)
+
+
+def test_lora_scale_is_refused_with_its_remedy():
+    with pytest.raises(RefusedCall, match=r"a LoRA is fused before the model is traced: --lora"):
+        unet_call(cross_attention_kwargs={"scale": 0.5})
+
+
+def test_skipped_layers_of_sd3_are_refused():
+    model = tiny("sd3")
+    inputs = model.example_inputs(2)
+    reader = CallReader(model.class_name, model.latent_shape, list(inputs))
+    with pytest.raises(RefusedCall, match="no input for skip_layers"):
+        reader.read((), {**inputs, "skip_layers": [1]})
+
+
+def test_rows_with_timesteps_of_their_own_are_refused():
+    with pytest.raises(RefusedCall, match="one timestep for all rows, found 2"):
+        unet_call(timestep=torch.tensor([901, 881]))
+
+
+def test_a_timestep_in_half_precision_may_be_off_by_its_rounding():
+    call = unet_call(timestep=torch.tensor(901, dtype=torch.bfloat16))
+    assert 3 < abs(call.timestep - 901) + call.tolerance < 12
+
+
+def test_packed_tokens_of_another_size_are_refused():
+    model = tiny("flux")
+    inputs = model.example_inputs(1)
+    reader = CallReader(model.class_name, model.latent_shape, list(inputs))
+    call = {**inputs, "hidden_states": torch.zeros(1, 64, 16), "timestep": torch.tensor([0.5])}
+    with pytest.raises(RefusedCall, match=r"latents of shape \(4, 8, 8\), 16 tokens of 16, found 64 of 16: set height"):
+        reader.read((), call)
+
+
+def test_a_class_that_is_not_of_diffusers_is_refused():
+    with pytest.raises(InputError, match="Toy is no class of diffusers"):
+        CallReader("Toy", (4, 8, 8), ("sample", "timestep"))

@@ -1,0 +1,45 @@
+"""A deployed pipeline draws what the PyTorch pipeline draws under the same schedule, for every family and layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dipgo_deploy.bundle import load_bundle
+from dipgo_deploy.core.blocks import Kind
+from dipgo_deploy.core.program import Layout
+from dipgo_deploy.models import scheduler_from_spec
+from dipgo_deploy.pipeline import DeployedDenoiser, call_arguments, load_pipeline
+from tests.pipeline.pipelines import FAMILIES, build, drawn, make_bundle
+from tests.pipeline.scheduled import scheduled
+
+CELLS = [(name, "segments" if name in ("dit", "flux") else "subnets", "stage", "output") for name in FAMILIES]
+CELLS += [("dit", "subnets", "branch", "residual"), ("pixart", "segments", "branch", "residual")]
+
+
+@pytest.mark.parametrize(("name", "layout", "granularity", "kind"), CELLS)
+def test_same_images_as_pytorch_under_the_schedule(
+    name: str, layout: Layout, granularity: str, kind: Kind, tmp_path: Path
+) -> None:
+    family = FAMILIES[name]
+    pipeline = build(name, tmp_path / "pipeline")
+    folder = make_bundle(
+        name, tmp_path / "pipeline", tmp_path / "bundle", layout=layout, granularity=granularity, kind=kind
+    )
+    bundle = load_bundle(folder)
+    contract = bundle.manifest.contract
+    pipeline.scheduler = scheduler_from_spec(contract.sampler)
+    module = getattr(pipeline, bundle.manifest.denoiser)
+    arguments = {**call_arguments(pipeline, contract), **family.arguments()}
+    full = drawn(pipeline, arguments)
+    with scheduled(module, bundle.schedule, family.calls_per_step):
+        expected = drawn(pipeline, arguments)
+    deployed = load_pipeline(folder)
+    assert isinstance(getattr(deployed, bundle.manifest.denoiser), DeployedDenoiser)
+    found = drawn(deployed, arguments)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-3 * max(1.0, np.abs(expected).max())
+    assert np.abs(full - expected).max() > 1e-2, "the schedule changes nothing, so that nothing is shown"
+    assert np.array_equal(drawn(deployed, arguments), found)
