@@ -1,7 +1,7 @@
 """Prune, cut and run diffusers denoisers as straight-line programs.
 
-The public verbs are ``load_model``, ``trace``, ``search``, ``lower``, ``export``, ``load_bundle``, ``generate``, ``verify``
-and ``load_pipeline``. ``DeployedDenoiser`` takes a denoiser's place in a diffusers pipeline.
+The public verbs are ``load_model``, ``trace``, ``search``, ``lower``, ``export``, ``load_bundle``, ``generate``,
+``verify`` and ``load_pipeline``. ``DeployedDenoiser`` takes a denoiser's place in a diffusers pipeline.
 Each is imported on first use, so that ``import dipgo_deploy`` costs nothing.
 """
 

@@ -22,7 +22,7 @@ class Conditions:
 
 
 def read_conditions(path: Path | None) -> Conditions:
-    """Class numbers if every line is a number, otherwise prompts. Blank lines do not count. None gives no conditions."""
+    """Class numbers if every line is a number, otherwise prompts. Blank lines do not count. No file, no conditions."""
     if path is None:
         return Conditions()
     try:

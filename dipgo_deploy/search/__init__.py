@@ -1,6 +1,7 @@
 """Search: which blocks each step computes, and which it reuses.
 
-This package is also a verb: ``dipgo_deploy.search(model, contract, options)`` calls ``search`` (core/callable_package.py).
+This package is also a verb: ``dipgo_deploy.search(model, contract, options)`` calls ``search``, whatever was imported
+first (core/callable_package.py).
 """
 
 from __future__ import annotations

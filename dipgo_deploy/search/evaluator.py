@@ -72,8 +72,8 @@ class Evaluator:
         table: latency table; costs are shares of time then.
 
     Attributes:
-        search_cost: cost so far in full trajectories of one image, the calibration's own included. A schedule that prunes 0.8
-            of the MACs costs 0.2 per image, and less where it shares its first steps with the base run.
+        search_cost: cost so far in full trajectories of one image, the calibration's own included. A schedule that
+            prunes 0.8 of the MACs costs 0.2 per image, and less where it shares its first steps with the base run.
     """
 
     def __init__(

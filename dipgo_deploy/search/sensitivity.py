@@ -1,7 +1,7 @@
 """Effect of a held output on the final image, to first order.
 
-Let ``x_i`` be the latent and ``e_i`` the guided output of step i on the full run. If step i is computed and then no step
-before j, e_s is replaced by e_i for i < s < j. The effect on the image has two parts:
+Let ``x_i`` be the latent and ``e_i`` the guided output of step i on the full run. If step i is computed and then no
+step before j, e_s is replaced by e_i for i < s < j. The effect on the image has two parts:
 
 1. *Inside the segment* no network runs. The sampler alone carries the errors on, and it is linear: the errors of one
    segment add up as vectors, sum_s w_s (e_i - e_s). They mostly share their direction, so a sum of squared step errors

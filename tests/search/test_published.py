@@ -65,7 +65,7 @@ def test_whole_steps_reuse_the_prediction() -> None:
     ("change", "message"),
     [
         ({"tail": "1000"}, "the table and the model differ in block tail: trace with blocks down_blocks.0, mid_block"),
-        ({"mid_block": "100"}, "mid_block needs 4 characters 0 or 1, one per network call, found '100': mend it"),
+        ({"mid_block": "100"}, "mid_block needs 4 characters 0 or 1, one per network call, found '100': fix it"),
         ({"mid_block": "1 00"}, "mid_block needs 4 characters 0 or 1, one per network call, found '1 00'"),
         ({"mid_block": "0100"}, "step 0 reuses mid_block from 1 computed"),
     ],

@@ -73,7 +73,7 @@ def mask_of_ratio(
 
 
 def sets_of(mask: np.ndarray, graph: BlockGraph, pricer: Pricer) -> ComputeSets:
-    """Compute sets of a mask (steps, blocks) without blocks that their step's prediction does not need; step 0 is full."""
+    """Compute sets of a mask (steps, blocks) without blocks that their step does not need. Step 0 is full."""
     steps = sets_from_mask(mask, graph.block_names)
     return [frozenset(graph.block_names), *(pricer.live(step) for step in steps[1:])]
 

@@ -18,6 +18,7 @@ from pydantic import ConfigDict
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.files import check_document
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 
 __all__ = ["DipgoTable", "read", "schedule_from_table", "write"]
@@ -87,7 +88,7 @@ def write(schedule: Schedule) -> dict[str, Any]:
         if row[-1] != any(row[:-1]):
             block = PREDICTION if row[-1] else schedule.blocks[row.index(True)]
             raise InputError(
-                f"step {step} computes {block} alone of blocks and {PREDICTION}, but a dipgo table has no row for that: "
+                f"step {step} computes {block} alone of blocks and {PREDICTION}, but a dipgo table has no row for it: "
                 "write the schedule in another format"
             )
     columns = zip(*schedule.compute, strict=True)
