@@ -1,4 +1,5 @@
-# make demo: the whole way on a shipped model. make test, make lint: what CI runs. make bench: measure on this machine.
+# make demo: the whole way on a shipped model. make lint, docs, test: what CI runs. make test-all: the full matrices too.
+# make bench: measure on this machine.
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
@@ -7,14 +8,14 @@ READY := $(VENV)/.ready
 TORCH := $(shell grep '^torch==' constraints.txt)
 WORKERS ?= 2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint docs bench clean
 .DELETE_ON_ERROR:
 
 # torch comes first and alone: resolved together with the rest, pip may choose another build of it.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) $(TORCH)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[cpu,rtx,dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[cpu,rtx,dev,docs]'
 	touch $@
 
 $(VENV): $(READY)
@@ -24,6 +25,12 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow"
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -36,4 +43,4 @@ bench: $(READY)
 	$(BIN)/dipgo-deploy bench demo/bench --json
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

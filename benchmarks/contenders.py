@@ -47,7 +47,7 @@ def measure(model: str) -> None:
     found, plot = RESULTS / f"bench-{model}.json", RESULTS / f"bench-{model}.png"
     command("bench", bundle, *others, *counts, "--plot", plot, "--out", found)
     document = json.loads(found.read_text(encoding="utf-8"))
-    document["command"] = shlex.join(["python", "benchmarks/contenders.py", *sys.argv[1:]])
+    document["environment"]["command"] = shlex.join(["python", "benchmarks/contenders.py", *sys.argv[1:]])
     write_atomic(found, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 

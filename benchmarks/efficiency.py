@@ -26,6 +26,7 @@ from dipgo_deploy.bench.timing import Stopwatch, time_rounds
 from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.liveness import pruned_ratio
+from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
@@ -81,7 +82,7 @@ def time_schedule(network: FullNetwork, schedule: Schedule, rounds: int) -> dict
     """One schedule against the full run, interleaved."""
     bundle, options = network.bundle, network.options
     full = network.full().session
-    own = bundle.session(options.batch, compiled=bundle.compile(schedule), threads=options.threads)
+    own = bundle.session(options.batch, compiled=bundle.compile(schedule), threads=options.run.threads)
     inputs = run_inputs(bundle.model, bundle.manifest.contract, range(options.batch))
     acts = {"full": partial(full.run, *inputs), "schedule": partial(own.run, *inputs)}
     watch = Stopwatch("full")
@@ -111,7 +112,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of ONNX Runtime; its own choice if left out")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")
     given = parser.parse_args()
-    options = BenchOptions(batch=given.batch, threads=given.threads)
+    options = BenchOptions(batch=given.batch, run=RunOptions(threads=given.threads))
     found = []
     for cell in cells(given.schedules):
         found.append(measure(cell, given.steps, given.rounds, options))

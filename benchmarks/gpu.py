@@ -30,9 +30,8 @@ import torch
 from published_schedule import published_schedule
 from resumable import Row, completed
 
-from dipgo_deploy.bench.contenders import started
-from dipgo_deploy.bench.stages import queued
-from dipgo_deploy.bench.timing import Stopwatch, time_rounds
+from dipgo_deploy.bench.contenders import measure_start
+from dipgo_deploy.bench.timing import Stopwatch, enqueue, time_rounds
 from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.files import load_schedule
@@ -189,9 +188,9 @@ def measure(cell: Cell, given: Given) -> Row:
     """Full run and schedule of one cell."""
     of = subject(cell.model, given)
     inputs = run_inputs(of.model, of.full.contract, range(given.batch))
-    full, full_start = started(lambda: session_of(of, of.full, cell, given), inputs, given.device)
-    pruned, pruned_start = started(lambda: session_of(of, of.pruned, cell, given), inputs, given.device)
-    acts = {"full": partial(queued, full, inputs), "schedule": partial(queued, pruned, inputs)}
+    full, full_start = measure_start(lambda: session_of(of, of.full, cell, given), inputs, given.device)
+    pruned, pruned_start = measure_start(lambda: session_of(of, of.pruned, cell, given), inputs, given.device)
+    acts = {"full": partial(enqueue, full, inputs), "schedule": partial(enqueue, pruned, inputs)}
     watch = Stopwatch("full")
     for measured in time_rounds(acts, "full", given.rounds, 0, clock_for(given.device)):
         watch.add(measured)

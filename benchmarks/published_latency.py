@@ -28,6 +28,7 @@ from dipgo_deploy.bench.timing import Stopwatch, time_rounds
 from dipgo_deploy.bundle import Bundle, ExportOptions, export, load_bundle
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.liveness import pruned_ratio
+from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.sampler import noise_for
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
@@ -57,7 +58,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     bundle = exported(model, given, folder)
     del model
     made = time.perf_counter() - started
-    network = FullNetwork(bundle, BenchOptions(batch=given.batch, threads=given.threads))
+    network = FullNetwork(bundle, BenchOptions(batch=given.batch, run=RunOptions(threads=given.threads)))
     full = network.full().session
     own = bundle.session(given.batch, threads=given.threads, guidance_scale=network.guidance_scale)
     noise = noise_for(range(given.batch), bundle.manifest.contract.latent_shape)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dipgo_deploy.bench.canvas import FAINT, new_figure
+from dipgo_deploy.bench.figure import FAINT, new_figure
 
 RESULTS = Path(__file__).parent / "results"
 LOOKS: Mapping[str, tuple[str, str, str]] = {

@@ -1,6 +1,6 @@
-"""Bench: schedules measured beside the full model and plain samplers, and pictures of schedules, images and benches.
+"""Bench: schedules measured next to the full model and plain samplers, and pictures of schedules, images and benches.
 
-What this package gives is imported on first use: pictures need no runtime.
+Public names are imported on first use, since pictures need no runtime.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 _HOMES = {
     "BenchOptions": "options",
     "BenchReport": "report",
-    "Progress": "stages",
+    "QUICK": "options",
     "Row": "report",
     "bench": "measure",
     "load_report": "report",

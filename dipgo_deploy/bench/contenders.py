@@ -1,8 +1,8 @@
 """The contenders of a bench: the full model, schedules, and plain samplers on the same full network.
 
-All run in one process, on ONNX Runtime or PyTorch; where schedules run as engines, the full network, which no engine
-was built of, runs on ONNX Runtime, and every row names its backend. The full network's graph is one and the same under
-every sampler: it is cut and loaded once.
+All contenders run in one process, on ONNX Runtime or PyTorch. Engines exist only for schedules, so next to engines
+the full network runs on ONNX Runtime, and every row names its backend. The full network has one graph under every
+sampler, which is cut and loaded once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 from dipgo_deploy.bench.entries import FULL, Entry
 from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.report import Kind
-from dipgo_deploy.bench.variants import SPACINGS
-from dipgo_deploy.bundle import Bundle
+from dipgo_deploy.bundle import Bundle, CompiledProgram
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError, InputError, UsageError
 from dipgo_deploy.core.program import Program
@@ -30,19 +29,21 @@ from dipgo_deploy.models import sampler_spec
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.generate import Inputs, run_inputs
-from dipgo_deploy.runtime.open import engine_records, onnxruntime_class, open_session
+from dipgo_deploy.runtime.open import engine_records, make_backend, open_session
 from dipgo_deploy.runtime.session import Session
-from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.trt.target import load_target
 
-__all__ = ["Contender", "FullNetwork", "Start", "started"]
+__all__ = ["SPACINGS", "Contender", "FullNetwork", "Start", "measure_start"]
+
+SPACINGS = ("linspace", "leading", "trailing")
+"""How diffusers chooses timesteps (``timestep_spacing``)."""
 
 _CONVERGED = ("ddim", "flow-euler")
 
 
 @dataclass(frozen=True)
 class Start:
-    """What it took to begin; the fields are those of a Row."""
+    """The cost of a start. The fields are those of a Row."""
 
     first_image_ms: float | None = None
     device_bytes: int | None = None
@@ -52,7 +53,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Contender:
-    """A named program, bound and ready to run ``batch`` images; ``backend`` is ``onnxruntime-cpu``, ``rtx``, …."""
+    """A named session, ready to run one batch. ``backend`` is ``onnxruntime-cpu``, ``rtx`` and so on."""
 
     name: str
     kind: Kind
@@ -62,14 +63,16 @@ class Contender:
 
     @property
     def program(self) -> Program:
-        """What it runs."""
+        """The program of the session."""
         return self.session.program
 
 
 class FullNetwork:
     """The whole network of a bundle's model under any sampler: one graph, one inference session.
 
-    Raises UsageError for a batch outside the contract or an unknown device, MissingError for a missing device.
+    Raises:
+        UsageError: a batch or a guidance scale outside the contract.
+        MissingError: a missing device.
     """
 
     def __init__(self, bundle: Bundle, options: BenchOptions) -> None:
@@ -78,58 +81,70 @@ class FullNetwork:
         self.guidance_scale = self.contract.guidance_scale(options.guidance_scale)
 
     def schedule(self, entry: Entry) -> Contender:
-        """An entry's program on a backend of its own."""
-        options = self.options
-        session, start = started(
+        """A schedule on a backend of its own."""
+        run = self.options.run
+        session, start = measure_start(
             lambda: open_session(
-                entry.bundle,
-                options.batch,
-                RunOptions(
-                    options.backend,
-                    options.device,  # type: ignore[arg-type]
-                    options.threads,
-                    options.cuda_graph,
-                    options.compiler,
-                    options.gpu_memory,
-                    options.trust_engines,
-                ),
-                guidance_scale=self.guidance_scale,
-                compiled=entry.compiled,
+                entry.bundle, self.options.batch, run, guidance_scale=self.guidance_scale, compiled=entry.compiled
             ),
             self._inputs,
-            options.device,
+            run.device,
         )
-        if options.on_engines:
-            records = engine_records(entry.bundle, load_target(options.backend, "run"))
-            seconds, size = sum(one.seconds for one in records), sum(one.bytes for one in records)
+        if run.on_engines:
+            records = engine_records(entry.bundle, load_target(run.backend, "run"))
+            seconds, size = sum(record.seconds for record in records), sum(record.bytes for record in records)
             start = replace(start, build_seconds=seconds, engine_bytes=size)
-        backend = options.backend if options.on_engines else f"{options.backend}-{options.device}"
+        backend = run.backend if run.on_engines else f"{run.backend}-{run.device}"
         return Contender(entry.name, "schedule", session, backend, start)
 
     def full(self) -> Contender:
         """The full run of the bundle's contract."""
-        session, start = started(lambda: self.session(self.contract.sampler), self._inputs, self.options.device)
-        return Contender(FULL, "full", session, self._backend_name, start)
+        session, start = measure_start(
+            lambda: self.session(self.contract.sampler), self._inputs, self.options.run.device
+        )
+        return Contender(FULL, "full", session, self.backend_name, start)
 
     def sampler(self, name: str, spec: SamplerSpec, reading: SamplerReading) -> Contender:
-        """A plain sampler."""
-        return Contender(name, "sampler", self.session(spec, reading), self._backend_name)
+        """A plain sampler as a contender.
+
+        Args:
+            name: of the row.
+            spec: the sampler.
+            reading: the coefficients of the sampler.
+
+        Returns:
+            The contender, without the cost of a start, since the network is loaded already.
+        """
+        return Contender(name, "sampler", self.session(spec, reading), self.backend_name)
 
     def session(self, spec: SamplerSpec, reading: SamplerReading | None = None) -> Session:
-        """Every call of ``spec`` computed in full."""
+        """A session that computes every call of a sampler in full.
+
+        Args:
+            spec: the sampler.
+            reading: the coefficients, read off the sampler by default.
+
+        Returns:
+            The session, on the one inference session of this network.
+
+        Raises:
+            InputError: the network has another graph under this sampler.
+        """
         program = self._lower(spec, reading or read_sampler(spec))
-        if program.graphs != self._own.graphs:
-            raise InputError(f"the full network differs under {spec.class_name}: export the bundle again")
-        whole = self.options.cuda_graph and self.options.backend == "torch"
-        return Session(program, self._backend, self.options.batch, self.guidance_scale, cuda_graph=whole)
+        if program.graphs != self._own_program.graphs:
+            raise InputError(f"the full network differs under {spec.class_name}: re-export the bundle")
+        # ONNX Runtime captures its CUDA graphs by itself, one per call.
+        replays_program = self.options.run.cuda_graph and self.options.run.backend == "torch"
+        return Session(program, self._backend, self.options.batch, self.guidance_scale, cuda_graph=replays_program)
 
     def converged_session(self, calls: int) -> Session:
         """DDIM with ``calls`` network calls, or nearly as many as the model's noise schedule allows.
 
-        At as many calls as training timesteps every spacing means all of them, but some step past the end. Models of
-        flow matching take Euler steps. Raises the sampler's refusal where nothing works.
+        Models of flow matching take Euler steps. Raises the sampler's own error where no number of calls works.
         """
-        refusal: DipgoError = UsageError(f"no converged run of {calls} calls can be made: ask for fewer")
+        refusal: DipgoError = UsageError(f"no sampler makes converged_calls {calls} network calls: lower the number")
+        # With as many calls as training timesteps, every spacing means all timesteps, but some spacings step past the
+        # end. One call less, or half the calls, fits then.
         for count, name, spacing in product((calls, calls - 1, calls // 2), _CONVERGED, reversed(SPACINGS)):
             overrides = {"timestep_spacing": spacing} if name == "ddim" else {}
             try:
@@ -145,36 +160,29 @@ class FullNetwork:
         return self.bundle.model.scheduler_config
 
     @property
-    def _backend_name(self) -> str:
-        """Of the full network: ONNX Runtime where schedules run as engines, which only bundles have."""
-        backend = "onnxruntime" if self.options.on_engines else self.options.backend
-        return f"{backend}-{self.options.device}"
+    def backend_name(self) -> str:
+        """What the full network runs on: engines exist only for schedules."""
+        backend = "onnxruntime" if self.options.run.on_engines else self.options.run.backend
+        return f"{backend}-{self.options.run.device}"
 
     @cached_property
-    def _own(self) -> Program:
+    def _own_program(self) -> Program:
         return self._lower(self.contract.sampler, read_sampler(self.contract.sampler))
 
     @cached_property
     def _inputs(self) -> Inputs:
-        """Of one batch. A copy of the bundle loads the model that makes them: a start counts what its own run needs."""
+        """Noise and conditioning of one batch."""
+        # A copy of the bundle loads the model for the inputs, so that a start counts only what its own run loads.
         return run_inputs(replace(self.bundle).model, self.contract, range(self.options.batch))
 
     @cached_property
     def _backend(self) -> Backend:
-        options = self.options
-        if options.backend == "torch":
-            bundle = self.bundle
-            return TorchBackend(
-                bundle.model, bundle.blocks, self._own, device=options.device, compiler=options.compiler
-            )
-        graphs = self.bundle.compile(self._schedule(self.contract.sampler)).graphs
-        return onnxruntime_class()(
-            graphs,
-            self.bundle.denoiser,
-            threads=options.threads,
-            device=options.device,
-            cuda_graph=options.cuda_graph and options.device == "cuda",
-        )
+        run = self.options.run
+        if run.on_engines:
+            run = RunOptions("onnxruntime", run.device, run.threads, run.cuda_graph)
+        if run.backend == "torch":
+            return make_backend(self.bundle, CompiledProgram(self._own_program, {}), run)
+        return make_backend(self.bundle, self.bundle.compile(self._schedule(self.contract.sampler)), run)
 
     def _schedule(self, spec: SamplerSpec) -> Schedule:
         own = self.bundle.schedule
@@ -184,15 +192,26 @@ class FullNetwork:
         return lower(self._schedule(spec), self.bundle.blocks, reading)
 
 
-def started(make: Callable[[], Session], inputs: Inputs, device: str) -> tuple[Session, Start]:
-    """A session and what it took to make it and draw one batch with it; the GPU memory is that of its device."""
-    before = _free_bytes(device)
+def measure_start(open_session: Callable[[], Session], inputs: Inputs, device: str) -> tuple[Session, Start]:
+    """Open a session, draw one batch, and measure both together.
+
+    Args:
+        open_session: opens the session.
+        inputs: of one batch.
+        device: whose memory is measured, ``cpu`` or ``cuda``.
+
+    Returns:
+        The session, and the time and the GPU memory of its start.
+    """
+    bytes_before = _free_bytes(device)
     began = time.perf_counter()
-    session = make()
+    session = open_session()
     session.run(*inputs, seed=0)
-    took = 1e3 * (time.perf_counter() - began)
-    after = _free_bytes(device)
-    return session, Start(took, None if before is None or after is None else max(0, before - after))
+    first_image_ms = 1e3 * (time.perf_counter() - began)
+    bytes_after = _free_bytes(device)
+    if bytes_before is None or bytes_after is None:
+        return session, Start(first_image_ms)
+    return session, Start(first_image_ms, max(0, bytes_before - bytes_after))
 
 
 def _free_bytes(device: str) -> int | None:

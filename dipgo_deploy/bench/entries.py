@@ -18,12 +18,12 @@ from dipgo_deploy.graphs.weights import read_layout
 __all__ = ["FULL", "Entry", "bench_entries", "weight_bytes"]
 
 FULL = "full"
-"""Name of the full run's row, which no schedule may have."""
+"""Name of the full run's row. No schedule may have this name."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A schedule under the name of its row: a bundle's own, or ``compiled`` from a bundle's master graph."""
+    """A schedule under the name of its row: the schedule of a bundle, or one ``compiled`` from its master graph."""
 
     name: str
     bundle: Bundle
@@ -32,26 +32,33 @@ class Entry:
 
     @property
     def program(self) -> Program:
-        """What it runs."""
+        """The program of the schedule."""
         return self.bundle.program if self.compiled is None else self.compiled.program
 
     @cached_property
-    def grid(self) -> tuple[float, ...]:
-        """The timesteps at which it computes the prediction; one that repeats (PNDM, Heun) once."""
+    def time_grid(self) -> tuple[float, ...]:
+        """The timesteps at which the prediction is computed, without repetitions (PNDM and Heun repeat timesteps)."""
         timesteps = self.schedule.contract.sampler.timesteps
         computed = (t for step, t in enumerate(timesteps) if self.schedule.is_computed(step, PREDICTION))
         return tuple(dict.fromkeys(computed))
 
 
 def bench_entries(bundles: Sequence[Bundle], schedules: Sequence[tuple[str, Schedule]] = ()) -> tuple[Entry, ...]:
-    """Entries of ``bundles`` under their folders' names, then of ``schedules`` under the given ones.
+    """Name and check what a bench compares.
 
-    A schedule is compiled from the first bundle whose model is divided into the same blocks. Raises UsageError for no
-    bundle or a name that occurs twice, InputError for another model or contract than the first bundle's, or for blocks
-    that no bundle has.
+    Args:
+        bundles: one or more bundles of one contract, named after their folders.
+        schedules: more schedules by name. Each is compiled from the first bundle with the same blocks.
+
+    Returns:
+        The entries of the bundles, then of the schedules.
+
+    Raises:
+        UsageError: no bundle, or a name that occurs twice.
+        InputError: another model or contract than the first bundle's, or blocks that no bundle has.
     """
     if not bundles:
-        raise UsageError("a bench needs a bundle, found none: name a folder that export wrote")
+        raise UsageError("a bench needs at least one bundle, got none: name a folder that export wrote")
     folders = [bundle.folder.resolve() for bundle in bundles]
     _check_names([*(folder.name for folder in folders), *(name for name, _ in schedules)])
     contract = bundles[0].manifest.contract
@@ -66,10 +73,10 @@ def bench_entries(bundles: Sequence[Bundle], schedules: Sequence[tuple[str, Sche
 def _check_names(names: Sequence[str]) -> None:
     for name, count in Counter((*names, FULL)).items():
         if count > 1 and name == FULL:
-            raise UsageError(f"{FULL!r} is the full run's row: rename the folder or file of that name")
+            raise UsageError(f"the name {FULL!r} is reserved for the full run: rename the folder or file")
         if count > 1:
             raise UsageError(
-                f"{count} schedules are called {name!r}: rename a folder or file, rows need distinct names"
+                f"rows need distinct names, but {count} schedules are called {name!r}: rename a folder or file"
             )
 
 
@@ -77,17 +84,22 @@ def _compiled(name: str, schedule: Schedule, bundles: Sequence[Bundle]) -> Entry
     for bundle in bundles:
         if bundle.blocks.block_names == schedule.blocks:
             return Entry(name, bundle, schedule, bundle.compile(schedule))
-    known = " and ".join(dict.fromkeys(bundle.blocks.granularity for bundle in bundles))
+    granularities = " and ".join(dict.fromkeys(bundle.blocks.granularity for bundle in bundles))
     raise InputError(
-        f"schedule {name} divides the model into {len(schedule.blocks)} blocks at granularity {schedule.granularity}, "
-        f"the bundles at {known}: export it, and name its bundle"
+        f"schedule {name} has {len(schedule.blocks)} blocks at granularity {schedule.granularity}, but the bundles "
+        f"have granularity {granularities}: export the schedule and name its bundle"
     )
 
 
 def weight_bytes(bundle: Bundle, program: Program | None = None) -> int:
-    """Bytes of weights in a bundle: all tensors of its weights file, and the constants inside each of its graphs.
+    """Bytes of all tensors in a bundle's weights file, and of the constants inside the graphs.
 
-    With a ``program``, the graphs are those of that one.
+    Args:
+        bundle: the bundle.
+        program: whose graphs to count. The bundle's own program by default.
+
+    Returns:
+        The bytes, shared weights once.
     """
     stored = read_layout(bundle.weights)
     total = sum(length for _, length in stored.values())

@@ -1,61 +1,70 @@
-"""One bench, from bundles to a report, as a generator of its progress.
+"""One bench, from bundles to a report.
 
 1. The converged run draws the held-out images and the first ``converged_images``.
-2. A pilot times full model and schedules: how many full steps take each schedule's time.
-3. Each plain sampler, at every schedule's number of calls and at its latency, takes the spacing and noise levels that
-   come nearest to the full run on the held-out images, and those that come nearest to the converged run: one contender
-   or two. DDIM also runs on each schedule's own timesteps.
-4. All contenders are timed, interleaved; then, once, what a pipeline runs around the denoiser.
-5. All draw the same images from the same noise, which are judged beside the full and the converged run.
+2. A pilot times full model and schedules. The pilot tells how many full steps take each schedule's time.
+3. Each plain sampler is tuned at every schedule's number of calls and at its latency. The spacing and noise levels
+   closest to the full run on the held-out images become a contender, and so do those closest to the converged run.
+   DDIM also runs on each schedule's own timesteps.
+4. All contenders are timed, interleaved. Then text encoder and VAE are timed once.
+5. All contenders draw the same images from the same noise, which are compared with the full and the converged run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from dipgo_deploy.bench.contenders import Contender, FullNetwork
 from dipgo_deploy.bench.entries import Entry, bench_entries, weight_bytes
+from dipgo_deploy.bench.evaluation import EXTRACTOR, Evaluation, digits_evaluator
 from dipgo_deploy.bench.options import BenchOptions
-from dipgo_deploy.bench.plain import LeftOut, on_grids, plain_samplers, steps_beside
-from dipgo_deploy.bench.quality import EXTRACTOR, digits_judge
-from dipgo_deploy.bench.report import BenchReport, Row
-from dipgo_deploy.bench.rows import Judging
-from dipgo_deploy.bench.stages import Progress, drawn, labels_of, timed
-from dipgo_deploy.bench.surroundings import time_surroundings
+from dipgo_deploy.bench.pipeline_overhead import time_pipeline_overhead
+from dipgo_deploy.bench.plain import comparable_steps, on_time_grids, plain_samplers
+from dipgo_deploy.bench.report import BenchReport, LeftOut, Row
+from dipgo_deploy.bench.timing import Stage, draw_images, labels_of, time_contenders
 from dipgo_deploy.bundle import Bundle
+from dipgo_deploy.core.progress import Work
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.runtime.environment import environment
 
 __all__ = ["bench"]
 
 _PILOT_ROUNDS = 3
+"""The pilot only has to tell latencies apart by 10 %."""
+
 _HELD_OUT = 1_000_000
-"""Distance of the held-out seeds from those that are judged."""
+"""Distance of the held-out seeds from the seeds of the evaluation, beyond any number of images."""
 
 
 def bench(
     bundles: Bundle | Sequence[Bundle],
     options: BenchOptions | None = None,
     schedules: Sequence[tuple[str, Schedule]] = (),
-) -> Iterator[Progress | BenchReport]:
-    """Measure schedules beside the full model and plain samplers; yields Progress and lastly the BenchReport.
+) -> Work[BenchReport]:
+    """Measure schedules next to the full model and plain samplers.
 
     Args:
-        bundles: one or more of the same model and contract; each is a row under its folder's name.
-        options: sizes, seeds and machine settings.
+        bundles: one or more of the same model and contract. Each is a row under its folder's name.
+        options: sizes, seeds and run settings.
         schedules: more rows by name, compiled in memory from the first bundle that has the schedule's blocks.
+
+    Yields:
+        Progress of each stage. The unit is network calls per image, or rounds.
+
+    Returns:
+        The report.
 
     Raises:
         UsageError: a batch, guidance scale or device that a bundle does not take, or a name that occurs twice.
-        InputError: a damaged bundle, or one of another model or contract than the first.
+        InputError: a damaged bundle, or a bundle of another model or contract than the first.
         MissingError: a missing device.
     """
-    given = [bundles] if isinstance(bundles, Bundle) else bundles
-    yield from _Bench(bench_entries(given, schedules), options or BenchOptions()).run()
+    entries = bench_entries([bundles] if isinstance(bundles, Bundle) else bundles, schedules)
+    report = yield from _Bench(entries, options or BenchOptions()).run()
+    return report
 
 
 class _Bench:
@@ -67,75 +76,82 @@ class _Bench:
         self.network = FullNetwork(self.bundle, options)
         self.schedules = [self.network.schedule(entry) for entry in entries]
         self.full = self.network.full()
-        self.judge = digits_judge(self.contract.latent_shape, self.bundle.model.num_classes)
+        self.digits = digits_evaluator(self.contract.latent_shape, self.bundle.model.num_classes)
         self.left_out: list[LeftOut] = []
 
-    def run(self) -> Iterator[Progress | BenchReport]:
-        """The stages of the module's docstring."""
+    def run(self) -> Work[BenchReport]:
+        """The numbered stages of the module's docstring."""
         options = self.options
         seeds = range(options.seed, options.seed + options.images)
         held_out = range(options.seed + _HELD_OUT, options.seed + _HELD_OUT + options.tuning_images)
         converged, targets = yield from self._references(seeds[: options.converged_images], held_out)
         contenders = [self.full, *self.schedules, *(yield from self._samplers(held_out, targets))]
-        watch = yield from timed("timing", self.bundle, contenders, options.repeats, options.seed, options.device)
-        around = yield from time_surroundings(self.bundle, options)
-        full_images = yield from drawn(f"drawing with {self.full.name}", self.bundle, self.full.session, seeds)
-        labels = labels_of(self.bundle, seeds)
-        judging = Judging(full_images, converged, labels, self.judge, watch, self.full.program.macs, around.total_ms)
-        rows = yield from self._rows(judging, contenders, seeds)
-        yield BenchReport(
+        watch = yield from time_contenders(
+            "timing", self.bundle, contenders, options.repeats, options.seed, options.run.device
+        )
+        overhead = yield from time_pipeline_overhead(self.bundle, options)
+        stage = Stage("drawing images", len(seeds) * sum(contender.program.nfe for contender in contenders))
+        full_images = yield from draw_images(self.bundle, self.full.session, seeds, stage, self.full.name)
+        evaluation = Evaluation(
+            full_images, converged, labels_of(self.bundle, seeds), self.digits, watch, self.full.program.macs,
+            overhead.total_ms,
+        )  # fmt: skip
+        rows = yield from self._rows(evaluation, contenders, seeds, stage)
+        return BenchReport(
             environment=self._environment,
             contract=self.contract,
             rows=tuple(rows),
             memory=self._memory(rows),
             aa_ratio=watch.aa_ratio,
-            components_ms=around.components_ms,
-            left_out=tuple(map(str, (*self.left_out, *around.left_out))),
+            components_ms=overhead.components_ms,
+            left_out=tuple(map(str, (*self.left_out, *overhead.left_out))),
         )
 
     def _references(
-        self, judged: Sequence[int], held_out: Sequence[int]
-    ) -> Generator[Progress, None, tuple[np.ndarray | None, list[np.ndarray]]]:
-        """Converged images of the judged seeds, and what samplers are tuned on: held-out images of either run."""
-        full = yield from drawn("drawing held-out images", self.bundle, self.full.session, held_out)
-        if not judged:
+        self, seeds: Sequence[int], held_out: Sequence[int]
+    ) -> Work[tuple[np.ndarray | None, list[np.ndarray]]]:
+        """Converged images of ``seeds``, and the tuning targets: held-out images of the full and the converged run."""
+        converged = self.network.converged_session(self.options.converged_calls) if seeds else None
+        calls = len(held_out) * self.full.program.nfe
+        if converged is not None:
+            calls += (len(seeds) + len(held_out)) * converged.program.nfe
+        stage = Stage("reference images", calls)
+        full = yield from draw_images(self.bundle, self.full.session, held_out, stage, self.full.name)
+        if converged is None:
             return None, [full]
-        session = self.network.converged_session(self.options.converged_calls)
-        stage = f"converged run of {session.program.nfe} calls"
-        images = yield from drawn(stage, self.bundle, session, [*judged, *held_out])
-        return images[: len(judged)], [full, images[len(judged) :]]
+        text = f"converged run of {converged.program.nfe} calls"
+        images = yield from draw_images(self.bundle, converged, [*seeds, *held_out], stage, text)
+        return images[: len(seeds)], [full, images[len(seeds) :]]
 
-    def _samplers(
-        self, held_out: Sequence[int], targets: Sequence[np.ndarray]
-    ) -> Generator[Progress, None, list[Contender]]:
-        """DDIM on the schedules' grids, and plain samplers at their calls and at their latencies."""
-        base = [self.full, *self.schedules]
-        pilot = yield from timed(
-            "pilot timing", self.bundle, base, _PILOT_ROUNDS, self.options.seed, self.options.device
+    def _samplers(self, held_out: Sequence[int], targets: Sequence[np.ndarray]) -> Work[list[Contender]]:
+        """DDIM on the schedules' time grids, and plain samplers at the schedules' calls and latencies."""
+        base, options = [self.full, *self.schedules], self.options
+        pilot = yield from time_contenders(
+            "pilot timing", self.bundle, base, _PILOT_ROUNDS, options.seed, options.run.device
         )
-        grids = list(on_grids(self.network, self.entries))
-        self.left_out += [grid for grid in grids if isinstance(grid, LeftOut)]
+        on_grids = list(on_time_grids(self.network, self.entries))
+        self.left_out += [grid for grid in on_grids if isinstance(grid, LeftOut)]
         calls = [contender.program.nfe for contender in self.schedules]
         speedups = [pilot.speedup(contender.name) for contender in self.schedules]
-        steps = steps_beside(calls, self.full.program.nfe, speedups)
+        steps = comparable_steps(calls, self.full.program.nfe, speedups)
         samplers = yield from plain_samplers(self.network, steps, held_out, targets)
-        return [*(grid for grid in grids if isinstance(grid, Contender)), *samplers]
+        return [*(grid for grid in on_grids if isinstance(grid, Contender)), *samplers]
 
     def _rows(
-        self, judging: Judging, contenders: Sequence[Contender], seeds: Sequence[int]
-    ) -> Generator[Progress, None, list[Row]]:
-        homes, rows = {entry.name: entry.bundle for entry in self.entries}, []
+        self, evaluation: Evaluation, contenders: Sequence[Contender], seeds: Sequence[int], stage: Stage
+    ) -> Work[list[Row]]:
+        bundles = {entry.name: entry.bundle for entry in self.entries}
+        rows = []
         for contender in contenders:
-            images = judging.full
+            images = evaluation.full
             if contender is not self.full:
-                stage = f"drawing with {contender.name}"
-                images = yield from drawn(stage, self.bundle, contender.session, seeds)
-            weights = weight_bytes(homes.get(contender.name, self.bundle), contender.program)
-            rows.append(judging.row(contender, images, weights))
+                images = yield from draw_images(self.bundle, contender.session, seeds, stage, contender.name)
+            weights = weight_bytes(bundles.get(contender.name, self.bundle), contender.program)
+            rows.append(evaluation.row(contender, images, weights))
         return rows
 
     def _memory(self, rows: Sequence[Row]) -> dict[str, int]:
-        """That of the first schedule."""
+        """The memory of the first schedule."""
         return {
             "model_weight_bytes": self.bundle.manifest.model_weight_bytes,
             "bundle_weight_bytes": rows[1].weight_bytes,
@@ -144,8 +160,8 @@ class _Bench:
 
     @cached_property
     def _environment(self) -> dict[str, object]:
-        settings = asdict(replace(self.options, guidance_scale=self.network.guidance_scale))
-        found = {**environment(), "command": settings.pop("command"), "bench": settings}
-        if self.judge is not None:
-            found |= {"extractor": EXTRACTOR, "frechet_floor": self.judge.floor(self.options.images)}
-        return found
+        settings = replace(self.options, guidance_scale=self.network.guidance_scale).document
+        record = {**environment(), "command": self.options.command, "bench": settings}
+        if self.digits is not None:
+            record |= {"extractor": EXTRACTOR, "frechet_floor": self.digits.floor(self.options.images)}
+        return record

@@ -1,97 +1,182 @@
-"""Plain samplers beside schedules: with how many steps, in which variant, and on which timesteps."""
+"""The plain samplers that a schedule has to beat: with how many steps, in which variant, and on which timesteps.
+
+A plain sampler's timestep spacing and noise levels are each worth several dB, so every sampler gets its best variant.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from dipgo_deploy.bench.contenders import Contender, FullNetwork
+from dipgo_deploy.bench.contenders import SPACINGS, Contender, FullNetwork
 from dipgo_deploy.bench.entries import Entry
-from dipgo_deploy.bench.stages import Progress, labels_of
-from dipgo_deploy.bench.variants import PLAIN_SAMPLERS, Variant, variants
+from dipgo_deploy.bench.report import LeftOut
+from dipgo_deploy.bench.timing import Stage, labels_of
+from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError
+from dipgo_deploy.core.metrics import psnr_db
+from dipgo_deploy.core.progress import Work
+from dipgo_deploy.core.sampler import SamplerReading
+from dipgo_deploy.models import sampler_spec
+from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.models.time_grid import ddim_on_grid
-from dipgo_deploy.runtime.fidelity import psnr_db
 from dipgo_deploy.runtime.generate import generate_batches
 
-__all__ = ["LeftOut", "on_grids", "plain_samplers", "steps_beside"]
+__all__ = ["PLAIN_SAMPLERS", "Variant", "comparable_steps", "on_time_grids", "plain_samplers", "variants"]
+
+PLAIN_SAMPLERS = {"ddim": "DDIM", "dpmpp-2m": "DPM++ 2M", "unipc": "UniPC"}
+"""Names in ``dipgo_deploy.models``, and titles in reports."""
+
+_FINAL_SIGMAS = ("zero", "sigma_min")
 
 _ALIKE = 0.1
-"""Share by which two latencies must differ, for plain samplers at both to tell more than at one."""
+"""Two latencies closer than this share tell the same, so plain samplers run at one of the two."""
+
+_NOT_A_NUMBER = 1e6
+"""Stands for NaN in images of a diverged variant, so that the variant loses instead of spoiling every comparison."""
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A row or part that a report lacks; as a string, what it is and why."""
+class Variant:
+    """A sampler under one choice of spacing and noise levels, which ``label`` describes."""
 
-    what: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.what} is left out: {self.why}"
+    label: str
+    spec: SamplerSpec
+    reading: SamplerReading
 
 
-def steps_beside(calls: Iterable[int], full_calls: int, speedups: Iterable[float]) -> list[int]:
-    """Numbers of steps at which plain samplers stand beside schedules.
+def variants(name: str, steps: int, scheduler_config: Mapping[str, Any]) -> Iterator[Variant]:
+    """Every way to run a sampler, without duplicates.
 
-    All distinct numbers of ``calls`` that schedules make, below the ``full_calls`` of the full run; then, for each of
-    their ``speedups`` over it, as many steps as take the same time, unless a number within 10 % is already there.
+    Args:
+        name: a key of `PLAIN_SAMPLERS`.
+        steps: of the sampler.
+        scheduler_config: the model's noise schedule. Choices that the noise schedule does not allow are skipped.
+
+    Yields:
+        Variants with distinct coefficients.
     """
-    found = list(dict.fromkeys(count for count in calls if count < full_calls))
+    seen: set[SamplerReading] = set()
+    for label, overrides in _choices(name):
+        try:
+            spec = sampler_spec(name, steps, scheduler_config, overrides)
+            reading = read_sampler(spec)
+        except DipgoError:
+            continue  # this noise schedule does not allow the spacing or the sigma option
+        # Equal coefficients at other timesteps are another variant: the network sees other times.
+        key = replace(reading, input_scales=(*reading.input_scales, *spec.timesteps))
+        if key not in seen:
+            seen.add(key)
+            yield Variant(label, spec, reading)
+
+
+def _choices(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Labels and scheduler options to try."""
+    if name == "ddim":
+        yield from ((spacing, {"timestep_spacing": spacing}) for spacing in SPACINGS)
+        return
+    for final in _FINAL_SIGMAS:
+        ends = {"final_sigmas_type": final}
+        suffix = "" if final == "zero" else ", sigma_min"
+        yield from ((spacing + suffix, {"timestep_spacing": spacing, **ends}) for spacing in SPACINGS)
+        # Karras noise levels depend on the ends alone, which every spacing shares: one spacing is enough.
+        yield f"karras{suffix}", {"timestep_spacing": "linspace", "use_karras_sigmas": True, **ends}
+
+
+def comparable_steps(calls: Iterable[int], full_calls: int, speedups: Iterable[float]) -> list[int]:
+    """Numbers of steps at which plain samplers are compared with schedules.
+
+    Args:
+        calls: network calls of each schedule. All distinct numbers below ``full_calls`` are taken.
+        full_calls: network calls of the full run.
+        speedups: of each schedule over the full run. For each speed-up, as many steps as take the same time are
+            added, unless a number within 10 % is already there.
+
+    Returns:
+        Distinct numbers of steps.
+    """
+    steps = list(dict.fromkeys(count for count in calls if count < full_calls))
     for speedup in speedups:
-        steps = max(1, min(round(full_calls / speedup), 2 * full_calls))
-        if all(abs(steps - other) > _ALIKE * other for other in found):
-            found.append(steps)
-    return found
+        # A schedule may be slower than the full run. Twice the full run's steps bounds the time of the bench.
+        same_time = max(1, min(round(full_calls / speedup), 2 * full_calls))
+        if all(abs(same_time - other) > _ALIKE * other for other in steps):
+            steps.append(same_time)
+    return steps
 
 
 def plain_samplers(
     network: FullNetwork, steps: Sequence[int], seeds: Sequence[int], targets: Sequence[np.ndarray]
-) -> Generator[Progress, None, list[Contender]]:
-    """Every plain sampler at every number of ``steps``, in the variant that comes nearest to each of ``targets``.
+) -> Work[list[Contender]]:
+    """Tune every plain sampler at every number of steps.
 
-    Targets are images (N, C, H, W) of ``seeds``, none of which is judged later. A variant may win for one target and
-    lose for another by several dB, so each winner is a contender. A sampler that does not suit the model is left out.
+    Args:
+        network: the full network.
+        steps: numbers of steps.
+        seeds: of held-out images, which no contender is evaluated on later.
+        targets: images (N, C, H, W) of these seeds, such as those of the full run and of the converged run.
+
+    Returns:
+        For every sampler and number of steps, the variant closest to each target. A variant may win for one target
+        and lose for another by several dB, so each winner is a contender. A sampler without variants is left out.
     """
-    found = []
-    for count in steps:
-        for name, title in PLAIN_SAMPLERS.items():
-            choice = list(variants(name, count, network.scheduler_config))
-            best = yield from _best(f"tuning {title}-{count}", network, choice, seeds, targets)
-            found += [network.sampler(f"{title}-{count} {one.label}", one.spec, one.reading) for one in best]
-    return found
+    config = network.scheduler_config
+    choices = {
+        f"{title}-{count}": list(variants(name, count, config))
+        for count in steps
+        for name, title in PLAIN_SAMPLERS.items()
+    }
+    stage = Stage("tuning plain samplers", sum(v.spec.calls for choice in choices.values() for v in choice))
+    contenders = []
+    for title, choice in choices.items():
+        best = yield from _best_variants(network, choice, seeds, targets, stage, title)
+        contenders += [network.sampler(f"{title} {v.label}", v.spec, v.reading) for v in best]
+    return contenders
 
 
-def _best(
-    stage: str, network: FullNetwork, choice: Sequence[Variant], seeds: Sequence[int], targets: Sequence[np.ndarray]
-) -> Generator[Progress, None, list[Variant]]:
-    """The variants with the best median PSNR to one of ``targets``, equal ones once; none of none."""
+def _best_variants(
+    network: FullNetwork,
+    choice: Sequence[Variant],
+    seeds: Sequence[int],
+    targets: Sequence[np.ndarray],
+    stage: Stage,
+    title: str,
+) -> Work[list[Variant]]:
+    """The distinct variants with the best median PSNR to one of ``targets``."""
     scores = np.empty((len(choice), len(targets)))
-    for done, variant in enumerate(choice):
+    for index, variant in enumerate(choice):
         session = network.session(variant.spec, variant.reading)
-        drawn = np.concatenate(list(generate_batches(session, network.bundle, seeds, labels_of(network.bundle, seeds))))
-        images = np.nan_to_num(drawn, nan=1e6)
-        scores[done] = [np.median(psnr_db(images, target)) for target in targets]
-        yield Progress(stage, done + 1, len(choice))
+        batches = generate_batches(session, network.bundle, seeds, labels_of(network.bundle, seeds))
+        images = np.nan_to_num(np.concatenate(list(batches)), nan=_NOT_A_NUMBER)
+        scores[index] = [np.median(psnr_db(images, target)) for target in targets]
+        yield stage.advance(variant.spec.calls, title)
     winners = scores.argmax(axis=0) if choice else []
     return [choice[winner] for winner in dict.fromkeys(winners)]
 
 
-def on_grids(network: FullNetwork, entries: Sequence[Entry]) -> Iterator[Contender | LeftOut]:
-    """Plain DDIM (eta 0) at exactly the timesteps at which each schedule computes the prediction; equal grids once.
+def on_time_grids(network: FullNetwork, entries: Sequence[Entry]) -> Iterator[Contender | LeftOut]:
+    """Plain DDIM (eta 0) at exactly the timesteps at which each schedule computes the prediction.
 
-    A schedule that computes it at every step has no grid of its own. Under DDIM and a model that predicts noise, the
-    row is what holding the prediction amounts to, so whatever a schedule adds shows beside it.
+    Under DDIM and a model that predicts noise, such a row is what holding the prediction amounts to. What a schedule
+    adds shows in comparison.
+
+    Args:
+        network: the full network.
+        entries: the schedules.
+
+    Yields:
+        One contender per distinct time grid, or the reason why DDIM does not run there. A schedule that computes the
+        prediction at every step has the full run's grid and is skipped.
     """
     seen = {network.contract.sampler.timesteps}
     for entry in entries:
-        if entry.grid in seen:
+        if entry.time_grid in seen:
             continue
-        seen.add(entry.grid)
-        name = f"DDIM-{len(entry.grid)} on {entry.name}'s grid"
+        seen.add(entry.time_grid)
+        name = f"DDIM-{len(entry.time_grid)} on {entry.name}'s grid"
         try:
-            yield network.sampler(name, *ddim_on_grid(entry.grid, network.scheduler_config))
+            yield network.sampler(name, *ddim_on_grid(entry.time_grid, network.scheduler_config))
         except DipgoError as error:
             yield LeftOut(name, str(error))

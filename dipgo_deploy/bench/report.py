@@ -1,4 +1,4 @@
-"""What a bench found: rows of contenders, as a document that is written, and read again to be shown or drawn."""
+"""The result of a bench: rows of contenders, and the document that holds the rows on disk."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_document
 
-__all__ = ["SCHEMA_VERSION", "BenchReport", "Kind", "Row", "load_report", "to_json", "write_report"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "BenchReport",
+    "Kind",
+    "LeftOut",
+    "Percentiles",
+    "Row",
+    "load_report",
+    "to_json",
+    "write_report",
+]
 
 SCHEMA_VERSION = "1.3"
-"""Version of the document that `to_json` gives; a change that breaks a reader raises the first number."""
+"""Version of the document. A change that breaks a reader raises the first number."""
 
 Kind = Literal["full", "schedule", "sampler"]
 """Kinds of contenders."""
@@ -28,7 +38,7 @@ Percentiles = Mapping[str, float]
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _PSNR = ("p10", "p50", "p50_low", "p50_high")
-_KEYS = {
+_PERCENTILES = {
     "latency_ms": ("p50", "p90"),
     "psnr_full_db": _PSNR,
     "psnr_converged_db": _PSNR,
@@ -38,33 +48,45 @@ _KEYS = {
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A row or a part that a report lacks, and why. As a string, both in one sentence."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is left out: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Row:
     """One contender.
 
     Attributes:
-        name: what it is: a schedule's folder or file; a sampler with its steps, spacing and noise levels.
+        name: a schedule's folder or file, or a sampler with its steps, spacing and noise levels.
         kind: ``full``, ``schedule`` or ``sampler``.
         nfe: network evaluations per image.
         macs: of the graph nodes that run, per image over the whole trajectory, guidance rows included.
         latency_ms: p50 and p90 of a whole trajectory of one batch.
-        speedup: full over this one, median of the rounds' ratios.
-        speedup_end_to_end: the same with ``components_ms`` on both sides; None where there are none.
-        efficiency: ``speedup`` over the ratio of MACs (``full`` convention): 1 where time falls as arithmetic does.
-        psnr_full_db: p10 and p50 over images, to the full run from the same noise; p50_low and p50_high are the
+        speedup: full run over this row, median of the rounds' ratios.
+        speedup_end_to_end: the same with ``components_ms`` on both sides. None without components.
+        efficiency: ``speedup`` over the ratio of MACs (``full`` convention). 1 where time falls as arithmetic does.
+        psnr_full_db: p10 and p50 over images, to the full run from the same noise. p50_low and p50_high are the
             bootstrap 95 % interval of p50 over images.
-        psnr_converged_db: the same to the converged run; None without one.
+        psnr_converged_db: the same to the converged run. None without a converged run.
         ssim: p10 and p50 over images, to the full run.
-        ssim_converged: the same to the converged run; None without one.
-        frechet: Fréchet distance to real digits; None where the model draws none.
-        accuracy: share, 0..1, of the images that show their class; None likewise.
-        weight_bytes: of all its graphs, shared ones once.
-        slot_bytes: memory of a run of one batch besides weights and activations.
-        first_image_ms: from nothing loaded to the first batch, its inputs at hand; None for a plain sampler. The full
-            run cuts its graph in it; on ``torch`` the first row of a bundle loads the model for all.
-        device_bytes: GPU memory that it took until then; None without a GPU, and where that is not its alone.
-        build_seconds, engine_bytes: of all its engines; None for what runs without.
-        backend: what it ran on: ``tensorrt``, ``rtx``, or another with its device, such as ``onnxruntime-cuda``; None
-            in documents before 1.3.
+        ssim_converged: the same to the converged run. None without a converged run.
+        frechet: Fréchet distance to real digits. None for a model that does not draw digits.
+        accuracy: share of the images that show their class, from 0 to 1. None for a model that does not draw digits.
+        weight_bytes: of all graphs, shared weights once.
+        slot_bytes: memory of a run of one batch without weights and activations.
+        first_image_ms: from nothing loaded to the first batch, with the inputs at hand. None for a plain sampler.
+            The full run also cuts its graph. On ``torch``, the first row of a bundle loads the model for all rows.
+        device_bytes: GPU memory taken until then. None without a GPU, and where others use the GPU too.
+        build_seconds: time to build all engines. None without engines.
+        engine_bytes: size of all engines. None without engines.
+        backend: ``tensorrt``, ``rtx``, or another backend with its device, such as ``onnxruntime-cuda``. None in
+            documents before 1.3.
     """
 
     name: str
@@ -94,12 +116,17 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All rows, the full run first, with what they were made in and for.
+    """All rows, the full run first.
 
-    ``environment`` holds versions, machine, command, options and the extractor behind Fréchet distance and accuracy;
-    ``memory`` the bytes of the model's weights, and of weights and slots of the first schedule; ``aa_ratio`` the full
-    run's duration over itself; ``components_ms`` the time of text encoders and VAE for one batch, by name;
-    ``left_out`` what could not be measured, and why.
+    Attributes:
+        environment: versions, machine, command, the options (``bench``), and the extractor behind Fréchet distance
+            and accuracy.
+        contract: of all rows.
+        rows: the contenders.
+        memory: bytes of the model's weights, and of the weights and slots of the first schedule.
+        aa_ratio: the full run's duration over itself.
+        components_ms: time of text encoders and VAE for one batch, by name.
+        left_out: what could not be measured, and why.
     """
 
     environment: Mapping[str, Any]
@@ -114,27 +141,37 @@ class BenchReport:
 
 
 def to_json(report: BenchReport) -> dict[str, Any]:
-    """The report as one JSON document; what is not defined is null, every number finite."""
+    """The report as one JSON document. Undefined values are null, and every number is finite."""
     document = {"schema_version": SCHEMA_VERSION, "format": "bench", **asdict(report)}
     plain: dict[str, Any] = json.loads(json.dumps(document, allow_nan=False))
     return plain
 
 
 def write_report(report: BenchReport, path: Path) -> None:
-    """Write the document of `to_json` to ``path``, whole or not at all."""
+    """Write the document of `to_json`, whole or not at all.
+
+    Args:
+        report: the report.
+        path: the file, overwritten if present.
+
+    Raises:
+        InputError: ``path`` cannot be written.
+    """
     write_atomic(path, json.dumps(to_json(report), indent=1, allow_nan=False) + "\n")
 
 
 def load_report(path: Path) -> BenchReport:
-    """Read a document of `write_report`; InputError if it is none, damaged or of a newer version."""
+    """Read a document of `write_report`. Raises InputError for a damaged file, another format or a newer version."""
     report = load_document(path, "bench", BenchReport, "schema_version", SCHEMA_VERSION)
     if [row.kind for row in report.rows[:1]] != ["full"]:
-        raise InputError(f"{path} does not begin with the full run's row: bench again")
+        raise InputError(f"the first row of a bench must be the full run, {path} has another: run bench again")
     for row in report.rows:
-        for name, keys in _KEYS.items():
+        for name, keys in _PERCENTILES.items():
             values = getattr(row, name)
             if values is not None and set(values) != set(keys):
-                raise InputError(f"{path}: {name} of {row.name} must hold {', '.join(keys)}: bench again")
+                raise InputError(f"{name} of {row.name} must hold {', '.join(keys)} in {path}: run bench again")
         if row.latency_ms["p50"] <= 0:
-            raise InputError(f"{path}: {row.name} takes {row.latency_ms['p50']} ms, more than 0 is wanted: bench again")
+            raise InputError(
+                f"the latency of {row.name} must be above 0 ms in {path}, got {row.latency_ms['p50']}: run bench again"
+            )
     return report

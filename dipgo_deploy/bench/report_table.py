@@ -8,7 +8,7 @@ from typing import Any
 
 from dipgo_deploy.bench.report import BenchReport, Percentiles, Row
 
-__all__ = ["table"]
+__all__ = ["quick_note", "table"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ _COLUMNS = (
 
 
 def table(report: BenchReport) -> Any:
-    """The report as a rich renderable: one line per contender, then memory, noise floor and what else to know.
+    """The report as a rich renderable: one line per contender, then notes on memory, noise floor and units.
 
-    A column that no contender fills is left away, and the backend where all have the same.
+    Columns without values are omitted, and so is the backend where all rows have the same.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
@@ -54,7 +54,7 @@ def table(report: BenchReport) -> Any:
     for column in columns:
         grid.add_column(column.title, justify="right" if column.title else "left", no_wrap=bool(column.title))
     for row in report.rows:
-        cells = [Text(column.cell(row) or "-") for column in columns]  # a folder's name may look like markup
+        cells = [Text(column.cell(row) or "-") for column in columns]  # Text: a folder's name may look like markup
         grid.add_row(*cells, style="bold" if row.kind == "schedule" else None)
     return Group(grid, *(Text(note) for note in _notes(report)))
 
@@ -68,7 +68,7 @@ def _pair(values: Percentiles | None, first: str, second: str, spec: str) -> str
 
 
 def _psnr(values: Percentiles | None) -> str | None:
-    """p10 and p50 with the wider half of its interval, such as ``32.1/35.0±0.4``."""
+    """p10 and p50 with the wider half of the median's interval, such as ``32.1/35.0±0.4``."""
     if values is None:
         return None
     half = max(values["p50_high"] - values["p50"], values["p50"] - values["p50_low"])
@@ -77,30 +77,45 @@ def _psnr(values: Percentiles | None) -> str | None:
 
 def _notes(report: BenchReport) -> Iterator[str]:
     settings = report.environment.get("bench", {})
+    if settings.get("quick"):
+        yield quick_note(report)
+    yield from _engine_notes(report)
+    model = _mib(report.memory["model_weight_bytes"])
     sizes = (
         f"{row.name}: weights {_mib(row.weight_bytes)}, slots {_mib(row.slot_bytes)}"
         for row in report.rows
         if row.kind == "schedule"
     )
-    for row in report.rows:
-        if row.engine_bytes is not None and row.build_seconds is not None:
-            yield f"{row.name}: engines {_mib(row.engine_bytes)}, built in {row.build_seconds:.0f} s."
-    mixed = {row.backend for row in report.rows if row.backend is not None}
-    if len(mixed) > 1:
-        yield f"Rows run on {' and '.join(sorted(mixed))}: a speed-up across them is the backend's too."
-    model = _mib(report.memory["model_weight_bytes"])
-    yield f"Model: weights {model}; {'; '.join(sizes)} for a batch of {settings.get('batch', '?')}."
-    yield f"Full run over itself (A/A ratio): {report.aa_ratio:.3f}; as much as it differs from 1 is noise."
+    yield f"Model: weights {model}. {'; '.join(sizes)} for a batch of {settings.get('batch', '?')}."
+    yield f"Full run over itself (A/A ratio): {report.aa_ratio:.3f}. The distance from 1 is noise."
     yield "Efficiency: speed-up over the ratio of MACs (full convention) of the graph nodes that run."
     yield "±: the bootstrap 95 % interval of the median over images."
     if report.components_ms:
         parts = ", ".join(f"{name} {ms:.4g} ms" for name, ms in report.components_ms.items())
-        yield f"End to end: with {parts} on both sides (PyTorch; one prompt, a batch of latents)."
+        yield f"End to end: with {parts} on both sides (PyTorch, one prompt, a batch of latents)."
     yield from (f"{line}." for line in report.left_out)
     if extractor := report.environment.get("extractor"):
         floor = report.environment.get("frechet_floor")
-        best = "" if floor is None else f"; as many real digits score {floor:.2f} against others"
-        yield f"Fréchet distance of {settings.get('images', '?')} images in the features of {extractor}{best}."
+        real = "" if floor is None else f". As many real digits score {floor:.2f} against others"
+        yield f"Fréchet distance of {settings.get('images', '?')} images in the features of {extractor}{real}."
+
+
+def quick_note(report: BenchReport) -> str:
+    """What is rough about the numbers of a quick bench."""
+    settings = report.environment["bench"]
+    return (
+        f"Quick bench, not for publication: {settings['images']} images, {settings['repeats']} rounds, "
+        f"converged run of {settings['converged_calls']} calls."
+    )
+
+
+def _engine_notes(report: BenchReport) -> Iterator[str]:
+    for row in report.rows:
+        if row.engine_bytes is not None and row.build_seconds is not None:
+            yield f"{row.name}: engines {_mib(row.engine_bytes)}, built in {row.build_seconds:.0f} s."
+    backends = {row.backend for row in report.rows if row.backend is not None}
+    if len(backends) > 1:
+        yield f"Rows run on {' and '.join(sorted(backends))}: part of a speed-up across backends is the backend's."
 
 
 def _mib(count: int) -> str:

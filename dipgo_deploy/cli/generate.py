@@ -81,7 +81,7 @@ def generate(
     if prompt:
         _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, as_json)
         return
-    from dipgo_deploy.bench.pictures import image_grid
+    from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.runtime import GenerateOptions
     from dipgo_deploy.runtime import generate as draw
 
@@ -123,7 +123,7 @@ def _draw_prompts(
     as_json: bool,
 ) -> None:
     """Generate through the pipeline, and print where the time went."""
-    from dipgo_deploy.bench.pictures import image_grid
+    from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.pipeline import PromptOptions, draw_prompts
 
     for option, value in {"--cuda-graph": run.cuda_graph, "--compile": run.compiler}.items():

@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dipgo_deploy.bench.cells import COMPUTED, DEAD, Cells, origin_line, read_cells, sampler_line, short_names
+from dipgo_deploy.bench.grid import COMPUTED, DEAD, ScheduleGrid, origin_line, read_grid, sampler_line, short_names
 from dipgo_deploy.cli.program_view import contract_line
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.schedule import Schedule
@@ -35,7 +35,7 @@ def schedule_view(schedule: Schedule, graph: BlockGraph | None = None) -> Render
     Returns:
         A rich renderable.
     """
-    cells = read_cells(schedule, graph)
+    cells = read_grid(schedule, graph)
     names = short_names(schedule.blocks)
     margin = max(len(name) for name in (*names, "MACs")) + 1
     chunk = max(10, (_WIDTH - margin) // 10 * 10)
@@ -53,7 +53,7 @@ def schedule_view(schedule: Schedule, graph: BlockGraph | None = None) -> Render
     return Group(*lines, _legend(marks))
 
 
-def _marks(cells: Cells) -> np.ndarray:
+def _marks(cells: ScheduleGrid) -> np.ndarray:
     """One character per cell, shape (blocks, steps)."""
     marks = np.where(cells.age > 1, "░", "▒")
     marks = np.where(cells.forecast, "~", marks)

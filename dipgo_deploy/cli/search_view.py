@@ -92,7 +92,7 @@ def draw_schedule(path: Path, schedule: Schedule, graph: BlockGraph, pruner: Pat
         graph: blocks of the model.
         pruner: file of the trained pruner; None for other methods.
     """
-    from dipgo_deploy.bench.pictures import schedule_picture
+    from dipgo_deploy.bench.schedule_picture import schedule_picture
     from dipgo_deploy.search.dipgo.pruner_file import read_scores
 
     schedule_picture(schedule, path, graph, None if pruner is None else read_scores(pruner))

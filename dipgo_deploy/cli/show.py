@@ -29,7 +29,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory, others as tables."""
-    from dipgo_deploy.bench.canvas import check_picture
+    from dipgo_deploy.bench.figure import check_picture
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import format_of
 
@@ -57,7 +57,7 @@ def show(
 def _show_benches(files: Sequence[Path], out: Path | None, as_json: bool) -> None:
     """Show each bench as a table, or with ``--json`` as a document, and all of them in one picture."""
     from dipgo_deploy.bench import load_report, table, to_json
-    from dipgo_deploy.bench.plot import bench_picture
+    from dipgo_deploy.bench.bench_picture import bench_picture
 
     reports = [load_report(file) for file in files]
     if out is not None:
@@ -148,7 +148,7 @@ def _draw(file: Path, kind: str, loaded: Any, out: Path) -> None:
         kind, loaded = "schedule", load_schedule(file)
     if kind != "schedule":
         raise UsageError(f"--out draws schedules and benches, {file} is a {kind} file: leave --out out")
-    from dipgo_deploy.bench.pictures import schedule_picture
+    from dipgo_deploy.bench.schedule_picture import schedule_picture
 
     schedule_picture(loaded, out, _blocks_beside(file))
     say(f"picture in {out}")

@@ -13,12 +13,12 @@ import torch
 from dipgo_deploy.bundle.bundle import Bundle, CompiledProgram
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.metrics import psnr_db
 from dipgo_deploy.core.precision import is_half
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.run_options import BackendName, RunOptions
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.models import LoadedModel
-from dipgo_deploy.runtime.fidelity import psnr_db
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import open_session
 from dipgo_deploy.runtime.session import Session

@@ -22,7 +22,7 @@ def test_every_row_is_named_and_the_median_has_its_interval():
     assert "33.0/35.0±0.5" in text and "A/A" in text
 
 
-def test_columns_that_nobody_fills_are_left_away():
+def test_columns_without_values_are_omitted():
     text = text_of(report_of(row("uniform", "schedule", 100, converged_db=None)))
     assert "conv." not in text and "Fréchet" not in text and "end to" not in text
 
@@ -33,12 +33,12 @@ def test_backends_are_named_where_they_differ():
         return replace(report_of(rows[1]), rows=rows)
 
     text = text_of(report("onnxruntime-cuda"), 200)
-    assert "Rows run on onnxruntime-cuda and rtx: a speed-up across them is the backend's too." in text
+    assert "Rows run on onnxruntime-cuda and rtx: part of a speed-up across backends is the backend's." in text
     assert [line.split()[1] for line in text.splitlines() if line.split()[:1] == ["x"]] == ["rtx"]
     assert "backend" not in text_of(report("rtx"), 200)
 
 
-def test_end_to_end_speed_and_what_is_behind_it():
+def test_end_to_end_speed_and_its_components():
     parts = {"components_ms": {"text_encoder": 12.0, "vae": 34.56}, "left_out": ("text_encoder_2 is left out: why",)}
     text = text_of(report_of(row("uniform", "schedule", 100, speedup_end_to_end=3.21), **parts))
     assert "end to" in text and "3.21" in text
@@ -52,3 +52,10 @@ def test_memory_of_every_schedule():
 
 def test_a_name_that_looks_like_markup_stays_itself():
     assert "[red]x[/red]" in text_of(report_of(row("[red]x[/red]", "schedule", 100)))
+
+
+def test_a_quick_bench_says_so():
+    settings = {"images": 16, "repeats": 3, "converged_calls": 100, "batch": 8, "quick": True}
+    text = text_of(replace(CROWD, environment={"bench": settings}))
+    assert "Quick bench, not for publication: 16 images, 3 rounds, converged run of 100 calls." in text
+    assert "Quick" not in text_of(CROWD)

@@ -9,19 +9,19 @@ from dipgo_deploy.bench.timing import Stopwatch, time_rounds
 
 
 class FakeMachine:
-    """Acts that take as many seconds as they are told, on a clock that only they move."""
+    """Calls that take the given seconds, on a clock that only these calls move."""
 
     def __init__(self, **seconds: float) -> None:
         self.now, self.ran, self.collecting = 0.0, [], []
-        self.acts = {name: self._act(name, duration) for name, duration in seconds.items()}
+        self.calls = {name: self._call(name, duration) for name, duration in seconds.items()}
 
-    def _act(self, name: str, duration: float):
-        def act() -> None:
+    def _call(self, name: str, duration: float):
+        def call() -> None:
             self.ran.append(name)
             self.collecting.append(gc.isenabled())
             self.now += duration
 
-        return act
+        return call
 
     def mark(self) -> float:
         return self.now
@@ -31,7 +31,7 @@ class FakeMachine:
 
 
 def rounds(machine: FakeMachine, count: int, seed: int = 0) -> list[dict[str, float]]:
-    return list(time_rounds(machine.acts, "full", count, seed, machine))
+    return list(time_rounds(machine.calls, "full", count, seed, machine))
 
 
 def test_every_round_runs_all_once_and_the_base_twice_after_a_warm_up():
@@ -54,15 +54,15 @@ def test_the_order_changes_from_round_to_round_and_repeats_with_the_seed():
 
 def test_garbage_is_not_collected_while_the_clock_runs():
     machine = FakeMachine(full=1.0)
-    for _ in time_rounds(machine.acts, "full", 2, 0, machine):
+    for _ in time_rounds(machine.calls, "full", 2, 0, machine):
         assert gc.isenabled()
     assert machine.collecting == [True, False, False, False, False]
 
 
 def watch_of(*measured: dict[str, float]) -> Stopwatch:
     watch = Stopwatch("full")
-    for one in measured:
-        watch.add(one)
+    for round_ms in measured:
+        watch.add(round_ms)
     return watch
 
 
@@ -77,10 +77,10 @@ def test_speedup_is_the_median_of_ratios_within_rounds():
     assert watch.aa_ratio == pytest.approx(1.0)
 
 
-def test_what_both_sides_spend_besides_lowers_the_speedup():
+def test_overhead_on_both_sides_lowers_the_speedup():
     watch = watch_of({"full": 90.0, "full (again)": 110.0, "schedule": 20.0})
-    assert watch.speedup("schedule", around_ms=60.0) == pytest.approx(2.0)
-    assert watch.speedup("full", around_ms=60.0) == 1.0
+    assert watch.speedup("schedule", overhead_ms=60.0) == pytest.approx(2.0)
+    assert watch.speedup("full", overhead_ms=60.0) == 1.0
 
 
 def test_latencies_of_the_base_count_both_series():

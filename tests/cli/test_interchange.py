@@ -30,7 +30,7 @@ def test_a_schedule_goes_there_and_back(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words", "code"),
     [
-        (["--from", "fora", "--branch", "1"], "--branch does not belong to fora: leave it out", 2),
+        (["--from", "fora", "--branch", "1"], "--branch is not a setting of fora: leave it out", 2),
         (["--from", "deepcache"], "no settings of deepcache were given: give --file or --interval", 2),
         (["--from", "smoothcache"], "no settings of smoothcache were given: give --file", 2),
         (["--from", "abacus"], "--from", 2),

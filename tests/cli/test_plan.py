@@ -41,10 +41,10 @@ def test_plan_as_a_table(bundle_folder, capsys):
     assert run(["plan", str(bundle_folder)]) == 0
     text = capsys.readouterr().out
     assert "take subnets: both fit: this one makes fewer calls" in text
-    assert "float32" in text and "code as in rtx" in text
+    assert "float32" in text and "≈" in text and "not counted" not in text
     assert run(["plan", str(bundle_folder), "--fp16", "--target", "tensorrt"]) == 0
     text = capsys.readouterr().out
-    assert "float16" in text and "code is not counted: no engine of this target was measured" in text
+    assert "float16" in text and "No engine of TensorRT itself was measured yet: its code is not counted" in text
 
 
 def test_a_plan_that_fits_nowhere_is_printed_and_fails(bundle_folder, capsys):
@@ -61,20 +61,25 @@ def test_plan_in_half_precision_refuses_times_of_float32(latency, bundle_folder,
 
 def test_profile_refuses_what_numpy_lacks_before_it_traces(tmp_path, capsys):
     asked = ["profile", "digits-unet", "--dtype", "bfloat16", "--out", tmp_path / "latency.json"]
-    refused(asked, "onnxruntime-cpu has no bfloat16: choose another --target", capsys, code=2)
+    refused(asked, "ONNX Runtime has no bfloat16 on the CPU: choose another --backend or --dtype", capsys, code=2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU: nothing to refuse")
 def test_profile_on_a_missing_gpu_loads_no_model(tmp_path, capsys):
-    asked = ["profile", "no-such-model", "--target", "torch-cuda", "--out", tmp_path / "latency.json"]
+    asked = ["profile", "no-such-model", "--backend", "torch", "--device", "cuda", "--out", tmp_path / "latency.json"]
     refused(asked, "PyTorch finds no CUDA GPU here: run on the cpu", capsys, code=5)
 
 
 def test_profile_of_engines_needs_a_gpu(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DIPGO_CUDA_DRIVER", "libno-such-driver.so")
     asked = ["profile", "digits-unet", "--out", tmp_path / "new" / "latency.json"]
-    refused([*asked, "--target", "rtx", "--fp16"], "target rtx runs only on an NVIDIA GPU", capsys, code=5)
-    refused([*asked, "--fp16"], "--fp16 and --bf16 are for targets onnxruntime-cuda, tensorrt, rtx", capsys, code=2)
+    refused([*asked, "--backend", "rtx", "--fp16"], "target rtx runs only on an NVIDIA GPU", capsys, code=5)
+    refused(
+        [*asked, "--fp16"],
+        "precision is for onnxruntime on cuda, tensorrt and rtx, not for onnxruntime-cpu",
+        capsys,
+        code=2,
+    )
 
 
 def test_times_of_half_precision_price_plan_and_search(latency, bundle_folder, tmp_path, capsys):
@@ -92,7 +97,18 @@ def test_times_of_half_precision_price_plan_and_search(latency, bundle_folder, t
 
 def test_search_by_time_reaches_the_asked_share_of_it(latency, tmp_path, capsys):
     out = tmp_path / "schedule.json"
-    asked = ["search", "digits-unet", "--method", "random", "--ratio", "0.6", "--steps", "10", "--latency", str(latency)]
+    asked = [
+        "search",
+        "digits-unet",
+        "--method",
+        "random",
+        "--ratio",
+        "0.6",
+        "--steps",
+        "10",
+        "--latency",
+        str(latency),
+    ]
     assert run([*asked, "--out", str(out), "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["time_ratio"] == pytest.approx(0.6, abs=0.0126)

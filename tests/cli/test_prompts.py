@@ -31,8 +31,8 @@ def test_generate_draws_prompts_and_says_where_the_time_went(sd_bundle: Path, tm
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--prompt", "a cat", "--class", 1], "--class and --prompt say both what to draw"),
-        (["--negative-prompt", "rain"], "--negative-prompt goes with --prompt, which is not given"),
+        (["--prompt", "a cat", "--class", 1], "--class and --prompt both say what to draw"),
+        (["--negative-prompt", "rain"], "--negative-prompt needs --prompt"),
     ],
 )
 def test_options_that_do_not_go_together(options, words, bundle_folder: Path, tmp_path: Path, capsys):
@@ -61,7 +61,7 @@ def test_a_bundle_without_a_pipeline_draws_no_prompts(bundle_folder: Path, tmp_p
 
 
 def test_latents_are_no_pictures_and_none_are_drawn(sd_bundle: Path, tmp_path: Path, capsys):
-    words = "latents of shape 4\N{MULTIPLICATION SIGN}8\N{MULTIPLICATION SIGN}8, which are no pictures until a pipeline"
+    words = "latents of shape 4\N{MULTIPLICATION SIGN}8\N{MULTIPLICATION SIGN}8, which a pipeline has to decode"
     refused(["generate", sd_bundle, "--out", tmp_path / "g.png"], words, capsys, 2)
 
 

@@ -38,7 +38,7 @@ SHOWN = {
     ],
     "precision": [
         "float16: deviates by 1.0e-03 a graph and 2.0e-03 in the image (0.02 allowed a graph, 2 images)",
-        "1 node of mid_block, for reaches 1e6",
+        "1 node of mid_block, because reaches 1e6",
         "the feature w, which float16 cannot hold",
         "2 nodes whatever the weights are",
     ],
@@ -75,4 +75,4 @@ def test_it_is_printed_as_json_and_not_drawn(kind: str, tmp_path: Path, capsys):
     assert run(["show", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["document"] == json.loads(file.read_text())
     assert run(["show", str(file), "--out", str(tmp_path / "p.png")]) == 2
-    assert f"is a {kind} file: leave --out away" in capsys.readouterr().err
+    assert f"is a {kind} file: leave --out out" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dipgo_deploy.cli import export, profile, search, trace
+from dipgo_deploy.cli import export, interchange, profile, search, trace
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.core.errors import UsageError
@@ -33,7 +33,7 @@ def test_one_model_is_named():
 
 
 @pytest.mark.parametrize(
-    "command", [trace.trace, search.search, export.export, profile.profile, import_schedule.import_schedule]
+    "command", [trace.trace, search.search, export.export, profile.profile, interchange.import_schedule]
 )
 def test_every_command_with_a_model_takes_all_its_options(command: Callable[..., None]):
     wanted = {"model", "random_weights", "variant", "revision", "config", "lora"}
@@ -54,7 +54,7 @@ def test_random_weights_become_a_bundle_that_verifies(config, tmp_path, capsys):
     assert "1e-12 is allowed: the fast path is not the slow one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [["--min-psnr", "30"], ["--guidance", "2"], ["--device", "cuda"]])
+@pytest.mark.parametrize("option", [["--min-psnr", "30"], ["--guidance-scale", "2"], ["--device", "cuda"]])
 def test_single_calls_have_no_trajectories_and_no_gpu(tmp_path, capsys, option):
     assert run(["verify", str(tmp_path), "--once", *option]) == 2
     assert "--once compares single calls on the CPU: leave" in capsys.readouterr().err
@@ -94,7 +94,7 @@ def test_random_weights_that_do_not_fit_leave_shapes(config, monkeypatch, capsys
 
     monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1000)
     assert not ModelSource(random_weights=config).load().has_weights
-    assert "KiB are free: shapes alone are traced, nothing can be run" in capsys.readouterr().err
+    assert "KiB are free: only shapes are traced, nothing can run" in capsys.readouterr().err
     monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1 << 40)
     assert ModelSource(random_weights=config).load().has_weights
 
@@ -105,7 +105,7 @@ def test_a_profile_refuses_shapes_alone(config, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1000)
     assert run(["profile", "--random-weights", config, "--out", str(tmp_path / "latency.json")]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: this UNet2DConditionModel has shapes alone, a profile runs it: load it")
+    assert line.startswith("error: this UNet2DConditionModel was loaded without weights, a profile runs it: load")
     assert not (tmp_path / "latency.json").exists()
 
 
@@ -119,8 +119,8 @@ def test_guidance_and_steps_are_the_models_own_unless_asked_for(config, tmp_path
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (summary["guidance"], summary["steps"], summary["sampler"]) == ("concat", 7, "DDIMScheduler")
     assert load_schedule(Path(own)).contract.guidance == "concat"
-    assert run(["search", *meta, "--guidance", "none", "--steps", "5", "--out", asked]) == 0
-    assert "made for DDIMScheduler, guidance none\nnetwork calls: " in capsys.readouterr().out
+    assert run(["search", *meta, "--guidance-layout", "none", "--steps", "5", "--out", asked]) == 0
+    assert "made for DDIMScheduler, guidance layout none\nnetwork calls: " in capsys.readouterr().out
     imported = ["import-schedule", *meta[:3], "--from", "deepcache", "--interval", "2", "--out", own]
     assert run([*imported, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["guidance"] == "concat"
@@ -131,10 +131,10 @@ def test_guidance_and_steps_are_the_models_own_unless_asked_for(config, tmp_path
 def test_help_says_that_the_models_own_is_the_default(command, capsys):
     assert run([command, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "guidance layout; the model's own if left out" in text
+    assert "Layout of classifier-free guidance. Default: the model's own." in text
     if command != "profile":
-        assert "full run; the model's own if left out" in text
-        assert "Sampler by name; the model's own if left out" in text
+        assert "full run. Default: the model's own." in text
+        assert "Sampler by name. Default: the model's own." in text
 
 
 def test_another_size_goes_the_whole_way(config, tmp_path, capsys):
@@ -152,7 +152,7 @@ def test_a_size_that_is_none_or_that_the_model_does_not_take(tmp_path, capsys):
     command = ["trace", "--random-weights", tmp_path / "config.json", "--out", tmp_path / "trace", "--size"]
     tiny("dit").module.save_config(tmp_path)
     for odd in ("8", "8x", "0x8", "8x8x8", "-8x8", "8 x 8", "999999x8"):
-        refused([*command, odd], f"--size {odd!r} is no size of a latent: give HEIGHTxWIDTH", capsys, 2)
+        refused([*command, odd], f"--size {odd!r} is not a size of a latent: give HEIGHTxWIDTH", capsys, 2)
     words = (
         "makes outputs of shape (8, 8, 8) from latents of shape (4, 9, 9), height and width are to stay: give another"
     )

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from dipgo_deploy.cli.bundle_view import blocks_view, bundle_view, program_view, schedule_view
+from dipgo_deploy.cli.bundle_view import blocks_view, bundle_view
+from dipgo_deploy.cli.program_view import program_view
+from dipgo_deploy.cli.schedule_view import schedule_view
 from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.core.sampler import LinearSampler, Update
@@ -50,7 +52,9 @@ def test_schedule_view_marks_every_cell() -> None:
 
 def test_views_state_what_is_fixed() -> None:
     schedule = schedule_of("deepcache", 0.2, 6, interval=3)
-    line = "fixed: latent " + X.join(map(str, schedule.contract.latent_shape)) + ", guidance none; 1 to 64 images"
+    line = (
+        "fixed: latent " + X.join(map(str, schedule.contract.latent_shape)) + ", guidance layout none; 1 to 64 images"
+    )
     assert line in render(schedule_view(schedule)).splitlines()
     assert line in render(program_view(program_of(schedule))).splitlines()
     spec = GRAPH.inputs[0]
@@ -65,7 +69,7 @@ def test_schedule_view_marks_forecasts_and_what_is_computed_in_vain() -> None:
     schedule = replace(schedule, forecasts={(3, "transformer_blocks.4"): (1.5, -0.5)})
     text = render(schedule_view(schedule, graph))
     assert "transformer.0 █x█x" in text and "transformer.4 █▒█~" in text
-    assert "~ forecast  x computed in vain\n" in text
+    assert "~ forecast  x computed but never read\n" in text
     assert "transformer.0 ████" in render(schedule_view(schedule)) and "kept" in render(schedule_view(schedule))
 
 

@@ -73,8 +73,8 @@ def test_several_files_of_which_one_is_no_bench(schedule, tmp_path, capsys):
     bench, file = tmp_path / "bench.json", tmp_path / "schedule.json"
     write_report(CROWD, bench)
     file.write_text(json.dumps(schedule))
-    refused(["show", file, bench], "only benches are shown several at once: name one file", capsys, 2)
-    refused(["show", bench, file], "has format 'schedule', 'bench' is wanted", capsys)
+    refused(["show", file, bench], "only benches are shown together: name one file", capsys, 2)
+    refused(["show", bench, file], "has format 'schedule', expected 'bench'", capsys)
 
 
 class TestBenchDocument:
@@ -103,7 +103,7 @@ class TestBenchDocument:
         refused(arguments, "another bench was made for model_digest 000000000000", capsys)
 
     def test_what_is_no_picture(self, bench, capsys):
-        refused(["show", bench, "--out", bench.parent / "p.gif"], "p.gif ends in neither", capsys, 2)
+        refused(["show", bench, "--out", bench.parent / "p.gif"], "p.gif: rename it", capsys, 2)
 
     def test_it_is_shown_drawn_and_printed(self, bench, tmp_path, capsys):
         picture = tmp_path / "p.svg"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dipgo_deploy.bench.quality import ssim
+from dipgo_deploy.bench.evaluation import ssim
 from dipgo_deploy.search.dipgo.losses import CONSISTENCY, ssim_of
 
 

@@ -178,7 +178,11 @@ SAYS_NO = [
         "step 1 computes mid_block.attentions.0, but deepcache with interval",
     ),
     ("deepcache", {(2, "prediction"): False}, "step 1 computes mid_block.resnets.0, but deepcache with"),
-    ("fora", {(2, ATTN): False}, "step 2 reuses transformer_blocks.1.attn1, but fora with interval 1, the nearest match"),
+    (
+        "fora",
+        {(2, ATTN): False},
+        "step 2 reuses transformer_blocks.1.attn1, but fora with interval 1, the nearest match",
+    ),
     ("fora", {(3, "prediction"): False}, "step 3 reuses prediction, but fora with interval 1, the nearest match"),
     ("smoothcache", {(3, "prediction"): False}, "step 3 reuses prediction, but smoothcache computes it at every step"),
     (
@@ -186,8 +190,16 @@ SAYS_NO = [
         {(1, "transformer_blocks.0"): False},
         "step 1 reuses transformer_blocks.0, but cache-dit with the first 1",
     ),
-    ("cache-dit", {(1, STAGES[1]): False, (2, STAGES[2]): False}, "step 2 computes transformer_blocks.1, but cache-dit"),
-    ("cache-dit", {(2, STAGES[1]): False, (2, STAGES[3]): False}, "step 2 computes transformer_blocks.2, but cache-dit"),
+    (
+        "cache-dit",
+        {(1, STAGES[1]): False, (2, STAGES[2]): False},
+        "step 2 computes transformer_blocks.1, but cache-dit",
+    ),
+    (
+        "cache-dit",
+        {(2, STAGES[1]): False, (2, STAGES[3]): False},
+        "step 2 computes transformer_blocks.2, but cache-dit",
+    ),
     ("cache-dit", {(2, "prediction"): False}, "step 2 computes transformer_blocks.1, but cache-dit with the first 1"),
     ("dipgo", {(1, "prediction"): False}, "step 1 computes transformer_blocks.0 alone of blocks and prediction"),
     ("dipgo", {(1, name): False for name in STAGES}, "step 1 computes prediction alone of blocks and prediction"),
@@ -225,7 +237,9 @@ def test_kinds_forecasts_and_experts_have_no_words_elsewhere(name):
 
 def test_schedules_of_other_blocks_are_refused():
     graph = GRAPHS["dipgo"]
-    with pytest.raises(InputError, match="has those of stage, such as transformer_blocks.0: search a schedule at layer"):
+    with pytest.raises(
+        InputError, match="has those of stage, such as transformer_blocks.0: search a schedule at layer"
+    ):
         export_schedule("deepcache", full_schedule(SIX, "stage", "output", graph.block_names))
     with pytest.raises(UsageError, match="format 'abacus' is unknown"):
         export_schedule("abacus", full_schedule(SIX, "stage", "output", graph.block_names))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dipgo_deploy.bench.quality import DigitsJudge, digits_judge, median_interval, percentiles, ssim
+from dipgo_deploy.bench.evaluation import DigitsEvaluator, digits_evaluator, ssim
 
 
 def images(count: int, side: int = 16, channels: int = 1) -> np.ndarray:
@@ -33,25 +33,6 @@ def test_ssim_is_one_value_an_image():
     assert values[1] < 0.5 and values[[0, 2]] == pytest.approx([1.0, 1.0])
 
 
-def test_percentiles_lie_between_neighbours():
-    assert percentiles([4.0, 0.0, 1.0, 2.0, 3.0], 10, 50, 90) == pytest.approx({"p10": 0.4, "p50": 2.0, "p90": 3.6})
-
-
-def test_the_interval_of_a_median_covers_it_and_shrinks_with_images():
-    draws = np.random.default_rng(1).normal(35.0, 2.0, (200, 64))
-    found = [median_interval(values) for values in draws]
-    covered = [one["p50_low"] <= 35.0 <= one["p50_high"] for one in found]
-    assert 0.9 <= np.mean(covered) <= 0.99
-    few, many = (median_interval(draws.reshape(-1)[:count]) for count in (16, 1600))
-    assert many["p50_high"] - many["p50_low"] < 0.2 * (few["p50_high"] - few["p50_low"])
-
-
-def test_the_interval_is_the_same_for_the_same_images_and_nothing_for_equal_ones():
-    values = np.random.default_rng(0).normal(size=32)
-    assert median_interval(values) == median_interval(list(values)) != median_interval(values, seed=1)
-    assert median_interval([120.0] * 8) == {"p50_low": 120.0, "p50_high": 120.0}
-
-
 class FakeClassifier:
     """Two features of an image: its first two pixels."""
 
@@ -65,25 +46,25 @@ def test_frechet_of_two_gaussians(monkeypatch):
     real, drawn = torch.zeros(4, 1, 16, 16), np.zeros((4, 1, 16, 16), np.float32)
     real.flatten(1)[:, :2] = corners * torch.tensor([0.3, 0.6])
     drawn.reshape(4, -1)[:, :2] = corners.numpy() * [0.6, 0.3] + [0.1, 0.2]
-    monkeypatch.setattr(DigitsJudge, "_real", lambda self, first, count: real[first : first + count])
+    monkeypatch.setattr(DigitsEvaluator, "_real", lambda self, first, count: real[first : first + count])
     unit = np.sqrt(4 / 3)  # standard deviation of the corners with n - 1
     wanted = 0.1**2 + 0.2**2 + 2 * (0.3 * unit) ** 2
-    assert DigitsJudge(FakeClassifier()).frechet(drawn) == pytest.approx(wanted, rel=1e-5)
+    assert DigitsEvaluator(FakeClassifier()).frechet(drawn) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_judge_knows_real_digits():
+def test_the_evaluator_knows_real_digits():
     from dipgo_deploy.models.digits.data import load_split
 
-    judge, digits = digits_judge((1, 16, 16), 10), load_split("test")
+    evaluator, digits = digits_evaluator((1, 16, 16), 10), load_split("test")
     real, labels = digits.images.numpy(), digits.labels.tolist()
-    assert judge.accuracy(real, labels) > 0.95
-    assert judge.floor(300) < judge.frechet(real[:300] * 0.2)
-    assert judge.frechet(load_split("all").images[:64].numpy()) == pytest.approx(0.0, abs=1e-2)
+    assert evaluator.accuracy(real, labels) > 0.95
+    assert evaluator.floor(300) < evaluator.frechet(real[:300] * 0.2)
+    assert evaluator.frechet(load_split("all").images[:64].numpy()) == pytest.approx(0.0, abs=1e-2)
 
 
-def test_the_judge_is_silent_where_it_cannot_judge():
-    judge = digits_judge((1, 16, 16), 10)
-    assert judge.frechet(images(1)) is None
-    assert judge.floor(1000) is None  # two thousand digits are not there
-    assert digits_judge((4, 64, 64), 1000) is None
-    assert digits_judge((1, 16, 16), None) is None
+def test_the_evaluator_is_silent_where_it_cannot_evaluate():
+    evaluator = digits_evaluator((1, 16, 16), 10)
+    assert evaluator.frechet(images(1)) is None
+    assert evaluator.floor(1000) is None  # two thousand digits are not there
+    assert digits_evaluator((4, 64, 64), 1000) is None
+    assert digits_evaluator((1, 16, 16), None) is None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from dipgo_deploy.bench.pictures import image_grid, schedule_picture
+from dipgo_deploy.bench.schedule_picture import schedule_picture
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
+from tests.bench.colours import colours_of
 from tests.search.graphs import chain_like, contract_of, unet_like
 
 GRAPH = unet_like()
@@ -31,14 +31,14 @@ def test_equal_schedules_give_equal_files(tmp_path: Path, suffix: str) -> None:
     assert b"<dc:date>" not in first.read_bytes() and b"matplotlib.org" not in first.read_bytes()[-200:]
 
 
-def test_the_four_kinds_of_cells_have_four_colours(tmp_path: Path) -> None:
+def test_the_four_kinds_of_cells_have_fourcolours_of(tmp_path: Path) -> None:
     schedule = random_schedule_of(20)
     schedule = replace(schedule, forecasts={(t, b): (1.0,) for t, b in _reused(schedule)[:10]})
     dark, dead, forecast, young = (0x1D, 0x35, 0x57), (0xEF, 0xA5, 0x8D), (0xB5, 0x17, 0x9E), (0x6F, 0xB1, 0xD6)
     schedule_picture(schedule, tmp_path / "with.png", GRAPH)
-    assert {dark, dead, forecast, young} <= _colours(tmp_path / "with.png")
+    assert {dark, dead, forecast, young} <= colours_of(tmp_path / "with.png")
     schedule_picture(schedule, tmp_path / "without.png")
-    assert dead not in _colours(tmp_path / "without.png")
+    assert dead not in colours_of(tmp_path / "without.png")
 
 
 def test_pictures_grow_with_blocks_and_steps_but_not_without_bound(tmp_path: Path) -> None:
@@ -53,45 +53,10 @@ def test_pictures_grow_with_blocks_and_steps_but_not_without_bound(tmp_path: Pat
 
 
 def test_only_png_and_svg_are_drawn(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"ends in neither \.png nor \.svg: name a picture"):
+    with pytest.raises(UsageError, match=r"must end in \.png or \.svg, got .*a\.pdf: rename it"):
         schedule_picture(random_schedule_of(5), tmp_path / "a.pdf")
     assert not list(tmp_path.iterdir())
 
 
-def test_image_grid_scales_pixels_and_clips(tmp_path: Path) -> None:
-    images = np.stack([np.full((1, 2, 3), value, np.float32) for value in (-1, 0, 1, 5, -5)])
-    image_grid(images, tmp_path / "grid.png", columns=3, scale=4)
-    pixels = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert pixels.shape == (2 * (2 * 4 + 4) + 4, 3 * (3 * 4 + 4) + 4, 3)
-    assert [int(pixels[4, 4 + 16 * i, 0]) for i in range(3)] == [0, 128, 255]
-    assert [int(pixels[16, 4 + 16 * i, 0]) for i in range(3)] == [255, 0, 255]  # the last place is empty: white
-
-
-def test_image_grid_keeps_colours_and_writes_labels_below(tmp_path: Path) -> None:
-    images = np.full((2, 3, 8, 8), -1.0)
-    images[0, 0] = 1.0
-    image_grid(images, tmp_path / "grid.png", columns=2, scale=2, labels=["red", "black"])
-    pixels = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert pixels[4, 4].tolist() == [255, 0, 0]
-    below = pixels[18:32]
-    assert below.min() < 100 and below[:, :18].min() < 100
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (1, 8, 8), (0, 1, 8, 8)])
-def test_image_grid_refuses_what_is_no_picture(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match="make no grid"):
-        image_grid(np.zeros(shape), tmp_path / "grid.png", columns=2)
-
-
-def test_image_grid_wants_one_label_an_image(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="1 labels for 2 images"):
-        image_grid(np.zeros((2, 1, 4, 4)), tmp_path / "grid.png", columns=2, labels=["a"])
-
-
 def _reused(schedule: Schedule) -> list[tuple[int, str]]:
     return [(t, b) for t in range(schedule.steps) for b in schedule.blocks if not schedule.is_computed(t, b)]
-
-
-def _colours(path: Path) -> set[tuple[int, ...]]:
-    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
-    return {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}

@@ -1,0 +1,129 @@
+"""What a picture of a schedule shows, drawn or printed: the state and the age of every block at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.liveness import plan_steps
+from dipgo_deploy.core.schedule import Schedule
+
+__all__ = ["COMPUTED", "DEAD", "REUSED", "ScheduleGrid", "origin_line", "read_grid", "sampler_line", "short_names"]
+
+REUSED, COMPUTED, DEAD = 0, 1, 2
+"""States of a cell. ``DEAD``: the schedule computes the block, but no step reads the feature, so the block never runs.
+"""
+
+
+@dataclass(frozen=True)
+class ScheduleGrid:
+    """Cells of blocks × steps, and the kept share of each step.
+
+    Attributes:
+        state: (blocks, steps), one of the states above.
+        age: (blocks, steps), the steps since the feature was computed. 0 for a computed feature.
+        forecast: (blocks, steps), whether a reuse has coefficients of its own.
+        kept: (steps,), the share of a full step that runs: of MACs (``papers``) if ``exact``, otherwise of blocks.
+        exact: whether a BlockGraph was at hand. Only the BlockGraph knows dead blocks and MACs.
+    """
+
+    state: np.ndarray
+    age: np.ndarray
+    forecast: np.ndarray
+    kept: np.ndarray
+    exact: bool
+
+    @property
+    def calls(self) -> int:
+        """Network calls per image. An upper bound unless ``exact``, since dead blocks look computed."""
+        return int(np.count_nonzero((self.state == COMPUTED).any(axis=0)))
+
+    @property
+    def ratio(self) -> float | None:
+        """The pruned ratio, or None where it is unknown."""
+        return 1.0 - float(self.kept.mean()) if self.exact else None
+
+
+def read_grid(schedule: Schedule, graph: BlockGraph | None = None) -> ScheduleGrid:
+    """Read the grid of a schedule.
+
+    Args:
+        schedule: any schedule.
+        graph: its BlockGraph, for dead blocks and MACs.
+
+    Returns:
+        The grid, ``exact`` if ``graph`` is given.
+    """
+    computed = np.array(schedule.compute, dtype=bool).T
+    forecast = np.zeros_like(computed)
+    for step, block in schedule.forecasts:
+        forecast[schedule.blocks.index(block), step] = True
+    state = np.where(computed, COMPUTED, REUSED)
+    kept = computed.mean(axis=0)
+    if graph is not None:
+        step_plans = plan_steps(schedule, graph)
+        runs = np.array([[block in plan.reach.computes for plan in step_plans] for block in schedule.blocks])
+        state = np.where(computed & ~runs, DEAD, state)
+        costs = [graph.cost(graph.pieces[index] for index in plan.reach.pieces).papers for plan in step_plans]
+        kept = np.array(costs) / graph.macs.papers
+    return ScheduleGrid(state, _ages(computed), forecast, kept, graph is not None)
+
+
+def _ages(computed: np.ndarray) -> np.ndarray:
+    steps = np.arange(computed.shape[1])
+    last_computed = np.maximum.accumulate(np.where(computed, steps, 0), axis=1)
+    return steps - last_computed
+
+
+def origin_line(schedule: Schedule, grid: ScheduleGrid) -> str:
+    """Method, pruned ratio and search cost of a schedule.
+
+    Args:
+        schedule: the schedule.
+        grid: the grid of the schedule.
+
+    Returns:
+        Such as ``evolutionary, pruned ratio 0.793 (requested 0.8), search cost 300 trajectories``.
+    """
+    origin = schedule.origin
+    ratio = f", pruned ratio {grid.ratio:.3f}" if grid.ratio is not None else ""
+    requested = f" (requested {origin['ratio']})" if origin.get("ratio") else ""
+    # Older schedule files call the search cost "spent".
+    cost = origin.get("search_cost", origin.get("spent"))
+    trajectories = f", search cost {cost} trajectories" if cost else ""
+    return origin.get("method", "schedule") + ratio + requested + trajectories
+
+
+def sampler_line(schedule: Schedule, grid: ScheduleGrid) -> str:
+    """Sampler, steps, calls, granularity and kind of a schedule.
+
+    Args:
+        schedule: the schedule.
+        grid: the grid of the schedule.
+
+    Returns:
+        Such as ``DDIM, 50 steps, 10 network calls; stage blocks, output reuse``.
+    """
+    sampler = schedule.contract.sampler
+    calls = f"{'' if grid.exact else 'at most '}{grid.calls} network calls"
+    return (
+        f"{sampler.class_name.removesuffix('Scheduler')}, {schedule.steps} steps, {calls}; "
+        f"{schedule.granularity} blocks, {schedule.kind} reuse"
+    )
+
+
+def short_names(blocks: tuple[str, ...], width: int = 24) -> list[str]:
+    """Shorten block names, such as ``down_blocks.0.resnets.1`` to ``down.0.resnets.1``.
+
+    Args:
+        blocks: names of blocks.
+        width: most characters of a name. A longer name loses its beginning.
+
+    Returns:
+        The short names, or ``blocks`` where two short names would be equal.
+    """
+    plain = [".".join(part.removesuffix("_blocks").removesuffix("_block") for part in b.split(".")) for b in blocks]
+    short = [name if len(name) <= width else "…" + name[1 - width :] for name in plain]
+    return short if len(set(short)) == len(blocks) else list(blocks)
