@@ -184,3 +184,14 @@ def test_a_graph_is_named_as_a_plain_file(tmp_path, name):
     files.save_program(path, replace(PROGRAM, graphs=(replace(PROGRAM.graphs[0], name=name), *PROGRAM.graphs[1:])))
     with pytest.raises(InputError, match="which is no plain file name"):
         files.load_program(path)
+
+
+def test_blocks_of_an_older_program_are_read(tmp_path):
+    """Before 0.2 every block had a field ``ms``, which was always null."""
+    value, save, load = DOCUMENTS["blocks"]
+    save(path := tmp_path / "blocks.json", value)
+    edited(path, lambda d: [block.update(ms=None) for block in d["blocks"]])
+    assert load(path) == value
+    edited(path, lambda d: d["blocks"][0].update(ms=1.5))
+    with pytest.raises(InputError, match=r"blocks.0.ms: Unexpected keyword argument"):
+        load(path)
