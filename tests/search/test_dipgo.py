@@ -80,13 +80,13 @@ def test_interrupted_twice_inside_an_iteration(search_of, tmp_path, monkeypatch)
     """Wherever the program dies, work that was not written is done again."""
     monkeypatch.setattr(module, "_SAVE_EVERY", 1)
     twice = tmp_path / "twice.pruner"
-    whole = schedule_from(search_of(DIT, polish=6))
+    whole = schedule_from(search_of(DIT, polish=0))
     for after in (1, 2):
-        search = search_of(DIT, twice, polish=6)
+        search = search_of(DIT, twice, polish=0)
         monkeypatch.setattr(search.training.objective, "gradient", dying(search.training.objective.gradient, after))
         with pytest.raises(KeyboardInterrupt):
             finish(search.run())
-    last = search_of(DIT, twice, polish=6)
+    last = search_of(DIT, twice, polish=0)
     assert last.training.done == 3 and schedule_from(last) == whole
 
 

@@ -73,8 +73,10 @@ def test_random_probes_measure_mean_squares_and_are_settled_by_their_seed() -> N
     assert not torch.equal(probes, random_probes(run, 4000, seed=2))
 
 
-@pytest.mark.parametrize(("name", "guidance"), [("ddim", "none"), ("dpmpp-2m", "concat")])
-def test_costs_foretell_what_holding_one_step_does_to_digits(digits_unet, traced, name: str, guidance) -> None:
+@pytest.mark.parametrize(
+    ("name", "guidance"), [pytest.param("ddim", "none", marks=pytest.mark.slow), ("dpmpp-2m", "concat")]
+)
+def test_costs_estimate_what_holding_one_step_does_to_digits(digits_unet, traced, name: str, guidance) -> None:
     """One image and 32 probes leave a quarter of noise, and ten steps are not quite infinitesimal."""
     graph = traced("digits-unet", "stage").blocks
     contract = make_contract(digits_unet, sampler=name, steps=10, guidance=guidance)

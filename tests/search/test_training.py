@@ -18,7 +18,15 @@ def parts(digits_unet, traced):
     return digits_unet, traced("digits-unet", "stage").blocks
 
 
-@pytest.mark.parametrize("fields", [{}, PENALTY, {"optimiser": "adam", "encoder": "linear"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {**PENALTY, "optimiser": "adam", "encoder": "linear"},
+        pytest.param(PENALTY, marks=pytest.mark.slow),
+        pytest.param({"optimiser": "adam", "encoder": "linear"}, marks=pytest.mark.slow),
+    ],
+)
 def test_training_is_settled_by_its_seed(parts, fields) -> None:
     first, again, other = (training_of(*parts, **fields, seed=seed) for seed in (0, 0, 1))
     notes = [list(training.run()) for training in (first, again)]

@@ -24,10 +24,11 @@ SCHEDULER = {
 STEPS, SCALE = 8, 3.0
 
 CASES = [
-    *((interval, branch, "ddim") for interval, branch in ((3, 0), (2, 1), (5, 2), (3, 3), (4, 4), (2, 5))),
-    *((interval, 1, sampler) for interval in (2, 3) for sampler in ("pndm", "heun")),
+    *((3, 0, "ddim"), (4, 4, "ddim"), (2, 1, "pndm"), (3, 1, "heun")),
+    *(pytest.param(*case, "ddim", marks=pytest.mark.slow) for case in ((2, 1), (5, 2), (3, 3), (2, 5))),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 1, "heun"), (3, 1, "pndm"))),
 ]
-"""Interval, branch and sampler; the last two repeat timesteps."""
+"""Interval, branch and sampler. PNDM and Heun repeat timesteps. The first four see both levels and both samplers."""
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,7 @@ def test_lists_of_one_block_stand_above_those_of_its_type():
         ("smoothcache", {"attn1": "100000"}, "smoothcache: attn1: Input should be a valid array"),
         ("smoothcache", {"conv": [1] * 6}, "the model has no layer 'conv', its types are attn1, ff: fix"),
         ("smoothcache", {"attn1-7": [1] * 6}, "the model has no layer 'attn1-7'"),
-        ("smoothcache", {"attn1": [1] * 6, "attn": [1] * 6}, "two lists speak of attn1: leave one"),
+        ("smoothcache", {"attn1": [1] * 6, "attn": [1] * 6}, "two lists are for attn1: leave one out"),
         ("cache-dit", MASK, "the first 8 and the last 0 blocks leave none of 5 between them: give fewer"),
         ("cache-dit", {**MASK, "Fn_compute_blocks": 0}, "Fn_compute_blocks: Input should be greater than or"),
         ("cache-dit", {**MASK, "steps_computation_policy": "dynamic"}, "steps_computation_policy: Input should be 'st"),
@@ -149,8 +149,8 @@ def test_documents_that_are_damaged_or_do_not_fit_are_refused_in_one_line(name, 
     ("name", "document", "graph", "message"),
     [
         ("deepcache", {}, GRAPHS["dipgo"], "deepcache describes blocks of granularity layer, .* traced at stage"),
-        ("deepcache", {}, graph_of(STAGES, "layer"), "layers of a U-Net, and transformer_blocks.0 is none"),
-        ("fora", {"interval": 2}, graph_of(UNET, "branch"), "branches of a transformer, and down_blocks.0.resnets.0"),
+        ("deepcache", {}, graph_of(STAGES, "layer"), "layers of a U-Net, but transformer_blocks.0 is not one"),
+        ("fora", {"interval": 2}, graph_of(UNET, "branch"), "branches of a transformer, but down_blocks.0.resnets.0"),
         ("cache-dit", {**MASK, "Fn_compute_blocks": 1}, GRAPHS["dipgo"], "step 1: cache-dit reuses what transformer_b"),
         ("abacus", {}, GRAPHS["dipgo"], "format 'abacus' is unknown: choose deepcache, fora"),
     ],
@@ -229,7 +229,9 @@ def test_kinds_forecasts_and_experts_have_no_words_elsewhere(name):
     with pytest.raises(InputError, match=f"step 2 forecasts {block} from 2 feature.s., but {name} holds the last"):
         export_schedule(name, forecast)
     other = "residual" if schedule.kind == "output" else "output"
-    with pytest.raises(InputError, match=f"step 2 reuses the {other} of {block}, {name} reuses its {schedule.kind}"):
+    with pytest.raises(
+        InputError, match=f"step 2 reuses the {other} of {block}, but {name} reuses its {schedule.kind}"
+    ):
         export_schedule(name, replace(schedule, kind=other))
     with pytest.raises(InputError, match="step 3 runs expert b"):
         export_schedule(name, replace(schedule, experts=("a", "a", "a", "b")))
