@@ -24,8 +24,8 @@ from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.disk import cache_folder
 from dipgo_deploy.core.program import Layout
-from dipgo_deploy.engines.build import EngineOptions
-from dipgo_deploy.engines.planner import PlanOptions, plan
+from dipgo_deploy.engines.options import EngineOptions, PlanOptions
+from dipgo_deploy.engines.planner import plan
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.models.random_weights import load_random

@@ -37,7 +37,8 @@ from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.files import load_schedule
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.core.schedule import Schedule, full_schedule
-from dipgo_deploy.engines.planner import PlanOptions, plan
+from dipgo_deploy.engines.options import PlanOptions
+from dipgo_deploy.engines.planner import plan
 from dipgo_deploy.graphs import Trace, cut_program, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models import LoadedModel, make_contract
@@ -160,7 +161,7 @@ def session_of(of: Subject, schedule: Schedule, cell: Cell, given: Given) -> Ses
 
 def engines_of(of: Subject, schedule: Schedule, layout: Layout, given: Given, cuda_graph: bool) -> Session:
     """As ``session_of``, through a bundle and its engines, which stay in the work folder: a second try goes on."""
-    from dipgo_deploy.engines.build import EngineOptions
+    from dipgo_deploy.engines.options import EngineOptions
     from dipgo_deploy.trt.target import load_target
 
     load_target("tensorrt", "run")

@@ -25,8 +25,10 @@ from resumable import Row, completed
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import Schedule, full_schedule
+from dipgo_deploy.engines.latency_fit import latency_table
+from dipgo_deploy.engines.options import ProfileOptions
 from dipgo_deploy.engines.probes import probe_programs
-from dipgo_deploy.engines.profile import ProfileOptions, latency_table, time_calls
+from dipgo_deploy.engines.profiling import time_calls
 from dipgo_deploy.graphs import Trace, cut_program, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.lowering.latency import predict_ms

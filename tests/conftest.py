@@ -1,4 +1,4 @@
-"""What the tests share: the reference models, and their traces in one cache for the whole session and all workers."""
+"""Fixtures of all tests: reference models, their traces in one cache for the session and all workers, and bundles."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def trace_cache(session_folder: Path) -> Iterator[Path]:
-    """DIPGO_CACHE: traces of this session only, since the cache does not see changes of our own code.
+    """DIPGO_CACHE for this session only, because the cache does not see every change of our own code.
 
-    DIPGO_TEST_CACHE names a folder that outlives the session, for working on something else than the trace.
+    DIPGO_TEST_CACHE names a folder that outlives the session. Use it while the trace does not change.
     """
     folder = Path(os.environ.get("DIPGO_TEST_CACHE") or session_folder / "dipgo-cache")
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def trace_cache(session_folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Two workers on two cores: a thread each, and sums in one order."""
+    """One thread for each worker, so that two workers fit two cores and sums have a fixed order."""
     import torch
 
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def digits_dit(reference_model):
 
 @pytest.fixture(scope="session")
 def traced(reference_model, trace_cache: Path):
-    """``traced(name, granularity)``: the trace of a shipped model. 10 to 20 s the first time, by one worker only."""
+    """``traced(name, granularity)``: the trace of a shipped model. Only one worker spends the 10 to 20 s."""
     from dipgo_deploy.graphs import trace
 
     @cache
@@ -73,7 +73,7 @@ def traced(reference_model, trace_cache: Path):
 
 @pytest.fixture(scope="session")
 def bundle_folder(reference_model, traced, session_folder: Path) -> Path:
-    """A bundle of digits-unet: six DDIM steps under guidance, a random schedule. Not to be changed: see bundle_copy."""
+    """A bundle of digits-unet: six DDIM steps under guidance, a random schedule. Read-only: see bundle_copy."""
     import numpy as np
 
     from dipgo_deploy.bundle import export
@@ -94,9 +94,17 @@ def bundle_copy(bundle_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
 
 
+@pytest.fixture
+def engine_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DIPGO_CACHE of this test alone, so that engines which other tests built are not trusted here."""
+    folder = tmp_path / "engine-cache"
+    monkeypatch.setenv("DIPGO_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def sd_pipeline(session_folder: Path) -> Path:
-    """A tiny Stable Diffusion pipeline as diffusers saves it. Not to be changed."""
+    """A tiny Stable Diffusion pipeline as diffusers saves it. Read-only."""
     from tests.pipeline.pipelines import build
 
     folder = session_folder / "dropin" / "sd"
@@ -108,7 +116,7 @@ def sd_pipeline(session_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def sd_bundle(sd_pipeline: Path, session_folder: Path) -> Path:
-    """Its bundle: DDIM, six steps, concatenated guidance, a random schedule. Not to be changed."""
+    """The bundle of sd_pipeline: DDIM, six steps, concatenated guidance, a random schedule. Read-only."""
     from tests.pipeline.pipelines import make_bundle
 
     folder = session_folder / "dropin" / "bundle"

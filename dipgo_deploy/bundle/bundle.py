@@ -17,7 +17,7 @@ from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs import cut_program
 from dipgo_deploy.graphs.activations import master_specs
-from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps
 from dipgo_deploy.models import PRESETS, LoadedModel, load_model
@@ -40,7 +40,7 @@ class Bundle:
     """A bundle whose manifest, documents and file sizes have been checked.
 
     Attributes:
-        folder: where the bundle lies.
+        folder: the bundle's folder.
         manifest: contract, file records and where things are.
         schedule: what is computed at which step.
         program: the calls that the schedule was lowered to.

@@ -16,18 +16,18 @@ def model_card(model: LoadedModel, schedule: Schedule, program: Program, traced:
     Args:
         model: the exported model.
         schedule: the schedule that was exported.
-        program: what it was lowered to.
-        traced: the trace that the graphs were cut from.
+        program: the schedule's program.
+        traced: the trace behind the graphs.
 
     Returns:
         Markdown text.
     """
     contract = schedule.contract
     memory = memory_bytes(program, contract.batch.opt)
-    made = ", ".join(f"{key} {value}" for key, value in schedule.origin.items())
+    origin = ", ".join(f"{key} {value}" for key, value in schedule.origin.items())
     return f"""# {contract.model_class}, {contract.sampler.class_name} with {contract.sampler.calls} calls
 
-A bundle of dipgo-deploy: a reuse schedule compiled to ONNX graphs. Schedule: {made}.
+A bundle of dipgo-deploy: a reuse schedule compiled to ONNX graphs. Schedule: {origin}.
 
 | | |
 |---|---|
@@ -46,8 +46,8 @@ Fixed: sampler, number of steps, guidance layout, latent shape {contract.latent_
 
 def _lora_rows(model: LoadedModel) -> str:
     """A row for each text encoder that adapters are fused into."""
-    named = {
+    files_of_encoder = {
         name: ", ".join(f"{lora.path.name} x {lora.scale:g}" for lora in loras)
         for name, loras in model.text_loras.items()
     }
-    return "".join(f"| LoRA fused into {name} | {files} |\n" for name, files in named.items())
+    return "".join(f"| LoRA fused into {name} | {files} |\n" for name, files in files_of_encoder.items())

@@ -1,7 +1,7 @@
-"""The half-precision graphs of a float32 bundle: a second set of graphs, one more weights file and their program.
+"""The half-precision graphs of a float32 bundle: a second set of graphs, a second weights file and their program.
 
-They stand in the bundle next to the float32 graphs, each file with ``fp16`` or ``bf16`` in its name. The record
-(``precision.fp16.json``) is written last. A bundle that was exported in half precision has no second set.
+These files are next to the float32 files, with ``fp16`` or ``bf16`` in their names. ``precision.fp16.json``, the
+record, is written last. A bundle that was exported in half precision has no second set.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from dipgo_deploy.core.files import (
 )
 from dipgo_deploy.core.precision import HalfType, PrecisionRecord, half_precision_name
 from dipgo_deploy.core.program import Program
-from dipgo_deploy.graphs.cut import cut_program
+from dipgo_deploy.graphs.cut import MASTER_FILE, cut_program
 from dipgo_deploy.graphs.half_weights import convert_master
-from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, lower
@@ -90,7 +89,7 @@ def check_convertible(bundle: Bundle, precision: str | None) -> None:
     """Raise UsageError where ``bundle`` was exported in half precision and another precision is requested."""
     own = bundle.contract.dtype
     if own != "float32" and precision not in (None, own):
-        raise UsageError(f"the bundle is in {own}, requested was {precision}: export it in float32, or build it as is")
+        raise UsageError(f"the bundle is in {own}, {precision} is requested: export it in float32, or keep {own}")
 
 
 def write_half_precision(bundle: Bundle, record: PrecisionRecord, fallback: Collection[str]) -> GraphSource:
@@ -113,7 +112,8 @@ def write_half_precision(bundle: Bundle, record: PrecisionRecord, fallback: Coll
     graphs = {name: denoiser / half_precision_name(f"{name}.onnx", dtype) for name in bundle.program.graph_of_name}
     documents = [folder / half_precision_name(name, dtype) for name in _DOCUMENTS]
     files = [weights, master, *graphs.values(), *documents]
-    drop_records(folder, files)  # First of all: a manifest that records a missing file is refused.
+    # Records go first, because a bundle whose manifest records a missing file does not load.
+    drop_records(folder, files)
     documents[-1].unlink(missing_ok=True)
     blocks = convert_master(denoiser, bundle.blocks, dtype, fallback, record.fp32_tensors, master, weights)
     program = lower_half_precision(bundle, blocks, dtype)

@@ -12,7 +12,7 @@ from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_block_graph, load_manifest, load_program, load_schedule
 from dipgo_deploy.core.schedule import MAIN_EXPERT, check_schedule
-from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.models import LoadedModel
 

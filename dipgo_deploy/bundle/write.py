@@ -1,10 +1,11 @@
-"""Export: schedule in, bundle out.
+"""Export: write the bundle of a schedule, or a copy of a bundle.
 
-1. The model is traced (or its trace found), and the schedule checked against it.
-2. Budget, lowering, cutting.
-3. Everything is written to a folder under a temporary name, the manifest last, which is then renamed.
-A bundle is also a diffusers folder: the denoiser's folder holds config, weights and graphs, and loads with
-``from_pretrained``; scheduler and other components stand beside it.
+1. The model is traced, unless its trace is in the cache. The schedule is checked against the trace.
+2. The schedule is limited to a number of graphs, lowered and cut.
+3. Everything is written to a folder with a temporary name, the manifest last. Then the folder is renamed.
+
+A bundle is also a diffusers pipeline folder. The denoiser's folder holds config, weights and graphs, and
+``from_pretrained`` loads it. Scheduler and other components are next to the denoiser's folder.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import save_block_graph, save_manifest, save_program, save_schedule
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
-from dipgo_deploy.graphs.cut import cut_program
-from dipgo_deploy.graphs.trace import MASTER_FILE, Trace, trace
+from dipgo_deploy.graphs.cut import MASTER_FILE, cut_program
+from dipgo_deploy.graphs.trace import Trace, trace
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, limit_graphs, lower
 from dipgo_deploy.models import LoadedModel
@@ -90,6 +91,7 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
 
 
 def _check_target(out: Path) -> None:
+    """Raise InputError unless ``out`` can become a bundle: a new folder, an empty folder or an older bundle."""
     check_target(out, folder=True)
     if out.exists() and not ((out / BUNDLE_FILE).is_file() or not any(out.iterdir())):
         raise InputError(f"{out} exists but is not a bundle: choose another folder")
@@ -136,7 +138,7 @@ def _write(
 
 
 def _write_pipeline(folder: Path, model: LoadedModel) -> None:
-    """Scheduler, other components and the index, as diffusers has them."""
+    """Write the scheduler, other components and the index as diffusers saves them."""
     index = {"_class_name": "DiffusionPipeline", model.component: ["diffusers", model.class_name]}
     if model.folder is not None and (model.folder / "model_index.json").is_file():
         index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
@@ -158,14 +160,12 @@ def copy_bundle(bundle: Bundle, folder: Path) -> None:
 
     Args:
         bundle: what to copy.
-        folder: where to. An older bundle there stays until the new one is whole.
+        folder: the new folder. An older bundle there stays until the copy is complete.
 
     Raises:
         InputError: the folder holds something that is not a bundle, or cannot be written.
     """
-    check_target(folder, folder=True)
-    if folder.exists() and any(folder.iterdir()) and not (folder / BUNDLE_FILE).is_file():
-        raise InputError(f"{folder} exists but is not a bundle: choose another folder")
+    _check_target(folder)
     if folder.exists() and folder.samefile(bundle.folder):
         return
     try:

@@ -81,7 +81,7 @@ def build_engine(
     library.check_gpus(gpus)
     library.check_refit(flags.refittable)
     from dipgo_deploy.engines import EngineOptions, build_bundle_engines
-    from dipgo_deploy.engines.fallback import FallbackOptions
+    from dipgo_deploy.engines.options import FallbackOptions
 
     options = EngineOptions(
         precision=precision,

@@ -64,7 +64,7 @@ def profile(
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import save_latency_table
     from dipgo_deploy.engines import ProfileOptions
-    from dipgo_deploy.engines import profile as measure
+    from dipgo_deploy.engines import profiling as measure
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.runtime.memory import check_device
 

@@ -1,4 +1,4 @@
-"""BlockGraph: what of a denoiser can be skipped, what each part needs and what it costs.
+"""BlockGraph: which parts of a denoiser can be skipped, what each part needs and what it costs.
 
 The nodes of the traced graph fall into **pieces**: nodes from which the same feature tensors can be reached without
 passing another feature tensor. Whether a node runs in a step depends only on that set, so a piece runs as a whole, and
@@ -16,6 +16,7 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.tensors import TensorSpec, check_specs
 
 __all__ = [
+    "BLOCKS_FILE",
     "PREDICTION",
     "ZERO_MACS",
     "Block",
@@ -27,20 +28,24 @@ __all__ = [
     "check_known",
 ]
 
+BLOCKS_FILE = "blocks.json"
+"""Name of the BlockGraph's document, in a trace and in a bundle."""
+
 PREDICTION = "prediction"
 """The model's output, the last block of every model. A step that reuses it needs no network call."""
 
 Kind = Literal["output", "residual"]
-"""What a reused block stands for: its output, or its output minus its input (chain-shaped transformers)."""
+"""The feature that is reused: the output of a block, or its output minus its input (chain-shaped transformers)."""
 
 
 @dataclass(frozen=True)
 class Macs:
     """Multiply-accumulates of one row of the network's batch, in the two conventions of the field.
 
-    ``papers``: linear layers, convolutions and LayerNorm (2 per element, 4 with a learned scale), no attention
-    products; the count behind DiP-GO's tables. ``full``: every matrix product and convolution, attention included, no
-    normalisation.
+    Attributes:
+        papers: linear layers, convolutions and LayerNorm (2 per element, 4 with a learned scale), without attention
+            products. DiP-GO's tables count this way.
+        full: every matrix product and convolution, attention included, without normalisation.
     """
 
     papers: int
@@ -51,16 +56,19 @@ class Macs:
 
 
 ZERO_MACS = Macs(0, 0)
-"""Where sums begin."""
+"""The start value of sums."""
 
 
 @dataclass(frozen=True)
 class Block:
     """A submodule that can be skipped, or ``prediction``.
 
-    ``features`` names its distinct output tensors in the order its forward returns them; ``residual_input`` the value
-    that enters it, where output and input have one shape (else None); ``macs`` and ``weight_bytes`` cover the pieces
-    inside it.
+    Attributes:
+        name: the dotted path of the submodule.
+        features: its distinct output tensors, in the order its forward returns them.
+        residual_input: the value that enters the block, where output and input have one shape. Otherwise None.
+        macs: multiply-accumulates of the nodes inside the block.
+        weight_bytes: bytes of the weights inside the block.
     """
 
     name: str
@@ -72,10 +80,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Piece:
-    """Nodes that always run together. ``reads`` and ``gives`` are the named values that cross its border.
+    """Nodes that always run together.
 
-    ``reads`` also lists network inputs; ``gives`` are feature tensors and values that other pieces read; ``weights``
-    the names of its weight tensors.
+    Attributes:
+        index: the number of the piece, in topological order.
+        reads: network inputs and values of other pieces that the nodes read.
+        gives: feature tensors, and values that other pieces read.
+        macs: multiply-accumulates of the nodes.
+        weights: names of the weight tensors that the nodes read.
     """
 
     index: int
@@ -89,9 +101,15 @@ class Piece:
 class BlockGraph:
     """The blocks of one denoiser in execution order, its pieces in topological order and every value between them.
 
-    ``inputs`` are the network's inputs in call order (the latent first, the timestep second); ``values`` describes all
-    inputs, features and crossing values; ``weights`` gives the bytes of every weight tensor; ``model_class`` and
-    ``model_digest`` identify the weights that were traced.
+    Attributes:
+        model_class, model_digest: the traced model and its weights.
+        granularity, patterns: the name of the block set, and the path patterns that choose the blocks.
+        dtype: type of the features.
+        inputs: the network's inputs in call order, the latent first and the timestep second.
+        blocks: all blocks in execution order. The last is the prediction.
+        pieces: all pieces in topological order.
+        values: shape and dtype of all inputs, features and values that cross between pieces.
+        weights: bytes of every weight tensor.
     """
 
     model_class: str
@@ -158,8 +176,8 @@ class BlockGraph:
 def check_block_graph(graph: BlockGraph, source: str) -> None:
     """Check that every name in ``graph`` is described and that each piece reads only earlier values.
 
-    A file may be well-formed and still name a tensor that it does not describe. Whoever loads one checks it here, so
-    that later code may look names up.
+    A well-formed file may still name a tensor that it does not describe. Every loader calls this check, so that later
+    code may look names up.
 
     1. The last block is the prediction. Values have known dtypes and usable shapes.
     2. Features, residual inputs, and the values that pieces read and give are described. So are the weights of pieces.

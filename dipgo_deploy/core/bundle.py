@@ -1,4 +1,4 @@
-"""Bundle manifest: which files a bundle consists of and how to know that they are unharmed."""
+"""Bundle manifest: the files of a bundle, with sizes and digests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dipgo_deploy.core.contract import Contract
 __all__ = ["BUNDLE_FILE", "BundleManifest", "FileRecord"]
 
 BUNDLE_FILE = "bundle.json"
-"""Name of the manifest. It is written last: a folder without it is no bundle."""
+"""Name of the manifest. The manifest is written last, so a folder without it is not a bundle."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,16 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class BundleManifest:
-    """Contract, file records and where things are.
+    """Contract, file records and the place of every part.
 
-    ``denoiser`` is the folder of the denoiser (``unet`` or ``transformer``); ``graphs`` maps a graph's name to its ONNX
-    file; ``weights`` maps an expert to its weights file; ``versions`` records the tools.
+    Attributes:
+        contract: the contract of schedule and program.
+        denoiser: the folder of the denoiser, ``unet`` or ``transformer``.
+        files: a record of every file but the manifest.
+        graphs: the ONNX file of each graph by its name.
+        weights: the weights file of each expert.
+        model_weight_bytes: bytes of the original model's weights.
+        versions: versions of the tools that wrote the bundle.
     """
 
     contract: Contract

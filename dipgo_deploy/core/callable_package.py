@@ -1,7 +1,7 @@
 """Packages that can be called: ``dipgo_deploy.verify`` is a package and, for users, also a verb.
 
-Importing a submodule binds the package to its name in the parent, over a function of the same name. So the function
-cannot have the name for itself: the package takes calls and passes them on.
+Importing the package binds its name in ``dipgo_deploy`` and hides a function of that name. Therefore the package
+itself takes calls and passes them on to the function.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class _CallablePackage(ModuleType):
 
 
 def make_callable(package: str, verb: Callable[..., Any]) -> None:
-    """Let calls of a package go to a function.
+    """Make a package callable.
 
     Args:
         package: the name of the package, ``__name__`` in its ``__init__``.
-        verb: the function.
+        verb: the function that receives the calls.
     """
     module = sys.modules[package]
     module.__class__ = _CallablePackage

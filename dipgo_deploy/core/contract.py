@@ -1,6 +1,7 @@
-"""Contract: what a schedule was made for and a bundle may be run with. All that comes after trace refers to it.
+"""Contract: the model, sampler and shapes that a schedule was made for and a bundle may be run with.
 
-Versions of installed packages, for the records that artifacts and measurements carry.
+Every artifact after the trace refers to a contract. Artifacts and measurements also record versions of installed
+packages.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ __all__ = ["BatchRange", "Contract", "Guidance", "SamplerSpec", "check_same_cont
 
 
 Guidance = Literal["none", "concat"]
-"""``concat``: rows are the unconditional batch followed by the conditional one. ``none``: one row an image."""
+"""``concat``: the unconditional batch followed by the conditional batch. ``none``: one row per image."""
 
 
 @dataclass(frozen=True)
 class SamplerSpec:
     """A diffusers scheduler as configured: its class, its config as canonical JSON and one timestep per network call.
 
-    ``steps`` is the number passed to ``set_timesteps``; ``timesteps`` may be longer (PNDM and Heun repeat some).
+    Attributes:
+        class_name: the scheduler class.
+        config: the scheduler's config as canonical JSON.
+        steps: the number passed to ``set_timesteps``.
+        timesteps: one entry per network call. PNDM and Heun repeat timesteps, so there may be more than ``steps``.
     """
 
     class_name: str
@@ -35,7 +40,7 @@ class SamplerSpec:
 
     @property
     def calls(self) -> int:
-        """Number of network calls of the full run; a step of a schedule is one of them."""
+        """Number of network calls of the full run. A step of a schedule is one network call."""
         return len(self.timesteps)
 
     @property
@@ -62,9 +67,16 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class Contract:
-    """Model, sampler, guidance layout, latent shape, batch range and dtype; ``versions`` is a record.
+    """Model, sampler, guidance layout, latent shape, batch range and dtype.
 
-    ``latent_shape`` is that of one image, ``(C, H, W)``, or with frames ``(C, F, H, W)``.
+    Attributes:
+        model_class, model_digest: the model and its weights.
+        dtype: type of the network's weights and features.
+        sampler: the scheduler.
+        guidance: how guidance lays out the rows of a batch.
+        latent_shape: the latent of one image, ``(C, H, W)``, or of a video, ``(C, F, H, W)``.
+        batch: images per call.
+        versions: versions of the tools, as a record. They are not compared.
     """
 
     model_class: str
@@ -81,10 +93,10 @@ class Contract:
         """Rows of the network's batch per image: 2 under concatenated guidance."""
         return 2 if self.guidance == "concat" else 1
 
-    def guidance_scale(self, asked: float | None) -> float:
-        """The scale of a run: as asked, else 2 under guidance and 1 without."""
-        if asked is not None:
-            return asked
+    def guidance_scale(self, requested: float | None) -> float:
+        """The scale of a run: as requested, by default 2 with guidance and 1 without."""
+        if requested is not None:
+            return requested
         return 2.0 if self.guidance == "concat" else 1.0
 
     def sizes(self, batch: int) -> dict[str, int]:
@@ -92,12 +104,21 @@ class Contract:
         return {"batch": batch, "rows": batch * self.rows_per_image}
 
 
-def check_same_contract(wanted: Contract, found: Contract, what: str) -> None:
-    """Raise InputError naming the first field in which ``found`` differs from ``wanted`` (versions excepted)."""
+def check_same_contract(expected: Contract, actual: Contract, artifact: str) -> None:
+    """Check that two contracts agree. Versions and batch range may differ.
+
+    Args:
+        expected: the contract that applies.
+        actual: the contract of the artifact.
+        artifact: what the message calls the artifact, such as a file name.
+
+    Raises:
+        InputError: the contracts differ. The message names the first field that does.
+    """
     for name in ("model_class", "model_digest", "dtype", "sampler", "guidance", "latent_shape"):
-        ours, theirs = getattr(wanted, name), getattr(found, name)
+        ours, theirs = getattr(expected, name), getattr(actual, name)
         if ours != theirs:
-            raise InputError(f"{what} was made for {name} {_brief(theirs)}, but {_brief(ours)} is wanted: make it anew")
+            raise InputError(f"{artifact} was made for {name} {_brief(theirs)}, expected {_brief(ours)}: make it again")
 
 
 def _brief(value: object) -> str:
@@ -107,11 +128,11 @@ def _brief(value: object) -> str:
 
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
-    """Version of each distribution of ``names`` that is installed; nothing is imported."""
-    found = {}
+    """Version of each installed distribution among ``names``. Nothing is imported."""
+    versions = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,6 +1,9 @@
-"""Files and folders as everything here treats them: written whole or not at all, kept inside their folder, digested.
+"""Files and folders: atomic writes, digests, and paths that stay inside their folder.
 
-A folder, written under a temporary name and put in place whole: an older one stays until then.
+1. A file or folder is written under a temporary name and renamed once it is complete. An interrupted write leaves the
+   older file or folder as it was.
+2. A path from a document may not lead out of its folder, neither by ``..`` nor by a link.
+3. Every file of a bundle is recorded with its size and sha256.
 """
 
 from __future__ import annotations
@@ -33,9 +36,14 @@ __all__ = [
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write to a temporary name in the same folder, then rename: a reader sees the old file or the new one, whole.
+    """Write a file under a temporary name in the same folder, then rename it. A reader never sees a part of a file.
 
-    Raises InputError where it cannot be written.
+    Args:
+        path: the file. Missing folders above it are made.
+        content: bytes, or text to write as UTF-8.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
     try:
@@ -52,8 +60,8 @@ def _write_renamed(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
+            os.fsync(stream.fileno())  # Without it, a crash after the rename can leave an empty file.
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read.
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -61,15 +69,23 @@ def _write_renamed(path: Path, data: bytes) -> None:
 
 
 def check_target(path: Path, *, folder: bool = False) -> None:
-    """InputError unless a file (or a ``folder``) can be written at ``path``: ask before long work, not after."""
+    """Check before long work that its result can be written.
+
+    Args:
+        path: where the result will be written.
+        folder: whether the result is a folder. By default it is a file.
+
+    Raises:
+        InputError: nothing can be written at ``path``.
+    """
     if path.exists() and path.is_dir() != folder:
-        found, wanted = ("file", "folder") if folder else ("folder", "file")
-        raise InputError(f"{path} is a {found}, a {wanted} is to be written there: choose another name")
+        actual, expected = ("file", "folder") if folder else ("folder", "file")
+        raise InputError(f"{path} is a {actual}, expected a {expected}: choose another name")
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
-        raise InputError(f"{path} cannot be written, for {above} is no folder: choose another place")
+        raise InputError(f"{path} cannot be written, because {above} is not a folder: choose another place")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"{path} cannot be written, for {above} is read-only: choose another place")
+        raise InputError(f"{path} cannot be written, because {above} is read-only: choose another place")
 
 
 def sha256_of(path: Path) -> str:
@@ -79,16 +95,26 @@ def sha256_of(path: Path) -> str:
 
 
 def path_inside(folder: Path, relative: str, *, links: bool = True) -> Path:
-    """``folder / relative`` for a plain relative path; InputError for one that climbs out, also by a link.
+    """The path of a file that a document names.
 
-    Without ``links`` no part of it may be a link, even to a place inside: for what is about to be written or deleted.
+    Args:
+        folder: the folder of the document.
+        relative: a relative path with forward slashes.
+        links: whether a part of the path may be a link to a place inside ``folder``. False for a path that is about to
+            be written or deleted.
+
+    Returns:
+        ``folder / relative``.
+
+    Raises:
+        InputError: the path leads out of ``folder``, or a part of it is a link that is not allowed.
     """
     pure = PurePosixPath(relative)
     climbs = pure.is_absolute() or ".." in pure.parts or "\\" in relative or not pure.parts
     if climbs or not (folder / pure).resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{relative!r} in {folder} is no path inside that folder: the files were tampered with")
-    if not links and (found := next((p for p in _parts(folder, pure) if p.is_symlink()), None)):
-        raise InputError(f"{found} is a link, a folder or file of the bundle's own is wanted there: remove it")
+        raise InputError(f"{relative!r} is not a path inside {folder}: the files were tampered with")
+    if not links and (link := next((part for part in _parts(folder, pure) if part.is_symlink()), None)):
+        raise InputError(f"{link} is a link, expected a file or folder of the bundle: remove it")
     return folder / pure
 
 
@@ -97,60 +123,76 @@ def _parts(folder: Path, relative: PurePosixPath) -> list[Path]:
 
 
 def check_digest(path: Path, record: FileRecord, whole: bool = True) -> None:
-    """InputError unless ``path`` is a regular file of the recorded size and (if ``whole``) sha256."""
+    """Compare a file with its record.
+
+    Args:
+        path: the file.
+        record: size and sha256.
+        whole: whether to compare the sha256 too.
+
+    Raises:
+        InputError: the file is missing, a link, or differs from its record.
+    """
     if not path.is_file() or path.is_symlink():
-        raise InputError(f"{path} is missing or not a regular file: export the bundle again")
-    found = path.stat().st_size
-    if found != record.bytes:
-        raise InputError(f"{path} has {found} bytes, {record.bytes} are recorded: export the bundle again")
+        raise InputError(f"{path} is missing or not a regular file: re-export the bundle")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise InputError(f"{path} has {size} bytes, recorded are {record.bytes}: re-export the bundle")
     if whole and sha256_of(path) != record.sha256:
-        raise InputError(f"{path} differs from its recorded sha256 {record.sha256[:12]}: export the bundle again")
+        raise InputError(f"{path} differs from its recorded sha256 {record.sha256[:12]}: re-export the bundle")
 
 
 def records_of(folder: Path) -> tuple[FileRecord, ...]:
-    """FileRecords of every regular file below ``folder``, sorted by path."""
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != BUNDLE_FILE)
-    return tuple(FileRecord(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_of(p)) for p in found)
+    """Records of every regular file below ``folder``, sorted by path. The manifest has no record."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != BUNDLE_FILE)
+    return tuple(FileRecord(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_of(p)) for p in files)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; InputError where there is none."""
+    """The JSON object in a file. Raises InputError where the file holds no JSON object."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the path") from None
     except IsADirectoryError:
-        raise InputError(f"{path} is a folder, a JSON file is wanted: name the file inside it") from None
+        raise InputError(f"{path} is a folder, expected a JSON file: name the file inside the folder") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text ({error}): check the path") from None
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): write the file anew") from None
+        raise InputError(f"{path} is not valid JSON ({error}): write the file again") from None
     if not isinstance(document, dict):
-        raise InputError(f"{path} holds a JSON {type(document).__name__}, an object is wanted: write the file anew")
+        raise InputError(f"{path} holds a JSON {type(document).__name__}, expected an object: write the file again")
     return document
 
 
 @contextmanager
 def staged(out: Path, label: str = "new") -> Iterator[Path]:
-    """An empty folder beside ``out`` that takes its place at the end of the context.
+    """An empty folder next to ``out`` that replaces ``out`` at the end of the context.
 
-    After an exception it is gone, with the folders above it that were made for it. ``label`` is part of its name.
-    Engines of an older bundle at ``out`` move to the new one, unrecorded: build-engine knows those that still fit.
-    Raises InputError where the folder cannot be made, OSError where it cannot be put in place.
+    After an exception the folder is removed, and so are the folders above it that were made for it. Engines of an older
+    bundle at ``out`` move to the new bundle without records. The next engine build finds out which of them still fit.
+
+    Args:
+        out: the final folder.
+        label: a part of the temporary name.
+
+    Raises:
+        InputError: the temporary folder cannot be made.
+        OSError: the folder cannot be put in place.
     """
     out = out.absolute()
-    temporary, made = _made(out, label)
+    temporary, made = _make_temporary(out, label)
     try:
         yield temporary
-        os.chmod(temporary, 0o755)
+        os.chmod(temporary, 0o755)  # mkdtemp makes folders that only their owner can enter.
         _put_in_place(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _drop_empty(made)
 
 
-def _made(out: Path, label: str) -> tuple[Path, list[Path]]:
-    """The temporary folder, and the folders above ``out`` that were made for it, the innermost first."""
+def _make_temporary(out: Path, label: str) -> tuple[Path, list[Path]]:
+    """The temporary folder, and the folders above ``out`` that were made for it, innermost first."""
     made: list[Path] = []
     try:
         made = [parent for parent in out.parents if not parent.exists()]
@@ -163,13 +205,13 @@ def _made(out: Path, label: str) -> tuple[Path, list[Path]]:
 
 
 def _drop_empty(folders: Sequence[Path]) -> None:
-    with suppress(OSError):  # the first that is not empty ends it: after success none is
+    with suppress(OSError):  # A folder that is in use is not empty, and neither are the folders above it.
         for folder in folders:
             folder.rmdir()
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:
-    """Rename, setting an older bundle aside until the new one stands."""
+    """Rename the temporary folder. An older folder is moved aside first, and moved back if the rename fails."""
     if not out.exists():
         temporary.rename(out)
         return
@@ -193,7 +235,7 @@ def _keep_engines(old: Path, new: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where traces are kept: DIPGO_CACHE, else ``dipgo-deploy`` in the user's cache folder."""
+    """The folder of cached traces: DIPGO_CACHE, by default ``dipgo-deploy`` in the user's cache folder."""
     root = (
         os.environ.get("DIPGO_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dipgo-deploy"

@@ -1,4 +1,4 @@
-"""Engine record: what a serialized engine was built from, for which machine, and what it needs there."""
+"""Engine record: the sources, target machine and memory of a serialized engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENGINES_FOLDER = "engines"
 
 @dataclass(frozen=True)
 class EngineTensor:
-    """One input or output as the built network has it: ``shape`` with -1 for a size that the batch decides."""
+    """One input or output of the built network. A size of -1 in ``shape`` depends on the batch."""
 
     mode: Literal["input", "output"]
     shape: tuple[int, ...]
@@ -28,7 +28,7 @@ class EngineTensor:
 
 @dataclass(frozen=True)
 class ProfileRange:
-    """Shapes of one input that an engine accepts, and the one it is fastest at."""
+    """Smallest, largest and preferred shape of one input. The engine is fastest at the preferred shape."""
 
     min: tuple[int, ...]
     opt: tuple[int, ...]
@@ -37,15 +37,28 @@ class ProfileRange:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """One engine file. It stands beside it as ``<graph>.json``.
+    """One engine file. The record is ``<graph>.json``, next to the engine.
 
-    ``digest`` is the sha256 over all that decides the build (graph, weights, options, target, version, GPU);
-    ``graph_digest`` of the ONNX graph without its name, ``weights_digest`` of the weights file, ``sha256`` of the
-    engine. ``gpu`` is ``sm89`` or several joined by ``+``. ``batch`` counts images, ``profile`` gives shapes by input,
-    empty for a static engine. ``weight_bytes`` are those of the graph's tensors; ``activation_bytes`` is the
-    device memory of one context at the largest shapes, as the engine says or, without a GPU to open it on, its builder;
-    None where neither did. ``seconds`` and ``build_memory_bytes`` (the peak of the
-    process) are those of the build.
+    Attributes:
+        graph: name of the graph.
+        digest: sha256 over everything the build depends on: graph, weights, options, target, version and GPU.
+        graph_digest: sha256 of the ONNX graph without its name.
+        weights_digest: sha256 of the weights file.
+        target, version: the library that built the engine.
+        gpu: compute capability such as ``sm89``, or several joined by ``+``.
+        precision: dtype of the source graph.
+        flags: build options that differ from their defaults.
+        batch: images per call.
+        io: inputs and outputs of the network.
+        profile: accepted shapes of each input, empty for a static engine.
+        sha256, bytes: digest and size of the engine file.
+        weight_bytes: bytes of the graph's weights.
+        activation_bytes: device memory of one context at the largest shapes. The engine reports it, or without a GPU
+            its builder. None where neither did.
+        layers: number of layers of the built network.
+        seconds: duration of the build.
+        build_memory_bytes: peak memory of the build process.
+        tools: versions of the tools.
     """
 
     graph: str
@@ -71,10 +84,10 @@ class EngineRecord:
 
     @property
     def is_stripped(self) -> bool:
-        """Whether the weights are not in the file, and have to be put in when it is loaded."""
+        """Whether the file holds no weights, so that loading the engine must add them."""
         return "strip" in self.flags
 
 
 def engine_folder(target: str, version: str, gpu: str) -> str:
-    """Name of the folder, inside ``engines``, of what was built for one target, version and GPU."""
+    """Name of the folder, inside ``engines``, of all engines for one target, version and GPU."""
     return f"{target}-{version}-{gpu}"

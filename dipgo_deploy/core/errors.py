@@ -1,8 +1,16 @@
-"""The exceptions of the project: each one carries the exit code that the command line ends with.
+"""The exceptions of the project. Each class carries the exit code of the command line.
 
-A message is one line that says what was wanted, what was found and what to do. Exit codes: 0 done; 1 unexpected
-failure; 2 usage; 3 bad, unsafe or incompatible input; 4 a quality or accuracy gate not met; 5 something missing in the
-environment; 130 interrupted.
+A message is one line: the expected value, the actual value, and what to do.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | unexpected failure |
+| 2 | usage |
+| 3 | bad, unsafe or incompatible input |
+| 4 | a quality or accuracy gate was not met |
+| 5 | something is missing in the environment |
+| 130 | interrupted |
 """
 
 from __future__ import annotations
@@ -17,19 +25,19 @@ class DipgoError(Exception):
 
 
 class UsageError(DipgoError):
-    """An option or argument makes no sense, whatever the files say."""
+    """An option or argument is invalid, whatever the files contain."""
 
     exit_code = 2
 
 
 class InputError(DipgoError):
-    """A file or model is missing, damaged, unsafe, or does not fit the others; or one cannot be written."""
+    """A file or model is missing, damaged, unsafe or does not fit the others, or a file cannot be written."""
 
     exit_code = 3
 
 
 class GateError(DipgoError):
-    """A tolerance or quality gate was not met; everything ran."""
+    """Everything ran, but a tolerance or quality gate was not met."""
 
     exit_code = 4
 
@@ -41,6 +49,6 @@ class MissingError(DipgoError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library's error says, without its full stop; its type where it says nothing."""
+    """The first line of an error's message, without its full stop. An error without a message gives its type."""
     line, *_ = str(error).strip().splitlines() or [""]
     return line.rstrip(".") or type(error).__name__

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,7 +52,9 @@ FORMAT_VERSION = "1.1"
 """Version of the documents written here. A reader accepts every minor version of the same major version."""
 
 PRECISION_VERSION = "2.0"
-"""Version of precision records. Version 1 named the fp32 fallback nodes differently and is not read any more."""
+"""Version of precision records. Version 1 named the fp32 fallback nodes differently and is no longer read."""
+
+_REWRITE = "update the program or write the file again"
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 for _module in (blocks, bundle, contract, engine, latency, precision, program, tensors):
@@ -88,7 +90,7 @@ def load_document(
     schema: type[T],
     version_key: str = "format_version",
     reads: str = FORMAT_VERSION,
-    upgrade: Callable[[dict[str, Any]], None] | None = None,
+    advice: str = _REWRITE,
 ) -> T:
     """Read and check a document.
 
@@ -98,7 +100,7 @@ def load_document(
         schema: a dataclass that pydantic knows.
         version_key: the field that holds the version.
         reads: the version that this program writes. The major version must agree.
-        upgrade: changes a document that an older program wrote, in place.
+        advice: what to do about another major version.
 
     Returns:
         The document as ``schema``.
@@ -107,16 +109,13 @@ def load_document(
         InputError: the file is damaged, has another format or another major version.
     """
     document = read_json(path)
-    if upgrade is not None:
-        upgrade(document)
-    found_kind, version = document.pop("format", None), str(document.pop(version_key, "0"))
-    if found_kind != kind:
-        raise InputError(f"{path} has format {found_kind!r}, expected {kind!r}: name a {kind} file")
+    actual_kind, version = document.pop("format", None), str(document.pop(version_key, "0"))
+    if actual_kind != kind:
+        raise InputError(f"{path} has format {actual_kind!r}, expected {kind!r}: name a {kind} file")
     if version.split(".")[0] != reads.split(".")[0]:
-        raise InputError(
-            f"{path} has format version {version}, this program reads {reads}: update the program or write the file "
-            "again"
-        )
+        raise InputError(f"{path} has format version {version}, this program reads {reads}: {advice}")
+    if kind == "blocks":
+        _drop_block_ms(document)
     try:
         return TypeAdapter(schema).validate_json(json.dumps(document))
     except ValidationError as error:
@@ -125,8 +124,15 @@ def load_document(
         raise InputError(f"{path}: {where}: {first['msg']} ({error.error_count()} errors): fix the file") from None
 
 
+def _drop_block_ms(document: dict[str, Any]) -> None:
+    """Version 1.0 gave each block a latency ``ms``, which was always null. Latency tables hold latencies now."""
+    for block in document.get("blocks", ()):
+        if isinstance(block, dict) and block.get("ms", 0) is None:
+            del block["ms"]
+
+
 def check_document(document: Mapping[str, Any], schema: type[T], tool: str) -> T:
-    """Check a document of another tool before anything is made of it.
+    """Check a document of another tool before it is used.
 
     Args:
         document: the parsed JSON.
@@ -161,17 +167,9 @@ def save_block_graph(path: Path, graph: BlockGraph) -> None:
 
 def load_block_graph(path: Path) -> BlockGraph:
     """Read and check ``blocks.json``. Raises InputError if damaged."""
-    graph = load_document(path, "blocks", BlockGraph, upgrade=_drop_block_ms)
+    graph = load_document(path, "blocks", BlockGraph)
     check_block_graph(graph, str(path))
     return graph
-
-
-def _drop_block_ms(document: dict[str, Any]) -> None:
-    """Remove the field ``ms`` of blocks. Older programs wrote it, always as null."""
-    blocks_read = document.get("blocks")
-    for block in blocks_read if isinstance(blocks_read, list) else ():
-        if isinstance(block, dict) and block.get("ms", 0) is None:
-            del block["ms"]
 
 
 def save_program(path: Path, value: Program) -> None:
@@ -186,16 +184,22 @@ def save_precision(path: Path, record: PrecisionRecord) -> None:
 
 def load_precision(path: Path) -> PrecisionRecord:
     """Read ``precision.fp16.json``. Raises InputError if damaged."""
-    return load_document(path, "precision", PrecisionRecord, reads=PRECISION_VERSION)
+    return load_document(
+        path,
+        "precision",
+        PrecisionRecord,
+        reads=PRECISION_VERSION,
+        advice="build the engines in half precision again, which searches the fp32 fallback nodes again",
+    )
 
 
 def save_engine_record(path: Path, record: EngineRecord) -> None:
-    """Write the record beside an engine."""
+    """Write the record of an engine."""
     _save(path, "engine", record, indent=1)
 
 
 def load_engine_record(path: Path) -> EngineRecord:
-    """Read the record beside an engine. Raises InputError if damaged."""
+    """Read the record of an engine. Raises InputError if damaged."""
     return load_document(path, "engine", EngineRecord)
 
 
@@ -260,7 +264,7 @@ def load_schedule(path: Path) -> Schedule:
         if len(bits) != calls or set(bits) - {"0", "1"}:
             raise InputError(
                 f"{path}: compute.{block} must be {calls} characters 0 or 1 (one per network call), found {len(bits)} "
-                f"characters {''.join(sorted(set(bits)))!r}: fix it"
+                f"characters {''.join(sorted(set(bits)))!r}: fix the file"
             )
     schedule = Schedule(
         contract=document.contract,

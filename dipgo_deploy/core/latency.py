@@ -1,8 +1,11 @@
-"""LatencyTable: what the pieces of one model cost on one machine, measured, so that a program's time can be foretold.
+"""LatencyTable: the measured cost of one model's pieces on one machine, from which a program's time is estimated.
 
-A network call costs what its pieces cost, a constant, the values that cross its border and the weights that the caches
-have lost since the same graph last ran; a combination a constant and the values it touches. The coefficients are fitted
-to calls timed inside whole trajectories (runtime/profiling.py); what they foretell is in lowering/latency.py.
+1. A network call costs the sum of its pieces, a constant, the values that cross its border, and the weights that the
+   caches have lost since the same graph last ran.
+2. A combination costs a constant and the values that it reads and writes.
+
+`engines.profile` fits the coefficients to calls that were timed inside whole trajectories. `lowering.latency` estimates
+the time of a program from them.
 """
 
 from __future__ import annotations
@@ -21,17 +24,17 @@ __all__ = ["LatencyCosts", "LatencyTable", "check_table"]
 
 @dataclass(frozen=True)
 class LatencyCosts:
-    """What calls cost, as fitted; every ``_ms`` is in milliseconds.
+    """Fitted costs of calls. Every ``_ms`` is in milliseconds.
 
     Attributes:
-        pieces_ms: of every piece of the BlockGraph by its index, with its weights in the caches.
-        call_ms: of any network call, besides.
-        border_ms_per_mib: of a MiB that enters or leaves a graph by a slot.
-        cold_ms_per_mib: of a MiB of weights that has to be fetched again.
-        cache_bytes: weights that other calls may touch before those of a graph count as lost.
-        combine_ms, combine_ms_per_mib: of a combination, and of a MiB that it reads or writes.
-        whole_over_calls: a whole run over the sum of its calls' medians.
-        spread: root mean square of the relative error over the calls that were fitted.
+        pieces_ms: every piece of the BlockGraph by its index, with its weights in the caches.
+        call_ms: the constant of a network call.
+        border_ms_per_mib: a MiB that enters or leaves a graph through a slot.
+        cold_ms_per_mib: a MiB of weights that has to be fetched again.
+        cache_bytes: weight bytes that other calls may touch before the weights of a graph count as lost.
+        combine_ms, combine_ms_per_mib: the constant of a combination, and a MiB that it reads or writes.
+        whole_over_calls: time of a whole run divided by the sum of its calls' medians.
+        spread: root mean square of the relative error over the fitted calls.
     """
 
     pieces_ms: tuple[float, ...]
@@ -50,15 +53,16 @@ class LatencyTable(LatencyCosts):
     """Costs of one model's pieces on one machine.
 
     Attributes:
-        model_class, model_digest, granularity, patterns, dtype: the BlockGraph that the pieces belong to, or was
-            converted from, where ``dtype`` is a half precision and that of the model is not.
+        model_class, model_digest, granularity, patterns, dtype: the BlockGraph that the pieces belong to. Where
+            ``dtype`` is a half precision, that BlockGraph may have been converted from a model in float32.
         target: backend and device, such as ``onnxruntime-cpu``.
         batch, rows: images of a call, and rows of the network's batch.
-        threads: threads within an operator; None where the backend chose.
-        blocks_ms: by block, the sum over the pieces that a full step would not run without it, their weights fetched.
-        forward_ms: of one call that computes everything, as foretold from the rest; where nothing is in the caches.
+        threads: threads within an operator. None where the backend chose the number.
+        blocks_ms: for each block, the sum over the pieces that a full step needs only for that block. Weights are
+            fetched again.
+        forward_ms: one call that computes everything with nothing in the caches, estimated from the other costs.
         environment: machine, versions and command.
-        latent_shape: of one image; None in tables that were written before it was recorded.
+        latent_shape: the latent of one image. None in tables of older programs.
     """
 
     model_class: str
@@ -82,9 +86,15 @@ class LatencyTable(LatencyCosts):
         return hashlib.sha256(repr(costs).encode()).hexdigest()
 
     def prices_ms(self, graph: BlockGraph) -> tuple[float, ...]:
-        """What every piece adds to a call that runs it, its weights fetched: distinct graphs push each other out.
+        """Milliseconds that every piece adds to a call.
 
-        ``graph`` may be that in float32 where the table is of a half precision that it was converted to.
+        Weights count as fetched again, because the graphs of a program push each other's weights out of the caches.
+
+        Args:
+            graph: the blocks of the table, or the float32 blocks that they were converted from.
+
+        Returns:
+            One price per piece.
         """
         part = DTYPE_BYTES[self.dtype] / DTYPE_BYTES[graph.dtype]
         weights = (part * graph.weight_bytes_of([piece]) for piece in graph.pieces)
@@ -92,29 +102,37 @@ class LatencyTable(LatencyCosts):
 
 
 def check_table(table: LatencyTable, graph: BlockGraph, batch: int | None = None) -> None:
-    """Refuse a table that was measured on another model, other blocks, another latent or another batch.
+    """Check that a table was measured on a model.
 
-    Raises InputError for another model, other blocks or another latent, UsageError for another batch.
+    Args:
+        table: the latency table.
+        graph: the blocks of the model.
+        batch: images per call. None accepts any number.
+
+    Raises:
+        InputError: the table was measured on another model, other blocks or another latent.
+        UsageError: the table was measured with another batch.
     """
     for name in ("model_class", "model_digest", "granularity", "patterns", "dtype"):
         ours, theirs = getattr(graph, name), getattr(table, name)
         if ours != theirs:
             raise InputError(
-                f"the latency table was measured for {name} {_brief(theirs)}, {_brief(ours)} is wanted: profile that"
+                f"the latency table was measured for {name} {_brief(theirs)}, expected {_brief(ours)}: profile this "
+                "model"
             )
     latent = tuple(graph.inputs[0].shape[1:])
     if table.latent_shape not in (None, latent):
         raise InputError(
-            f"the latency table was measured for latents of shape {table.latent_shape}, {latent} is wanted: profile "
-            "that"
+            f"the latency table was measured for latents of shape {table.latent_shape}, expected {latent}: profile "
+            "this size"
         )
     if len(table.pieces_ms) != len(graph.pieces):
         raise InputError(
-            f"the latency table has {len(table.pieces_ms)} pieces, the model {len(graph.pieces)}: profile it anew"
+            f"the latency table has {len(table.pieces_ms)} pieces, the model {len(graph.pieces)}: profile it again"
         )
     if batch is not None and batch != table.batch:
         raise UsageError(
-            f"the latency table was measured with {table.batch} images, {batch} are asked for: profile with --batch "
+            f"the latency table was measured with batch {table.batch}, requested is batch {batch}: profile with batch "
             f"{batch}"
         )
 

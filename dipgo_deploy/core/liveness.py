@@ -1,10 +1,11 @@
-"""Which pieces of the network really run at each step of a schedule, and which features are kept for later.
+"""Liveness: which pieces of the network run at each step of a schedule, and which features are kept for later steps.
 
-1. Backwards over the steps, like a register allocator: what later steps read, an earlier step must write.
-2. A step's demands are its prediction (where computed) and the features later steps read.
-3. From the demands, walk against the arrows. A computed block is walked through; a reused one ends the walk at its
-   stored feature (output kind) or goes on at its input (residual kind). What is not reached does not run: the dead
-   blocks of DiP-GO's post-processing need no rule of their own.
+1. Go backwards over the steps, like a register allocator. An earlier step must write every feature that a later step
+   reads.
+2. The demands of a step are its prediction, where computed, and the features that later steps read.
+3. Walk from the demands towards the inputs. A computed block is walked through. A reused block ends the walk at its
+   stored feature (output kind), or the walk goes on at its input (residual kind). A piece that is not reached does not
+   run, so the dead blocks of DiP-GO's post-processing need no rule of their own.
 """
 
 from __future__ import annotations
@@ -61,7 +62,17 @@ class Reach:
 
 
 def reach(graph: BlockGraph, computed: frozenset[str], demands: Iterable[str], kind: Kind) -> Reach:
-    """Walk back from ``demands`` (names of features, residuals or other values) with ``computed`` blocks computed."""
+    """Walk back from demanded values to the pieces that run.
+
+    Args:
+        graph: the blocks of the model.
+        computed: names of the blocks that are computed. All others are reused.
+        demands: names of features, residuals or other values.
+        kind: what a reused block reuses.
+
+    Returns:
+        The pieces that run, the stored names that they read, and the blocks among ``computed`` that are reached.
+    """
     pieces: set[int] = set()
     reads: set[str] = set()
     computes: set[str] = set()
@@ -99,7 +110,13 @@ def _residual_input(name: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What one step runs; ``writes`` are the stored names it must give, the prediction included where computed."""
+    """The pieces that one step runs.
+
+    Attributes:
+        step: number of the step.
+        reach: pieces, reads and computed blocks.
+        writes: stored names that later steps need, and the prediction where the step computes it.
+    """
 
     step: int
     reach: Reach
@@ -112,13 +129,21 @@ class StepPlan:
 
 
 def plan_steps(schedule: Schedule, graph: BlockGraph, share_rows: bool = False) -> tuple[StepPlan, ...]:
-    """The plan of every step. Raises InputError, naming step and block, where a read has no earlier write.
+    """The plan of every step.
 
-    With ``share_rows`` all steps that compute the same blocks write the same features, so that they can share a graph:
-    repeated until nothing is added, since a graph that writes more may read more.
+    Args:
+        schedule: which blocks each step computes.
+        graph: the blocks of the model.
+        share_rows: let all steps that compute the same blocks write the same features, so that they can share a graph.
+
+    Returns:
+        One plan per step.
+
+    Raises:
+        InputError: a step reads a feature that no earlier step wrote. The message names step and block.
     """
     plans = _plan_backwards(schedule, graph, {})
-    while share_rows:
+    while share_rows:  # A graph that writes more may read more, which other steps must then write.
         united: dict[frozenset[str], frozenset[str]] = {}
         for plan in plans:
             if plan.is_call:
@@ -144,11 +169,11 @@ def _plan_backwards(
         writes = frozenset(name for name, at in needed if at == step)
         if writes:
             writes |= united.get(schedule.computed[step], frozenset())
-        found = reach(graph, schedule.computed[step], writes, schedule.kind)
-        for name in found.reads:
+        reached = reach(graph, schedule.computed[step], writes, schedule.kind)
+        for name in reached.reads:
             block = block_of_stored(graph, name)
             needed |= {(name, source) for source, _ in schedule.sources(step, block)}
-        plans.append(StepPlan(step, found, writes))
+        plans.append(StepPlan(step, reached, writes))
     return tuple(reversed(plans))
 
 

@@ -1,4 +1,4 @@
-"""PrecisionRecord: which nodes of a half-precision bundle stay in float32, why, and how close the result is."""
+"""PrecisionRecord: the nodes of a half-precision bundle that stay in float32, and the deviation from float32."""
 
 from __future__ import annotations
 

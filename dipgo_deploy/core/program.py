@@ -1,7 +1,7 @@
 """Program: the straight-line list of calls that makes one batch of images, over named slots.
 
-Three calls: ``Run`` (a graph), ``Combine`` (a linear combination of slots) and ``Sample`` (a scheduler's own step, for
-samplers that are not linear). No branch is left. Slots are shared by values whose lifetimes do not meet.
+There are three calls and no branches: ``Run`` (a graph), ``Combine`` (a linear combination of slots) and ``Sample`` (a
+step of the scheduler itself, for samplers that are not linear). Values whose lifetimes do not meet share a slot.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TIMESTEP = "timestep"
 """Name of the network input that no slot holds: each Run feeds its own constant, float32 of shape (rows,)."""
 
 Layout = Literal["subnets", "segments"]
-"""``subnets``: steps that compute and read the same share a graph. ``segments``: every weight in one graph."""
+"""``subnets``: steps with equal computed blocks and reads share a graph. ``segments``: each weight is in one graph."""
 
 Half = Literal["all", "first", "second"]
 """Which rows of a slot a term takes: under concatenated guidance the first half is unconditional."""
@@ -46,10 +46,19 @@ Half = Literal["all", "first", "second"]
 class Graph:
     """One graph to cut from the master graph and run.
 
-    ``computes``: the blocks it computes; ``inputs``: the network inputs it takes; ``reads``: every other graph input, a
-    stored name or a value of another segment; ``writes``: every graph output; ``pieces``: indices into
-    BlockGraph.pieces; ``macs`` per row. A name ``<block>:residual`` read means that the graph adds it to the block's
-    input, written that it subtracts.
+    A graph that reads ``<block>:residual`` adds the residual to the input of the block. A graph that writes it
+    subtracts.
+
+    Attributes:
+        name: name of the graph and of its files.
+        expert: the model that the graph is cut from.
+        computes: the blocks that the graph computes.
+        inputs: the network inputs that the graph takes.
+        reads: all other inputs: stored names, or values of other segments.
+        writes: all outputs.
+        pieces: indices into ``BlockGraph.pieces``.
+        macs: multiply-accumulates per row.
+        weight_bytes: bytes of the graph's weights.
     """
 
     name: str
@@ -65,7 +74,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Run:
-    """Run a graph: ``inputs`` and ``outputs`` pair a graph's tensor name with a slot; the timestep is a constant."""
+    """Run a graph. ``inputs`` and ``outputs`` pair tensor names of the graph with slots. The timestep is a constant."""
 
     graph: str
     step: int
@@ -79,7 +88,7 @@ class Run:
 class Term:
     """``(constant + guided * scale) * slot`` with ``scale`` the guidance scale of the run.
 
-    ``half`` selects rows; ``channels`` keeps the first channels only (learned-sigma models), None keeps all.
+    ``half`` selects rows. ``channels`` keeps only the first channels, for models with a learned sigma. None keeps all.
     """
 
     slot: str
@@ -91,7 +100,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Combine:
-    """Write the sum of ``terms`` to ``target``, ``copies`` times along the batch; accumulated in float32."""
+    """Write the sum of ``terms``, accumulated in float32, to ``target``, ``copies`` times along the batch."""
 
     target: str
     terms: tuple[Term, ...]
@@ -119,8 +128,15 @@ Call = Run | Combine | Sample
 class Program:
     """Calls over slots. The caller fills ``noise`` and ``conditioning``; ``image`` holds the result.
 
-    ``conditioning`` pairs a network input's name with its slot. ``share_graphs`` says whether steps with one compute
-    row were made to share one graph, which a limit on the number of graphs asks for.
+    Attributes:
+        contract, granularity, kind: those of the schedule.
+        layout: how the graphs were chosen.
+        graphs, slots, calls: the graphs, the slots, and the calls in order.
+        noise, image: slots of the first noise and of the result.
+        conditioning: pairs of a network input and its slot.
+        full_macs: multiply-accumulates of the full run per image.
+        share_graphs: whether steps with the same compute row share a graph, as a limit on the number of graphs needs.
+            False in programs of format 1.0.
     """
 
     contract: Contract

@@ -1,4 +1,4 @@
-"""Progress of long work: a generator that yields where it stands and returns its result."""
+"""Progress of long work: a generator that yields its progress and returns its result."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` parts of ``stage`` are finished; ``text`` adds what is worth knowing, such as a loss.
+    """A state of long work.
 
-    The unit of ``done`` and ``total`` is the stage's own: images, rounds, trajectories.
+    Attributes:
+        stage: name of the current stage.
+        done, total: finished parts and all parts, in a unit of the stage such as images, rounds or trajectories.
+        text: a detail to show, such as a loss.
     """
 
     stage: str
@@ -34,7 +37,7 @@ class Progress:
 
 
 Work = Generator[Progress, None, Result]
-"""Long work. It starts when it is first iterated, and its return value is the result."""
+"""Long work as a generator. The work starts at the first iteration, and the return value is the result."""
 
 
 def finish(work: Work[Result], show: Callable[[Progress], object] | None = None) -> Result:
@@ -45,7 +48,7 @@ def finish(work: Work[Result], show: Callable[[Progress], object] | None = None)
         show: called with every Progress, for example to update a progress bar.
 
     Returns:
-        What ``work`` returned.
+        The return value of ``work``.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""RunOptions: where and how the graphs of a bundle run. Everything that runs a bundle takes the same options."""
+"""RunOptions: the backend, device and limits of everything that runs a bundle."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dipgo_deploy.core.errors import UsageError
 __all__ = ["BackendName", "DeviceName", "RunOptions"]
 
 BackendName = Literal["onnxruntime", "torch", "tensorrt", "rtx"]
-"""What runs a bundle. ``rtx`` is TensorRT for RTX."""
+"""The backends of a bundle. ``rtx`` is TensorRT for RTX."""
 
 DeviceName = Literal["cpu", "cuda"]
-"""Where it runs."""
+"""The devices of a backend."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RunOptions:
     """Where and how graphs run.
 
     Attributes:
-        backend: what runs the graphs. ``tensorrt`` and ``rtx`` run engines that were built before.
+        backend: the library that runs the graphs. ``tensorrt`` and ``rtx`` run engines that were built before.
         device: ``cpu`` or ``cuda``. Engines always run on ``cuda``.
         threads: threads within an operator. None leaves the number to the backend.
         cuda_graph: replay calls as CUDA graphs.

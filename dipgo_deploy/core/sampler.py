@@ -1,10 +1,13 @@
-"""What a sampler does between network calls, as coefficients.
+"""A sampler as coefficients, and the first noise of an image.
 
-Deterministic samplers are linear in the latents and the model outputs so far. With ``x_0`` the first latent and
-``e_i`` the (guided) output of call i, the sampler sets ``x_(i+1) = sum_j a_j x_(i-j) + sum_j b_j e_(i-j)`` with the
-coefficients of ``updates[i]``; call i feeds the network ``input_scales[i] * x_i``; ``x_0 = initial_scale * noise``.
+Deterministic samplers are linear in the latents and the model outputs so far. Let ``x_0`` be the first latent and
+``e_i`` the (guided) output of call i. Then
 
-First noise of images: what a seed means, wherever an image is made.
+1. ``x_0 = initial_scale * noise``,
+2. call i feeds the network ``input_scales[i] * x_i``,
+3. ``x_(i+1) = sum_j a_j x_(i-j) + sum_j b_j e_(i-j)`` with the coefficients of ``updates[i]``.
+
+A seed gives the same noise everywhere in the project.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ class Update:
 
 @dataclass(frozen=True)
 class LinearSampler:
-    """A sampler read off as coefficients; one entry of ``input_scales`` and ``updates`` per network call."""
+    """A linear sampler, with one entry of ``input_scales`` and ``updates`` per network call."""
 
     initial_scale: float
     input_scales: tuple[float, ...]
@@ -36,7 +39,7 @@ class LinearSampler:
 
 @dataclass(frozen=True)
 class OpaqueSampler:
-    """A sampler that is not linear or not deterministic (``reason`` says which): its own ``step`` runs at run time."""
+    """A sampler that is not linear or not deterministic. Its ``step`` runs at run time, for the given ``reason``."""
 
     initial_scale: float
     input_scales: tuple[float, ...]
@@ -44,10 +47,18 @@ class OpaqueSampler:
 
 
 SamplerReading = LinearSampler | OpaqueSampler
-"""What a sampler turns out to be, once it has been run on a basis."""
+"""The result of reading a sampler on a basis of latents and outputs."""
 
 
 def noise_for(seeds: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal noise (B, C, H, W), float32; row i depends on ``seeds[i]`` alone."""
+    """Standard normal noise for a batch.
+
+    Args:
+        seeds: one seed per image. Row i depends only on ``seeds[i]``.
+        shape: the latent of one image, ``(C, H, W)``.
+
+    Returns:
+        Noise of shape ``(B, C, H, W)`` in float32.
+    """
     rows = [np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds]
     return np.stack(rows)

@@ -1,4 +1,4 @@
-"""Schedule: for every step and block, compute or reuse, and what a reuse stands on."""
+"""Schedule: for every step and block, whether to compute or reuse it, and the coefficients of the reuse."""
 
 from __future__ import annotations
 
@@ -23,10 +23,18 @@ MAIN_EXPERT = "main"
 class Schedule:
     """A static reuse schedule.
 
-    ``compute[step][i]`` says whether block ``blocks[i]`` is computed at that step (a step is one network call of the
-    full run, from 0). A reused block stands for ``sum_j c_j f_j`` over its last computed features, newest first, with
-    c from ``forecasts[(step, block)]``, or ``(1.0,)`` (hold) where absent. ``experts[step]`` names the model of that
-    step. ``origin`` records how it was made: method, options, seed.
+    A step is one network call of the full run, counted from 0. A reused block is replaced by ``sum_j c_j f_j`` over its
+    last computed features f, newest first.
+
+    Attributes:
+        contract: model, sampler and shapes.
+        granularity: name of the block set.
+        kind: what a reused block reuses.
+        blocks: names of all blocks in execution order. The last is the prediction.
+        compute: ``compute[step][i]`` says whether ``blocks[i]`` is computed at that step.
+        forecasts: the coefficients c for a step and block. Absent means ``(1.0,)``, the last feature as it is.
+        experts: the model of each step. Empty for a single model.
+        origin: how the schedule was made: method, options and seed.
     """
 
     contract: Contract
@@ -53,38 +61,64 @@ class Schedule:
         return block in self.computed[step]
 
     def sources(self, step: int, block: str) -> tuple[tuple[int, float], ...]:
-        """``(source step, coefficient)`` of the backup of ``block`` at ``step``, newest first.
+        """Where the reused feature of a block comes from.
 
-        Raises InputError where fewer features were computed before than there are coefficients.
+        Args:
+            step: the step that reuses the block.
+            block: name of the block.
+
+        Returns:
+            Pairs of source step and coefficient, newest first.
+
+        Raises:
+            InputError: fewer features were computed before than there are coefficients.
         """
         coefficients = self.forecasts.get((step, block), HOLD)
-        found = self.earlier(step, block)[: len(coefficients)]
-        if len(found) < len(coefficients):
+        steps = self.earlier(step, block)[: len(coefficients)]
+        if len(steps) < len(coefficients):
             raise InputError(
                 f"step {step} reuses {block} from {len(coefficients)} computed feature(s), but it was computed only "
-                f"{len(found)} time(s) before: compute {block} at an earlier step"
+                f"{len(steps)} time(s) before: compute {block} at an earlier step"
             )
-        return tuple(zip(found, coefficients, strict=True))
+        return tuple(zip(steps, coefficients, strict=True))
 
     def earlier(self, step: int, block: str) -> list[int]:
         """The steps before ``step`` at which ``block`` was computed, newest first."""
         return [s for s in range(step - 1, -1, -1) if block in self.computed[s]]
 
     def with_compute(self, computed: Sequence[frozenset[str]]) -> Schedule:
-        """The same schedule with other compute sets; forecasts of blocks that are now computed fall away."""
+        """The same schedule with other compute sets, without the forecasts of blocks that are now computed."""
         rows = tuple(tuple(block in step for block in self.blocks) for step in computed)
         kept = {key: c for key, c in self.forecasts.items() if key[1] not in computed[key[0]]}
         return replace(self, compute=rows, forecasts=kept)
 
 
 def full_schedule(contract: Contract, granularity: str, kind: Kind, blocks: tuple[str, ...]) -> Schedule:
-    """The schedule that computes everything: the full run."""
+    """The full run: the schedule that computes everything.
+
+    Args:
+        contract: model, sampler and shapes.
+        granularity: name of the block set.
+        kind: what a reused block would reuse.
+        blocks: names of all blocks in execution order.
+
+    Returns:
+        The schedule.
+    """
     row = (True,) * len(blocks)
     return Schedule(contract, granularity, kind, blocks, (row,) * contract.sampler.calls, origin={"method": "full"})
 
 
 def check_schedule(schedule: Schedule, blocks: tuple[str, ...] | None = None) -> None:
-    """Raise InputError, naming step and block, if the schedule cannot be run (on a model with these ``blocks``)."""
+    """Check that a schedule can be run.
+
+    Args:
+        schedule: the schedule.
+        blocks: the blocks of the model, where it is known.
+
+    Raises:
+        InputError: the schedule cannot be run, or not on this model. The message names step and block.
+    """
     if blocks is not None and schedule.blocks != blocks:
         odd = sorted(set(schedule.blocks) ^ set(blocks)) or ["their order"]
         raise InputError(
@@ -92,7 +126,9 @@ def check_schedule(schedule: Schedule, blocks: tuple[str, ...] | None = None) ->
             f"{schedule.granularity}; they differ in {odd[0]}: search a schedule for this model"
         )
     if not schedule.blocks or schedule.blocks[-1] != PREDICTION:
-        raise InputError(f"the last block of a schedule must be '{PREDICTION}', found {schedule.blocks[-1:]}: add it")
+        raise InputError(
+            f"the last block of a schedule must be '{PREDICTION}', found {schedule.blocks[-1:]}: add that block"
+        )
     if schedule.steps != schedule.contract.sampler.calls:
         raise InputError(
             f"the schedule has {schedule.steps} steps, its sampler makes {schedule.contract.sampler.calls} network "

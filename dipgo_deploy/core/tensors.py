@@ -1,4 +1,4 @@
-"""The description of a tensor whose leading sizes are known only at run time."""
+"""TensorSpec: name, dtype and symbolic shape of a tensor whose batch size is known only at run time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 2**20
 Dim = int | str
 """A size: a number, or a product of symbols and numbers such as ``"rows"`` or ``"5*rows"``.
 
-Symbols: ``batch`` (images asked for) and ``rows`` (rows of the network's batch: 2 * batch under concatenated guidance).
+Symbols: ``batch`` (images) and ``rows`` (rows of the network's batch, 2 * batch with concatenated guidance).
 """
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
@@ -24,7 +24,18 @@ DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64":
 
 
 def resolve_dim(dim: Dim, sizes: Mapping[str, int]) -> int:
-    """The number that ``dim`` stands for, given the value of every symbol; KeyError names an unknown symbol."""
+    """The value of a symbolic size.
+
+    Args:
+        dim: a number, or a product of symbols and numbers.
+        sizes: the value of every symbol.
+
+    Returns:
+        The size in elements.
+
+    Raises:
+        KeyError: ``dim`` has a symbol that ``sizes`` lacks.
+    """
     if isinstance(dim, int):
         return dim
     return prod(int(factor) if factor.isdigit() else sizes[factor] for factor in dim.split("*"))
@@ -51,7 +62,9 @@ def check_specs(specs: Iterable[TensorSpec], source: str) -> None:
     """Raise InputError, with a message that begins with ``source``, for an unknown dtype or an unusable shape."""
     for spec in specs:
         if spec.dtype not in DTYPE_BYTES or not all(map(_is_size, spec.shape)):
-            raise InputError(f"{source}: {spec.name} has no usable shape or dtype ({spec.shape}, {spec.dtype}): fix it")
+            raise InputError(
+                f"{source}: {spec.name} has no usable shape or dtype ({spec.shape}, {spec.dtype}): fix the file"
+            )
 
 
 def _is_size(dim: Dim) -> bool:

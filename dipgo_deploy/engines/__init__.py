@@ -1,14 +1,16 @@
-"""Engines of a bundle: built in a requested precision, planned before they are built, and profiled."""
+"""Engines of a bundle: build them in a precision, plan their memory before the build, and profile a model's pieces."""
 
 from __future__ import annotations
 
-from dipgo_deploy.engines.build import EngineOptions, EngineReport, build_bundle_engines
-from dipgo_deploy.engines.planner import Plan, PlanOptions, plan
-from dipgo_deploy.engines.profile import ProfileOptions, profile
+from dipgo_deploy.engines.build import EngineReport, build_bundle_engines
+from dipgo_deploy.engines.options import EngineOptions, FallbackOptions, PlanOptions, ProfileOptions
+from dipgo_deploy.engines.planner import Plan, plan
+from dipgo_deploy.engines.profiling import profile
 
 __all__ = [
     "EngineOptions",
     "EngineReport",
+    "FallbackOptions",
     "Plan",
     "PlanOptions",
     "ProfileOptions",

@@ -4,54 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from filelock import FileLock
 
 from dipgo_deploy.bundle.bundle import Bundle
-from dipgo_deploy.bundle.half_precision import GraphSource, check_convertible, graph_source
+from dipgo_deploy.bundle.half_precision import GraphSource, graph_source
 from dipgo_deploy.bundle.manifest import add_records, drop_records
 from dipgo_deploy.core.bundle import BUNDLE_FILE
-from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.disk import cache_folder, path_inside
 from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
 from dipgo_deploy.core.files import load_manifest
-from dipgo_deploy.core.precision import HalfType, PrecisionRecord
-from dipgo_deploy.core.progress import Work
-from dipgo_deploy.engines.fallback import FallbackOptions
-from dipgo_deploy.engines.precision import ensure_precision, precision_status
-from dipgo_deploy.trt.build import BuildStatus, BuiltEngine, build_engines, drop_stale
-from dipgo_deploy.trt.job import BuildFlags, EngineJob, check_batch
+from dipgo_deploy.core.precision import PrecisionRecord, is_half
+from dipgo_deploy.core.progress import Progress, Work
+from dipgo_deploy.engines.options import EngineOptions
+from dipgo_deploy.engines.precision import check_finite, ensure_precision, precision_status
+from dipgo_deploy.trt.build import BuildStatus, BuiltEngine, build_engines, drop_stale, find_up_to_date
+from dipgo_deploy.trt.job import EngineJob, check_batch
 from dipgo_deploy.trt.program_jobs import Machine, program_jobs
 from dipgo_deploy.trt.target import load_target
 
-__all__ = ["EngineOptions", "EngineReport", "build_bundle_engines", "engine_jobs", "machine_for"]
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What to build.
-
-    Attributes:
-        precision: a half precision, or None for the dtype that the bundle was exported in.
-        target: ``tensorrt`` or ``rtx``, or None for the first that can be used here.
-        gpus: architectures such as ``sm89``. Empty for this machine's first GPU.
-        batch: images of a call. None takes the contract's range.
-        flags: how the library builds.
-        workers: engines built at a time.
-        fallback: how fp32 fallback nodes are searched for a half precision.
-    """
-
-    precision: HalfType | None = None
-    target: str | None = None
-    gpus: tuple[str, ...] = ()
-    batch: BatchRange | None = None
-    flags: BuildFlags = field(default_factory=BuildFlags)
-    workers: int = 1
-    fallback: FallbackOptions = field(default_factory=FallbackOptions)
+__all__ = ["EngineReport", "build_bundle_engines", "engine_jobs", "machine_for"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +35,7 @@ class EngineReport:
     """The engines of one build.
 
     Attributes:
-        folder: where they are.
+        folder: the folder of the engines.
         engines: record and build status of each.
         precision: how the half precision was found. None for the bundle's own dtype.
     """
@@ -92,17 +68,19 @@ def build_bundle_engines(bundle: Bundle, options: EngineOptions) -> Work[EngineR
 
     Raises:
         MissingError: the target cannot be used here.
-        GateError: half precision does not hold the tolerance.
+        GateError: half precision does not hold the tolerance, or a number is not finite.
         InputError: a graph cannot be built.
         UsageError: options that do not fit the bundle.
     """
     machine = machine_for(bundle, options)
-    check_convertible(bundle, options.precision)
     precision_status(bundle, options.precision, options.fallback)  # Refuses bad options before the lock is taken.
     with FileLock(_lock_file(bundle)):
         record = yield from ensure_precision(bundle, options.precision, options.fallback)
         source = graph_source(bundle, options.precision)
         jobs = engine_jobs(bundle, source, machine)
+        if options.check_finite and is_half(bundle.contract.dtype) and not _are_up_to_date(jobs):
+            yield Progress("half precision", 0, 1, "running the schedule once")
+            check_finite(bundle)
         folder = Path(jobs[0].folder)
         drop_records(bundle.folder, [folder])
         try:
@@ -115,6 +93,10 @@ def build_bundle_engines(bundle: Bundle, options: EngineOptions) -> Work[EngineR
     return EngineReport(folder, engines, record)
 
 
+def _are_up_to_date(jobs: Sequence[EngineJob]) -> bool:
+    return all(find_up_to_date(job) == "up to date" for job in jobs)
+
+
 def _lock_file(bundle: Bundle) -> Path:
     """One lock for each bundle folder, outside the bundle."""
     locks = cache_folder() / "locks"
@@ -123,9 +105,18 @@ def _lock_file(bundle: Bundle) -> Path:
 
 
 def machine_for(bundle: Bundle, options: EngineOptions) -> Machine:
-    """The target, architectures, batch and flags that ``options`` mean on this machine.
+    """The machine that engines are built for.
 
-    Raises what ``build_bundle_engines`` raises for a target, an architecture, a flag or a batch.
+    Args:
+        bundle: limits the batch.
+        options: target, architectures, batch and flags.
+
+    Returns:
+        The machine, with the defaults of this computer filled in.
+
+    Raises:
+        MissingError: the target cannot be used here.
+        UsageError: an unknown architecture, or a batch outside the contract.
     """
     target = load_target(options.target)
     gpus = target.check_gpus(options.gpus)
@@ -137,12 +128,15 @@ def engine_jobs(bundle: Bundle, source: GraphSource, machine: Machine) -> list[E
     """A job for every graph.
 
     Args:
-        bundle: where the engines will be.
+        bundle: the bundle that will hold the engines.
         source: the graphs in the precision to build.
-        machine: what to build for.
+        machine: the machine to build for.
 
     Returns:
         The jobs, in the order of the program's graphs.
+
+    Raises:
+        InputError: the folder of the engines is a link, or lies outside the bundle.
     """
     place = f"{bundle.manifest.denoiser}/{ENGINES_FOLDER}/{machine.folder}"
     folder = path_inside(bundle.folder, place, links=False)

@@ -1,34 +1,35 @@
 """Search for fp32 fallback nodes: the nodes that must stay in float32, found on real trajectories.
 
 1. The float32 trajectory is recorded, and the network's inputs at some of its steps.
-2. Range: a value beyond the half precision, with a safety factor of 2, keeps its maker and its readers in float32.
+2. Range: if a value exceeds half of the largest number of the half precision, the nodes that write or read the value
+   stay in float32.
 3. Error: everything is rounded to half precision (graphs/rounding.py). The first piece in execution order whose values
    leave the tolerance becomes fallback nodes. This repeats until no piece leaves the tolerance.
-4. The whole schedule runs rounded: every graph fed with float32 slots, and the trajectory on its own.
+4. The whole schedule runs rounded, once with every graph fed with float32 slots, and once on its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 
 from dipgo_deploy.bundle.bundle import Bundle, CompiledProgram
-from dipgo_deploy.core.errors import GateError, UsageError
+from dipgo_deploy.core.errors import GateError
 from dipgo_deploy.core.precision import FallbackNodes, HalfType, PrecisionRecord
 from dipgo_deploy.core.program import TIMESTEP, Run
 from dipgo_deploy.core.progress import Progress, Work
-from dipgo_deploy.graphs.half_probe import HalfProbe
-from dipgo_deploy.graphs.rounding import RANGE_SUFFIX
-from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.engines.options import FallbackOptions
+from dipgo_deploy.graphs.cut import MASTER_FILE
+from dipgo_deploy.graphs.half_probe import RANGE_SUFFIX, HalfProbe
 from dipgo_deploy.runtime.generate import Inputs, run_inputs
 from dipgo_deploy.runtime.open import onnxruntime_class, open_session
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.verify.deviation import local_deviations, record_run, relative_difference
 
-__all__ = ["LARGEST", "TOLERANCE", "FallbackOptions", "find_fallback_nodes"]
+__all__ = ["LARGEST", "TOLERANCE", "find_fallback_nodes"]
 
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
 """The largest finite number of each half precision."""
@@ -43,34 +44,6 @@ _RANGE_MARGIN = 2.0
 """Values stay below the largest number by this factor, because other seeds reach further."""
 
 _STAGE = "searching fp32 fallback nodes"
-
-
-@dataclass(frozen=True)
-class FallbackOptions:
-    """How fp32 fallback nodes are searched.
-
-    Attributes:
-        images: images whose trajectories are compared.
-        seed: seed of the first image.
-        steps: steps of each trajectory whose inputs are probed.
-        tolerance: allowed deviation of a graph. None takes that of the half precision.
-
-    Raises:
-        UsageError: no image, no step, or a tolerance outside (0, 1).
-    """
-
-    images: int = 2
-    seed: int = 2000
-    steps: int = 6
-    tolerance: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name in ("images", "steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.tolerance is not None and not 0 < self.tolerance < 1:
-            raise UsageError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
 
 
 def find_fallback_nodes(
@@ -176,7 +149,7 @@ class _Search:
         return None
 
     def evaluate(self, source: str) -> PrecisionRecord:
-        """Run the whole schedule rounded, and return the record of what deviates by how much."""
+        """Run the whole schedule rounded, and return the record with all deviations."""
         compiled, nodes = self._bundle.compiled, self._fp32_nodes
         graphs = {
             name: self._probe.rounded_cut(graph, nodes, self._fp32_tensors) for name, graph in compiled.graphs.items()

@@ -3,8 +3,8 @@
 1. Engines do not share weights in device memory, so a layout holds the weights of each of its graphs. The code of an
    engine adds a constant for every node of its graph. Sizes are estimates, printed with "≈".
 2. The program counts slots exactly. Activations are one buffer, as large as the graph that needs most.
-3. Where the memory holds not all engines, the least recently used one is evicted. The plan counts the reloads of a run.
-4. Time comes from a latency table, where there is one.
+3. If the memory cannot hold all engines, the least recently used engine is evicted. The plan counts reloads of a run.
+4. Time comes from a latency table, if there is one.
 
 The plan recommends the fastest layout that fits as a whole, without a table the layout with fewer calls. If neither
 layout fits as a whole, it recommends the layout that reloads least.
@@ -21,12 +21,13 @@ from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.bundle.half_precision import check_convertible
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.engine import TargetName
-from dipgo_deploy.core.errors import MissingError, UsageError
-from dipgo_deploy.core.latency import LatencyTable, check_table
+from dipgo_deploy.core.errors import MissingError
+from dipgo_deploy.core.latency import check_table
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.core.tensors import MIB, TensorSpec
 from dipgo_deploy.engines.estimate import WORKSPACE_BYTES, estimated_engine_bytes
+from dipgo_deploy.engines.options import PlanOptions
 from dipgo_deploy.graphs.activations import activation_bytes
 from dipgo_deploy.graphs.half_graph import half_blocks
 from dipgo_deploy.lowering import LowerOptions, lower
@@ -34,36 +35,7 @@ from dipgo_deploy.lowering.latency import predict_ms
 from dipgo_deploy.models.sampler_reading import read_sampler
 from dipgo_deploy.runtime.engine_cache import EngineLoads, engine_loads
 
-__all__ = ["LayoutPlan", "Plan", "PlanOptions", "plan"]
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What to plan for.
-
-    Attributes:
-        gpu_memory: bytes of GPU memory. None for no limit.
-        batch: images of a call. None takes that of the latency table, else the contract's.
-        latency: a latency table of this model.
-        precision: a half precision, or None for the bundle's own dtype.
-        target: the library that the engines are built for.
-
-    Raises:
-        UsageError: a memory or batch below 1.
-    """
-
-    gpu_memory: int | None = None
-    batch: int | None = None
-    latency: LatencyTable | None = None
-    precision: HalfType | None = None
-    target: TargetName = "rtx"
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name in ("gpu_memory", "batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, got {value}")
+__all__ = ["LayoutPlan", "Plan", "plan"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +90,7 @@ def plan(bundle: Bundle, options: PlanOptions = PlanOptions()) -> Plan:
         options: memory, batch, precision and latency table.
 
     Returns:
-        Both layouts, and which one to take.
+        Both layouts, and the recommended layout.
 
     Raises:
         InputError: the latency table was measured on another model.

@@ -19,12 +19,13 @@ from dipgo_deploy.core.errors import GateError, InputError, UsageError
 from dipgo_deploy.core.precision import HalfType, PrecisionRecord, half_of
 from dipgo_deploy.core.progress import Progress, Work
 from dipgo_deploy.core.run_options import RunOptions
-from dipgo_deploy.engines.fallback import FallbackOptions, find_fallback_nodes
-from dipgo_deploy.graphs.trace import MASTER_FILE
+from dipgo_deploy.engines.fallback import find_fallback_nodes
+from dipgo_deploy.engines.options import FallbackOptions
+from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import open_session
 
-__all__ = ["PrecisionStatus", "ensure_precision", "precision_status"]
+__all__ = ["PrecisionStatus", "check_finite", "ensure_precision", "precision_status"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class PrecisionStatus:
     """What is left to do before engines can be built in a precision.
 
     Attributes:
-        action: ``none`` for float32, ``run`` for a bundle that was exported in half precision and has to run once,
-            ``search`` where fp32 fallback nodes have to be searched, ``up to date`` where that was done.
+        action: ``none`` where the bundle's own graphs are built, ``search`` where fp32 fallback nodes have to be
+            searched, ``up to date`` where that was done.
         record: of graphs that are up to date.
     """
 
-    action: Literal["none", "run", "search", "up to date"]
+    action: Literal["none", "search", "up to date"]
     record: PrecisionRecord | None = None
 
 
@@ -58,15 +59,13 @@ def precision_status(bundle: Bundle, precision: HalfType | None, options: Fallba
     check_convertible(bundle, precision)
     own = bundle.contract.dtype
     half = half_of(precision or own)
-    if options.tolerance is not None and (half is None or half == own):
-        raise UsageError(
-            f"tolerance is for the search for fp32 fallback nodes, and a bundle in {own} built in {precision or own} "
-            "needs none: leave it out, or build a float32 bundle in half precision"
-        )
-    if half is None:
+    if half is None or half == own:
+        if options.tolerance is not None:
+            raise UsageError(
+                f"tolerance is for the search for fp32 fallback nodes, and a bundle in {own} built in {own} needs "
+                "none: leave it out, or build a float32 bundle in half precision"
+            )
         return PrecisionStatus("none")
-    if half == own:
-        return PrecisionStatus("run")
     try:
         record = load_half_precision(bundle.folder, bundle.denoiser, half).record
     except InputError:  # There are none yet, they are damaged, or an older version wrote them.
@@ -98,9 +97,6 @@ def ensure_precision(
     bundle.compiled  # noqa: B018 - checks the graphs as untrusted input
     if status.action == "up to date":
         yield Progress("half precision", 1, 1, "the half-precision graphs are up to date")
-    elif status.action == "run":
-        yield Progress("half precision", 0, 1, "running the schedule once")
-        _check_finite(bundle)
     elif status.action == "search" and precision is not None:
         source = _source_digest(bundle, precision, options)
         record = yield from find_fallback_nodes(bundle, precision, source, options)
@@ -120,7 +116,7 @@ def _source_digest(bundle: Bundle, half: HalfType, options: FallbackOptions) -> 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_finite(bundle: Bundle) -> None:
+def check_finite(bundle: Bundle) -> None:
     """Raise GateError unless one run of the smallest batch gives finite numbers."""
     contract = bundle.contract
     # ONNX Runtime has no bfloat16 on the CPU, PyTorch does.

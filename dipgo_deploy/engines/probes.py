@@ -1,7 +1,7 @@
 """Probe programs of a profile, and their engines.
 
-The probe programs run what schedules would really run, in the order in which they would: random schedules of output and
-of residual reuse, mild and bold, in every layout of the backend, and the full run.
+The probe programs are those of random schedules and of the full run, in every layout of the backend. The schedules
+reuse outputs and residuals, few and many, so that the timed calls are like those of later schedules.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def probe_programs(blocks: BlockGraph, contract: Contract, layouts: Sequence[Lay
     Args:
         blocks: of the model.
         contract: sampler, steps and guidance.
-        layouts: those that the backend runs.
+        layouts: the layouts that the backend runs.
         seed: of the random schedules.
 
     Returns:
@@ -76,14 +76,14 @@ def group_by_memory(programs: Sequence[Program], limit: int) -> Iterator[list[Pr
         The groups.
     """
     group: list[Program] = []
-    held = 0
+    group_bytes = 0
     for program in programs:
         weights = sum(graph.weight_bytes for graph in program.graphs)
-        if group and held + weights > limit:
+        if group and group_bytes + weights > limit:
             yield group
-            group, held = [], 0
+            group, group_bytes = [], 0
         group.append(program)
-        held += weights
+        group_bytes += weights
     yield group
 
 
@@ -93,10 +93,10 @@ class ProbeEngines:
     Graphs of equal content are built once while their engines exist, because trt/store.py finds engines by digest.
 
     Args:
-        trace: what the programs are cut from.
+        trace: the trace behind the programs.
         target: ``tensorrt`` or ``rtx``.
         batch: images of a call. The engines take no other number.
-        folder: takes graphs and engines. Whoever made the folder removes it.
+        folder: a folder for graphs and engines. The caller removes the folder.
 
     Raises:
         MissingError: the target cannot run here.

@@ -1,6 +1,6 @@
 """Capture: one torch.onnx export of a denoiser with every block's feature as a named output.
 
-The surgery notes each block's return value while the exporter runs the model, so no model file is copied or rewritten.
+The surgery records each block's return value while the exporter runs the model. No model file is copied or rewritten.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.graphs.exporter_fixes import mend, put_stand_ins
+from dipgo_deploy.graphs.exporter_fixes import apply_exporter_fixes
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.models.exportable import exportable
 from dipgo_deploy.supernet import flatten_feature, gated
@@ -28,15 +28,16 @@ from dipgo_deploy.supernet.backup import block_input
 __all__ = ["PARAMETER_PREFIX", "Capture", "capture"]
 
 PARAMETER_PREFIX = "model."
-"""What stands before a parameter's state-dict name in the exported graph."""
+"""Prefix of a parameter's state-dict name in the exported graph."""
 
 EXAMPLE_ROWS = 2
-"""Rows of the example that is exported; any number but 1 keeps the batch axis symbolic."""
+"""Rows of the example input. Any number but 1 keeps the batch axis symbolic."""
 
 _MOST_ROWS = 63
-"""Rows that the exporter is told of: at 64 the up-sampling of diffusers' U-Nets takes another branch, of equal values.
+"""Upper bound of rows that the exporter assumes. The graph takes any number.
 
-The graph takes any number. An export that is told of more fails first and then, told so, does all its work again.
+At 64 rows the upsampling of diffusers' U-Nets takes another branch with the same values. With a larger bound the
+exporter fails at that branch, lowers the bound itself, and starts again.
 """
 
 
@@ -44,8 +45,11 @@ The graph takes any number. An export that is told of more fails first and then,
 class Capture:
     """The exported model, and the names of its outputs.
 
-    ``outputs`` names the graph outputs in order; ``features`` gives each block's tensors, ``entries`` the value that
-    enters a block whose only tensor has the shape of its input.
+    Attributes:
+        model: the graph as exported, with known defects fixed.
+        outputs: names of the graph outputs in order.
+        features: names of each block's output tensors.
+        entries: the value that enters a block, for blocks with one output tensor of the shape of their input.
     """
 
     model: ir.Model
@@ -56,7 +60,7 @@ class Capture:
 
 @dataclass
 class _Notes:
-    """What a recorded forward saw. An object of its own, because the exporter restores the module's attributes."""
+    """Names that a recorded forward collects. The exporter restores the module's attributes, but not this object."""
 
     outputs: list[str] = field(default_factory=list)
     features: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -73,63 +77,76 @@ class _Recorder(nn.Module):
         self.notes = _Notes()
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found: dict[str, torch.Tensor] = {}
+        tensors_by_name: dict[str, torch.Tensor] = {}
         notes = self.notes
         notes.features, notes.entries = {}, {}
-        given = dict(zip(self._names, inputs, strict=True))
+        network_inputs = dict(zip(self._names, inputs, strict=True))
 
         def note(name: str, block: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             entry = block_input(args, kwargs)
             output = block(*args, **kwargs)
             tensors, _ = flatten_feature(output)
             if len(tensors) == 1 and entry is not None and _alike(tensors[0], entry) and tensors[0] is not entry:
-                notes.entries[name] = _name_of(entry, found, given, f"{name}:input")
-            notes.features[name] = tuple(_own_name(t, found, f"{name}:{k}") for k, t in enumerate(tensors))
+                notes.entries[name] = _entry_name(entry, tensors_by_name, network_inputs, f"{name}:input")
+            notes.features[name] = tuple(
+                _feature_name(tensor, tensors_by_name, f"{name}:{k}") for k, tensor in enumerate(tensors)
+            )
             return output
 
         with gated(self.model, self._blocks, note):
-            prediction = self._forward(**given)
-        if any(tensor is prediction for tensor in found.values()):
+            prediction = self._forward(**network_inputs)
+        if any(tensor is prediction for tensor in tensors_by_name.values()):
             raise InputError("the model's output is the output of its last block: leave that block out of the patterns")
-        found = {PREDICTION: prediction, **found}
-        notes.outputs = list(found)
-        return tuple(found.values())
+        outputs = {PREDICTION: prediction, **tensors_by_name}
+        notes.outputs = list(outputs)
+        return tuple(outputs.values())
 
 
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype
+def _alike(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.shape == second.shape and first.dtype == second.dtype
 
 
-def _own_name(tensor: torch.Tensor, found: dict[str, torch.Tensor], name: str) -> str:
-    """Record a feature. A tensor that another block also returned cannot belong to both."""
-    for other, known in list(found.items()):
+def _feature_name(tensor: torch.Tensor, tensors_by_name: dict[str, torch.Tensor], name: str) -> str:
+    """Record a feature. Raises InputError for a tensor that another block has returned too."""
+    for other, known in list(tensors_by_name.items()):
         if known is tensor and not other.endswith(":input"):
             raise InputError(f"{name} and {other} are the same tensor: choose blocks that do not nest")
-    found[name] = tensor
+    tensors_by_name[name] = tensor
     return name
 
 
-def _name_of(tensor: torch.Tensor, found: dict[str, torch.Tensor], given: dict[str, torch.Tensor], name: str) -> str:
-    for known, other in (*found.items(), *given.items()):
-        if other is tensor:
+def _entry_name(
+    entry: torch.Tensor, tensors_by_name: dict[str, torch.Tensor], network_inputs: dict[str, torch.Tensor], name: str
+) -> str:
+    """Name of the value that enters a block. Records the value under ``name`` if it has no name yet."""
+    for known, tensor in (*tensors_by_name.items(), *network_inputs.items()):
+        if tensor is entry:
             return known
-    found[name] = tensor
+    tensors_by_name[name] = entry
     return name
 
 
 def capture(model: LoadedModel, blocks: Sequence[str]) -> Capture:
-    """Export ``model`` with the features of ``blocks`` (in execution order) as outputs, the batch axis dynamic.
+    """Export a model with the features of its blocks as outputs and a dynamic batch axis.
 
-    The graph is left as exported but for known defects: no constant is folded, every parameter keeps its name and
-    orientation.
-    Raises InputError where the exporter cannot follow the model, with its last line.
+    No constant is folded, and every parameter keeps its name and orientation.
+
+    Args:
+        model: the denoiser.
+        blocks: paths of the blocks in execution order.
+
+    Returns:
+        The exported model.
+
+    Raises:
+        InputError: the exporter cannot follow the model. The message ends with the exporter's last line.
     """
     inputs = model.example_inputs(EXAMPLE_ROWS)
     recorder = _Recorder(model, blocks, list(inputs)).eval()
     rows = torch.export.Dim("rows", max=_MOST_ROWS)
     shapes = (tuple({0: rows} for _ in inputs),)
-    log = logging.getLogger("torch.onnx")
-    before = log.level
+    log = logging.getLogger("torch.onnx")  # The exporter warns about every fallback of its own.
+    level = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad(), exportable():
@@ -150,9 +167,8 @@ def capture(model: LoadedModel, blocks: Sequence[str]) -> Capture:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise InputError(f"{model.class_name} cannot be exported to ONNX ({lines[-1].strip()})") from error
     finally:
-        log.setLevel(before)
+        log.setLevel(level)
     assert program is not None
-    mend(program.model)
-    put_stand_ins(program.model.graph)
+    apply_exporter_fixes(program.model)
     notes = recorder.notes
     return Capture(program.model, notes.outputs, notes.features, notes.entries)

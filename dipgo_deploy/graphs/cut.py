@@ -1,8 +1,9 @@
-"""Cut: one SubNet or segment from the master graph, by the names of its inputs and outputs.
+"""Cut: extract a SubNet or segment from the master graph, by the names of its inputs and outputs.
 
-1. Every read becomes a graph input; what is only upstream of reads falls away with its weights.
-2. Reading ``<block>:residual`` replaces the block's output by input + residual; writing it subtracts.
-3. The order of outputs is that of ``graph.writes``; weights stay in the master's weights file.
+1. Every read becomes a graph input. Nodes that only the reads needed are removed, with their weights.
+2. Reading ``<block>:residual`` replaces the block's output by input + residual. Writing ``<block>:residual`` adds a
+   node that subtracts.
+3. Outputs are in the order of ``graph.writes``. Weights stay in the weights file of the master graph.
 """
 
 from __future__ import annotations
@@ -17,34 +18,59 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.liveness import residual_name
 from dipgo_deploy.core.program import Graph, Program
 
-__all__ = ["cut", "cut_program", "load_master"]
+__all__ = ["MASTER_FILE", "cut", "cut_program", "load_master"]
+
+MASTER_FILE = "master.onnx"
+"""Name of the master graph, in a trace and in the denoiser's folder of a bundle."""
 
 
 def load_master(path: Path) -> ir.Model:
-    """Read the master graph without its weights; InputError if it cannot be parsed."""
+    """Read a master graph without its weights. Raises InputError where the graph cannot be parsed."""
     try:
         return ir.load(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: trace the model again") from None
     except Exception as error:
-        raise InputError(f"{path} is no readable ONNX graph ({type(error).__name__}): trace the model again") from None
+        raise InputError(
+            f"{path} is not a readable ONNX graph ({type(error).__name__}): trace the model again"
+        ) from None
 
 
 def cut_program(master: Path, program: Program, blocks: BlockGraph) -> dict[str, bytes]:
-    """Every graph of ``program`` as a serialized ONNX model, by name."""
+    """Cut every graph of a program.
+
+    Args:
+        master: the file of the master graph.
+        program: the program.
+        blocks: the blocks of the master graph.
+
+    Returns:
+        Serialized ONNX models by graph name.
+
+    Raises:
+        InputError: a graph does not fit the master graph.
+    """
     model = load_master(master)
     return {graph.name: cut(model, graph, blocks) for graph in program.graphs}
 
 
 def cut(model: ir.Model, graph: Graph, blocks: BlockGraph) -> bytes:
-    """The part of the master ``model`` that ``graph`` describes, serialized, weights by reference.
+    """Cut one graph. A cut takes a fraction of a second for weights of any size.
 
-    Takes a fraction of a second whatever the size of the weights. Raises InputError where ``graph`` names a value that
-    the master graph has not, or lacks an input that it needs.
+    Args:
+        model: the master graph. It is not changed.
+        graph: names of inputs, reads and writes.
+        blocks: the blocks of the master graph.
+
+    Returns:
+        A serialized ONNX model that refers to its weights.
+
+    Raises:
+        InputError: ``graph`` names a value that the master graph lacks, or lacks an input that it needs.
     """
     whole = model.graph
     if any(_residual_block(blocks, name) for name in (*graph.reads, *graph.writes)):
-        whole = whole.clone(allow_outer_scope_values=False)  # only residuals change nodes
+        whole = whole.clone(allow_outer_scope_values=False)  # Residuals add nodes, and the master must stay as it is.
         whole.outputs.clear()
     values = dict(ir.convenience.create_value_mapping(whole))
     try:
@@ -63,14 +89,14 @@ def cut(model: ir.Model, graph: Graph, blocks: BlockGraph) -> bytes:
         proto = ir.to_proto(ir.Model(part, ir_version=model.ir_version))
     except ir.serde.SerdeError:
         raise InputError(f"{graph.name} cannot be written as ONNX: the master graph is damaged, trace again") from None
-    # The extraction collects values in sets: in order of name the same cut has the same bytes.
+    # Extraction collects values in sets. Sorted by name, equal cuts have equal bytes and so equal engine digests.
     for entries in (proto.graph.initializer, proto.graph.value_info):
         entries.sort(key=lambda entry: entry.name)
     return proto.SerializeToString(deterministic=True)
 
 
 def _residual_block(blocks: BlockGraph, name: str) -> tuple[str, str] | None:
-    """Input and output value of the block whose residual ``name`` is."""
+    """Input and output value of the block that ``name`` is the residual of, None for other names."""
     for block in blocks.blocks:
         if block.residual_input is not None and name == residual_name(block.name):
             return block.residual_input, block.features[0]
@@ -78,7 +104,7 @@ def _residual_block(blocks: BlockGraph, name: str) -> tuple[str, str] | None:
 
 
 def _add_residual(graph: ir.Graph, values: dict[str, ir.Value], ends: tuple[str, str], name: str) -> ir.Value:
-    """Let everybody read input + ``name`` in place of the block's output; ``values`` follows."""
+    """Let all readers of the block's output read input + ``name``, and update ``values``."""
     entry, output = (values[end] for end in ends)
     stored = ir.Value(name=name, shape=output.shape, type=output.type)
     graph.inputs.append(stored)

@@ -1,10 +1,9 @@
-"""Defects of exported graphs, each mended under a name of its own, with the model that showed it.
+"""Fixes for defects of exported graphs. Each fix names the model that showed the defect.
 
-Stand-ins for weights on the meta device: graphs of models that are larger than the memory.
-
-What such a model exports to has initializers without numbers, at which the optimiser stops. A small one gets random
-numbers, so that no two are united as equal; a large one a single number seen at every place of its shape, which takes
-no memory. Every pass then does what it does on trained weights.
+1. A Squeeze of an axis longer than 1 is removed (`drop_void_squeezes`).
+2. A known size that is read at run time becomes a constant (`fold_known_sizes`).
+3. Weights on the meta device get placeholder numbers (`put_placeholders`). They belong to models that are traced
+   without weights, and the optimiser stops at initializers without numbers.
 """
 
 from __future__ import annotations
@@ -12,19 +11,20 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
-__all__ = ["drop_void_squeezes", "fold_known_sizes", "mend", "put_stand_ins"]
+__all__ = ["apply_exporter_fixes", "drop_void_squeezes", "fold_known_sizes", "put_placeholders"]
 
 
-def mend(model: ir.Model) -> None:
-    """Mend all of them in place."""
+def apply_exporter_fixes(model: ir.Model) -> None:
+    """Apply all fixes in place."""
     drop_void_squeezes(model.graph)
     fold_known_sizes(model.graph)
+    put_placeholders(model.graph)
 
 
 def drop_void_squeezes(graph: ir.Graph) -> None:
-    """Take out a Squeeze of an axis longer than 1.
+    """Remove a Squeeze of an axis longer than 1.
 
-    To PyTorch that is no operation, to ONNX an error: PixArt's blocks squeeze axis 1 of a sequence.
+    PyTorch ignores such a squeeze, ONNX forbids it. PixArt's blocks squeeze axis 1 of a sequence.
     """
     for node in [node for node in graph if node.op_type == "Squeeze" and len(node.inputs) == 2]:
         source, axes = node.inputs[0], ir.convenience.get_const_tensor(node.inputs[1])
@@ -37,21 +37,22 @@ def drop_void_squeezes(graph: ir.Graph) -> None:
 
 
 def fold_known_sizes(graph: ir.Graph) -> None:
-    """Make a size that is asked of a tensor at run time a constant, where it is known although others are not.
+    """Replace a size that is read at run time by a constant, where that size is known although others are not.
 
-    Wan's rotary embedding writes every other channel of a tensor, whose last size is asked that way; the shapes of what
-    it writes could not be inferred.
+    Wan's rotary embedding writes every second channel of a tensor and reads the tensor's last size at run time. Without
+    this fix, the shapes of the written parts cannot be inferred.
     """
     for node in [node for node in graph if node.op_type == "Gather"]:
         source, index = node.inputs[0], node.inputs[1]
-        asked = source.producer() if source is not None else None
+        shape_node = source.producer() if source is not None else None
         place = ir.convenience.get_const_tensor(index) if index is not None else None
-        if asked is None or asked.op_type != "Shape" or place is None or place.size != 1:
+        if shape_node is None or shape_node.op_type != "Shape" or place is None or place.size != 1:
             continue
-        tensor = asked.inputs[0]
+        tensor = shape_node.inputs[0]
         if tensor is None or tensor.shape is None:
             continue
-        sizes = list(tensor.shape)[asked.attributes.get_int("start", 0) : asked.attributes.get_int("end", None)]
+        start, end = shape_node.attributes.get_int("start", 0), shape_node.attributes.get_int("end", None)
+        sizes = list(tensor.shape)[start:end]
         size = sizes[int(place.numpy().item())]
         if not isinstance(size, int):
             continue
@@ -63,11 +64,15 @@ def fold_known_sizes(graph: ir.Graph) -> None:
 
 
 _SMALL = 4096
-"""Elements; the optimiser compares initializers of up to 1024."""
+"""Elements of an initializer that gets numbers of its own. The optimiser compares initializers of up to 1024."""
 
 
-def put_stand_ins(graph: ir.Graph) -> None:
-    """Give each initializer on the meta device numbers, in place."""
+def put_placeholders(graph: ir.Graph) -> None:
+    """Give each initializer on the meta device numbers, in place.
+
+    A small initializer gets random numbers, so that the optimiser does not unite two of them. A large initializer gets
+    one number, broadcast to its shape, which takes no memory.
+    """
     generator = np.random.default_rng(0)
     for name, value in graph.initializers.items():
         tensor = value.const_value

@@ -1,11 +1,12 @@
-"""Typed half precision: every float tensor of a graph in float16 or bfloat16, but for islands of float32.
+"""Typed half precision: a graph in float16 or bfloat16, except for fallback nodes in float32.
 
-1. A node is wide (float32) or half. Wide are the arguments of sines and cosines, from the network's inputs on (angles
-   of thousands of radians), and the islands that are asked for.
-2. A value has the type of the node that makes it; what crosses between pieces is half, unless asked to be wide, so that
-   a cut anywhere finds one type. The timestep stays float32.
-3. Casts stand where types meet, one per value and type.
-Weights follow their readers; one that both kinds read exists twice, as ``name`` and ``name:float32``.
+1. A node computes in half precision, unless it is a fallback node. Nodes that make the arguments of sines and cosines
+   are always fallback nodes, because angles reach thousands of radians.
+2. A value has the type of the node that makes it. A value at which the graph may be cut is half, unless it is one of
+   the fp32 tensors, so that both sides of any cut agree. The timestep stays float32.
+3. A cast is inserted where types meet, once per value and type.
+4. A weight has the type of its readers. A weight that both kinds of nodes read is stored twice, as ``name`` and
+   ``name:float32``.
 """
 
 from __future__ import annotations
@@ -31,108 +32,120 @@ __all__ = [
 ]
 
 FP32_SUFFIX = ":float32"
-"""Ends the name of a weight's float32 twin, and of what an island gives before it is cast."""
+"""Suffix of the name of a weight's float32 copy."""
 
 HALF_TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
-"""The half precisions in the words of ONNX."""
+"""The half precisions as ONNX types."""
 
 _LEARNED = ("Conv", "Gemm", "MatMul")
 _BFLOAT16_OPSET = 22
-"""The first version of ONNX whose convolutions and normalisations take bfloat16; nothing else in it concerns us."""
+"""The first opset whose convolutions and normalisations take bfloat16."""
 
 _NO_BFLOAT16 = ("Einsum",)
 _ALWAYS_FP32_INPUTS = {"Resize": (1, 2)}
-"""Inputs that ONNX has in float32 whatever the data is."""
+"""Inputs that ONNX defines in float32 for data of any type, by their index."""
 
 
 def is_float(value: ir.Value | None) -> bool:
-    """Whether a value is float32, which alone is converted."""
+    """Whether a value is float32. Values of other types are never converted."""
     return value is not None and value.dtype == ir.DataType.FLOAT
 
 
 def always_fp32_nodes(graph: ir.Graph, dtype: HalfType) -> frozenset[str]:
-    """Names of the nodes that stay in float32 whatever the weights are.
+    """The nodes that stay in float32 for any weights.
 
-    1. Sines, cosines and what leads to their arguments, up to inputs and learned layers.
-    2. Operators that ONNX does not have in bfloat16.
+    1. Sines, cosines, and the nodes that make their arguments, back to inputs and learned layers.
+    2. Operators that ONNX does not define in bfloat16.
+
+    Args:
+        graph: a graph in float32.
+        dtype: the half precision.
+
+    Returns:
+        Names of nodes.
     """
-    return _angles(graph) | {str(n.name) for n in graph if dtype == "bfloat16" and n.op_type in _NO_BFLOAT16}
+    return _angle_nodes(graph) | {str(n.name) for n in graph if dtype == "bfloat16" and n.op_type in _NO_BFLOAT16}
 
 
-def _angles(graph: ir.Graph) -> frozenset[str]:
-    found: set[ir.Node] = set()
+def _angle_nodes(graph: ir.Graph) -> frozenset[str]:
+    nodes: set[ir.Node] = set()
     todo = [node for node in graph if node.op_type in ("Sin", "Cos")]
     while todo:
         node = todo.pop()
-        if node in found:
+        if node in nodes:
             continue
-        found.add(node)
-        makers = (value.producer() for value in node.inputs if value is not None)
-        todo += [maker for maker in makers if maker is not None and maker.op_type not in _LEARNED]
-    return frozenset(str(node.name) for node in found)
+        nodes.add(node)
+        producers = (value.producer() for value in node.inputs if value is not None)
+        todo += [producer for producer in producers if producer is not None and producer.op_type not in _LEARNED]
+    return frozenset(str(node.name) for node in nodes)
 
 
 def half_graph(
-    graph: ir.Graph, cuts: Collection[str], dtype: HalfType, islands: Collection[str], wide: Collection[str] = ()
+    graph: ir.Graph,
+    cuts: Collection[str],
+    dtype: HalfType,
+    fallback: Collection[str],
+    fp32_tensors: Collection[str] = (),
 ) -> None:
-    """Convert ``graph`` in place; weights in a file keep their float32 bytes until `save_half_weights`.
+    """Convert a graph in place. Weights in a file keep their float32 bytes until `save_half_weights`.
 
     Args:
-        graph: float32, every value typed.
+        graph: a graph in float32 whose values all have a type.
         cuts: names of values at which the graph may be cut.
         dtype: the half precision.
-        islands: names of the nodes that stay in float32, `always_fp32_nodes` among them.
-        wide: names of cut values that stay float32.
+        fallback: names of the nodes that stay in float32, including `always_fp32_nodes`.
+        fp32_tensors: names of cut values that stay float32.
     """
-    _Conversion(graph, set(cuts), HALF_TYPES[dtype], set(islands), {*wide, TIMESTEP}).convert()
+    _Conversion(graph, set(cuts), HALF_TYPES[dtype], set(fallback), {*fp32_tensors, TIMESTEP}).convert()
     if dtype == "bfloat16":
         graph.opset_imports[""] = max(graph.opset_imports[""], _BFLOAT16_OPSET)
 
 
 class _Conversion:
-    """One graph on its way; ``_home`` is the type that each value is to have."""
+    """The conversion of one graph. ``_final`` holds the type that each value will have."""
 
-    def __init__(self, graph: ir.Graph, cuts: set[str], half: ir.DataType, islands: set[str], wide: set[str]) -> None:
+    def __init__(
+        self, graph: ir.Graph, cuts: set[str], half: ir.DataType, fallback: set[str], fp32_tensors: set[str]
+    ) -> None:
         self._graph = graph
-        self._kinds = {node: ir.DataType.FLOAT if node.name in islands else half for node in graph}
+        self._kinds = {node: ir.DataType.FLOAT if node.name in fallback else half for node in graph}
         cuts = cuts | {str(value.name) for value in graph.outputs}
-        self._home: dict[ir.Value, ir.DataType] = {}
+        self._final: dict[ir.Value, ir.DataType] = {}
         for value in graph.inputs:
             if is_float(value):
-                self._home[value] = ir.DataType.FLOAT if value.name in wide else half
+                self._final[value] = ir.DataType.FLOAT if value.name in fp32_tensors else half
         for node, kind in self._kinds.items():
             for value in filter(is_float, node.outputs):
-                crossing = ir.DataType.FLOAT if value.name in wide else half
-                self._home[value] = crossing if str(value.name) in cuts else kind
+                crossing = ir.DataType.FLOAT if value.name in fp32_tensors else half
+                self._final[value] = crossing if str(value.name) in cuts else kind
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self._constants: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def convert(self) -> None:
-        """Inputs of every node first, then its outputs, then the types and the initializers."""
+        """Convert the inputs of every node, then the outputs, then graph inputs and initializers."""
         for node, kind in self._kinds.items():
-            self._feed(node, kind)
+            self._convert_inputs(node, kind)
         for node, kind in self._kinds.items():
             for value in node.outputs:
-                if value in self._home and self._home[value] != kind:
-                    self._settle(node, value, kind, self._home[value])
-                elif value in self._home:
+                if value in self._final and self._final[value] != kind:
+                    self._cast_output(node, value, kind, self._final[value])
+                elif value in self._final:
                     value.dtype = kind
         for value in self._graph.inputs:
-            value.dtype = self._home.get(value, value.dtype)
+            value.dtype = self._final.get(value, value.dtype)
         for value in [v for v in self._graph.initializers.values() if is_float(v)]:
             del self._graph.initializers[str(value.name)]
         for constant in self._constants.values():
             self._graph.register_initializer(constant)
 
-    def _feed(self, node: ir.Node, kind: ir.DataType) -> None:
+    def _convert_inputs(self, node: ir.Node, kind: ir.DataType) -> None:
         keep = _ALWAYS_FP32_INPUTS.get(node.op_type, ())
         for index, value in enumerate(node.inputs):
             if value is None or not is_float(value):
                 continue
             if value.is_initializer():
-                wanted = ir.DataType.FLOAT if index in keep else kind
-                node.replace_input_with(index, self._constant(value, wanted))
-            elif self._home[value] != kind:
+                node.replace_input_with(index, self._constant(value, ir.DataType.FLOAT if index in keep else kind))
+            elif self._final[value] != kind:
                 node.replace_input_with(index, self._cast(value, kind))
 
     def _constant(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
@@ -157,31 +170,49 @@ class _Conversion:
             self._casts[value, kind] = node.outputs[0]
         return self._casts[value, kind]
 
-    def _settle(self, node: ir.Node, value: ir.Value, kind: ir.DataType, home: ir.DataType) -> None:
-        """The node gives ``kind`` under another name; the value that readers know is the cast of it."""
+    def _cast_output(self, node: ir.Node, value: ir.Value, kind: ir.DataType, final: ir.DataType) -> None:
+        """Rename the output, which has type ``kind``, and let a cast make the value that readers know."""
         name = str(value.name)
         value.name, value.dtype = f"{name}:raw", kind
-        cast = cast_node(value, home, name)
+        cast = cast_node(value, final, name)
         ir.convenience.replace_all_uses_with(value, cast.outputs[0], replace_graph_outputs=True)
         cast.replace_input_with(0, value)
         self._graph.insert_after(node, cast)
 
 
 def cast_node(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
-    """A node, in no graph yet, that gives ``value`` as ``kind`` under ``name``."""
+    """A Cast node that is not part of a graph yet.
+
+    Args:
+        value: the value to cast.
+        kind: the new type.
+        name: name of the result.
+
+    Returns:
+        The node.
+    """
     node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", kind.value)], name=f"cast {name}")
     node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, ir.TensorType(kind)
     return node
 
 
-def half_blocks(blocks: BlockGraph, dtype: HalfType, wide: Collection[str], weights: Mapping[str, int]) -> BlockGraph:
-    """The BlockGraph of a converted master: types of all values, and bytes of the weights it has now.
+def half_blocks(
+    blocks: BlockGraph, dtype: HalfType, fp32_tensors: Collection[str], weights: Mapping[str, int]
+) -> BlockGraph:
+    """The BlockGraph of a converted master graph.
 
-    ``weights`` gives bytes by initializer; a float32 twin counts with its weight.
+    Args:
+        blocks: the BlockGraph in float32.
+        dtype: the half precision.
+        fp32_tensors: names of the features that stay float32.
+        weights: bytes of each initializer of the converted graph. A float32 copy counts with its weight.
+
+    Returns:
+        The BlockGraph with the new types and bytes.
     """
 
     def typed(name: str, spec: TensorSpec) -> TensorSpec:
-        keep = spec.dtype != "float32" or name in wide or name == TIMESTEP
+        keep = spec.dtype != "float32" or name in fp32_tensors or name == TIMESTEP
         return spec if keep else replace(spec, dtype=dtype)
 
     return replace(

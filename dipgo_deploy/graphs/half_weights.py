@@ -17,9 +17,9 @@ from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import GateError
 from dipgo_deploy.core.precision import HalfType
-from dipgo_deploy.graphs.cut import load_master
+from dipgo_deploy.graphs.cut import MASTER_FILE, load_master
 from dipgo_deploy.graphs.half_graph import FP32_SUFFIX, always_fp32_nodes, half_blocks, half_graph
-from dipgo_deploy.graphs.trace import MASTER_FILE, Trace
+from dipgo_deploy.graphs.trace import Trace
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE, externalize, read_layout, save_weights
 
 __all__ = ["convert_master", "half_trace", "halved", "save_half_weights", "weight_bytes"]
@@ -57,12 +57,12 @@ def save_half_weights(graph: ir.Graph, source: Path, target: Path, dtype: HalfTy
 
 
 def weight_bytes(graph: ir.Graph) -> dict[str, int]:
-    """Bytes of every initializer."""
+    """Bytes of every initializer by name."""
     return {name: v.const_value.nbytes for name, v in graph.initializers.items() if v.const_value is not None}
 
 
 class _Typed:
-    """Type and shape of a tensor whose bytes are about to be found in a file."""
+    """Type and shape of a tensor that `externalize` is about to place in a file."""
 
     def __init__(self, dtype: ir.DataType, shape: ir.Shape | None) -> None:
         self.dtype, self.shape = dtype, shape

@@ -17,7 +17,8 @@ __all__ = ["LAYER_NORM_MACS", "node_count", "node_macs"]
 LAYER_NORM_MACS = 2
 """MACs per element of a LayerNorm in the ``papers`` convention, twice that with a learned scale.
 
-With it SD-1.5 counts 338.749 G a forward and DiT-XL/2, whose norms learn nothing, 114.473 G, the published figures.
+This count reproduces the published MACs per forward: 338.749 G for SD-1.5, and 114.473 G for DiT-XL/2, whose norms have
+no learned scale.
 """
 
 Shape = tuple[int, ...]
@@ -26,9 +27,16 @@ _MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Identity")
 
 
 def node_macs(node: ir.Node, specs: Mapping[str, TensorSpec]) -> Macs:
-    """MACs of one node; zero for all but matrix products, convolutions and LayerNorm.
+    """MACs of one node. Only matrix products, convolutions and LayerNorm count.
 
-    A product of two activations (attention) counts in ``full`` only.
+    A product of two activations (attention) counts only in ``full``.
+
+    Args:
+        node: the node.
+        specs: shape and dtype of every value.
+
+    Returns:
+        MACs for one row of the batch.
     """
     count = _COUNTS.get(node.op_type)
     if count is None:
@@ -52,7 +60,7 @@ def _shape(value: ir.Value | None, specs: Mapping[str, TensorSpec]) -> Shape:
 
 
 def _is_weight(value: ir.Value | None) -> bool:
-    """Whether a value is an initializer, at most moved around or cast."""
+    """Whether a value is an initializer, or one that was only moved or cast."""
     while value is not None and (producer := value.producer()) is not None:
         if producer.op_type not in _MOVES:
             return False
@@ -84,7 +92,7 @@ def _layer_norm(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
 
 
 def _einsum(node: ir.Node, shapes: list[Shape], out: Shape) -> int:
-    """Product of all index sizes; an einsum of one operand only moves data."""
+    """Product of all index sizes. An einsum of one operand only moves data."""
     if len(shapes) < 2:
         return 0
     terms = node.attributes.get_string("equation", "").split("->")[0].replace(" ", "").split(",")

@@ -1,9 +1,9 @@
 """Shapes of every value of a graph as numbers and multiples of ``rows``, and shape arithmetic made constant.
 
-ONNX shape inference is run on the graph at two batch sizes; a size that grows with the batch is a multiple of
-``rows``. With that known, a Reshape to a computed shape becomes a Reshape to a constant with -1 for the batch, and
-what is left of shape arithmetic starts at the batch axis of the first network input. No integer value depends on a
-feature then.
+1. ONNX shape inference runs at two batch sizes. A size that grows with the batch is a multiple of ``rows``.
+2. A Reshape to a computed shape becomes a Reshape to a constant with -1 for the batch.
+3. The remaining shape arithmetic starts at the batch axis of the first network input. After that, no integer value
+   depends on a feature, so no shape arithmetic keeps a skipped block alive.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ __all__ = ["ROWS", "infer_specs", "make_shapes_constant"]
 ROWS = "rows"
 """Symbol of the batch axis of the network's inputs."""
 
-_PROBES = (2, 3)
+_BATCHES = (2, 3)
+"""Rows at which shapes are inferred. With 1 row, a size of 1 could be a number or the batch."""
 
 
 def infer_specs(model: ir.Model) -> dict[str, TensorSpec]:
-    """Spec of every value of the graph. Raises InputError for a size that is no multiple of the batch."""
+    """Shape and dtype of every value. Raises InputError for a size that is not a multiple of the batch."""
     proto = ir.to_proto(model)
-    one, other = (_infer_at(proto, rows) for rows in _PROBES)
+    small, large = (_infer_at(proto, rows) for rows in _BATCHES)
     specs = {}
-    for name, (dtype, shape) in one.items():
-        larger = other[name][1]
+    for name, (dtype, shape) in small.items():
+        larger = large[name][1]
         if len(shape) != len(larger):
             raise InputError(f"value {name} changes its rank with the batch: the model cannot run with a dynamic batch")
         specs[name] = TensorSpec(name, tuple(_dim(name, a, b) for a, b in zip(shape, larger, strict=True)), dtype)
@@ -48,33 +49,41 @@ def _infer_at(proto: onnx.ModelProto, rows: int) -> dict[str, tuple[str, tuple[i
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
-    found = {}
+    shapes = {}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         kind = value.type.tensor_type
         if not kind.HasField("shape") or any(not dim.HasField("dim_value") for dim in kind.shape.dim):
             raise InputError(f"the shape of {value.name} cannot be inferred: the model cannot run with a dynamic batch")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-        found[value.name] = (dtype, tuple(dim.dim_value for dim in kind.shape.dim))
-    return found
+        shapes[value.name] = (dtype, tuple(dim.dim_value for dim in kind.shape.dim))
+    return shapes
 
 
 def _dim(name: str, small: int, large: int) -> Dim:
     if small == large:
         return small
     share = large - small
-    if small != share * _PROBES[0]:
-        raise InputError(f"a size of {name} is {small} and {large} for 2 and 3 rows: no multiple of the batch")
+    if small != share * _BATCHES[0]:
+        raise InputError(
+            f"a size of {name} is {small} for 2 rows and {large} for 3 rows, not a multiple of the batch: the model "
+            "cannot run with a dynamic batch"
+        )
     return ROWS if share == 1 else f"{share}*{ROWS}"
 
 
 def make_shapes_constant(model: ir.Model, specs: Mapping[str, TensorSpec]) -> None:
-    """Replace computed Reshape targets by constants, and every other Shape by arithmetic on the first input's batch."""
+    """Replace computed Reshape targets by constants, and every other Shape by arithmetic on the first input's batch.
+
+    Args:
+        model: the graph, changed in place.
+        specs: shape and dtype of every value.
+    """
     graph = model.graph
     constants: dict[tuple[int, ...], ir.Value] = {}
     for node in list(graph):
         if node.op_type == "Reshape" and node.inputs[1] is not None and not node.inputs[1].is_initializer():
             shape = specs[str(node.outputs[0].name)].shape
-            if sum(isinstance(dim, str) for dim in shape) <= 1:
+            if sum(isinstance(dim, str) for dim in shape) <= 1:  # A Reshape target can have only one -1.
                 target = tuple(-1 if isinstance(dim, str) else dim for dim in shape)
                 node.replace_input_with(1, _constant(graph, constants, target))
                 node.attributes.pop("allowzero", None)
@@ -90,7 +99,7 @@ def make_shapes_constant(model: ir.Model, specs: Mapping[str, TensorSpec]) -> No
 
 
 def _constant(graph: ir.Graph, known: dict[tuple[int, ...], ir.Value], numbers: tuple[int, ...]) -> ir.Value:
-    """An int64 initializer with these numbers, one per distinct content."""
+    """An int64 initializer with these numbers. Equal numbers share an initializer."""
     if numbers not in known:
         name = "shape_" + "_".join(str(n) for n in numbers).replace("-", "m")
         tensor = ir.tensor(np.array(numbers, dtype=np.int64), name=name)

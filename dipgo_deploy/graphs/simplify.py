@@ -1,11 +1,11 @@
 """Simplify an exported graph without moving anything across a block's border.
 
-1. Every feature passes through a border node, unknown to the optimiser, so that no rewrite looks through a feature: a
-   consumer that read past it would go on computing a block that is skipped.
-2. Constants are folded, common subexpressions united, while the parameters' values are hidden: they keep their
-   state-dict names and their orientation, so that the model can be loaded from the graphs' own weights file, and a
-   graph does not depend on what its weights are.
-3. Borders are taken out and outputs take their names.
+1. Every feature passes through a border node that the optimiser does not know, so that no rewrite looks through a
+   feature. A consumer that read past a feature would still compute a block that is skipped.
+2. Constants are folded and common subexpressions united while the values of parameters are hidden. Parameters keep
+   their state-dict names and orientation, so the model can be loaded from the weights file of the graphs. The graph
+   does not depend on the values of its weights.
+3. Borders are removed, and outputs get their names.
 """
 
 from __future__ import annotations
@@ -49,18 +49,25 @@ _RULES = rewriter.RewriteRuleSet(
         rules.fuse_pad_into_conv_rule,
     ]
 )
-"""The rewrites that exports of denoisers meet, in onnxscript's order.
+"""The rewrites that match in exports of denoisers, in onnxscript's order.
 
-Left out of its own choice are those of operators that no denoiser has, or only in training (Dropout, Clip, ScatterND,
-BatchNormalization, integers), and the one that makes a Split of two Slices: it compares all nodes with all.
+onnxscript's default set has more: rules for operators that no denoiser uses outside of training (Dropout, Clip,
+ScatterND, BatchNormalization, integers), and a rule that turns two Slices into a Split, which compares every pair of
+nodes.
 """
 
 _ROUNDS = 2
-"""What a rewrite leaves may be constant."""
+"""Rounds of folding and rewriting. A rewrite may leave nodes that can be folded."""
 
 
 def simplify(model: ir.Model, outputs: Sequence[str], parameters: Iterable[str]) -> None:
-    """Simplify ``model`` in place; ``outputs`` renames its outputs in order, ``parameters`` are never folded."""
+    """Simplify a model in place.
+
+    Args:
+        model: the exported model.
+        outputs: new names of the outputs, in order.
+        parameters: names of the initializers that are never folded.
+    """
     _insert_borders(model.graph)
     with _hidden(model.graph, set(parameters)):
         _optimize(model)
@@ -74,7 +81,7 @@ def simplify(model: ir.Model, outputs: Sequence[str], parameters: Iterable[str])
 
 @contextmanager
 def _hidden(graph: ir.Graph, parameters: set[str]) -> Iterator[None]:
-    """Inside the context nothing is known of the parameters but type and shape: what they are now decides nothing."""
+    """Hide the values of parameters: inside the context only their type and shape are known."""
     values = [graph.initializers.pop(name) for name in list(graph.initializers) if name in parameters]
     contents = [value.const_value for value in values]
     for value in values:
@@ -86,7 +93,7 @@ def _hidden(graph: ir.Graph, parameters: set[str]) -> Iterator[None]:
 
 
 def _optimize(model: ir.Model) -> None:
-    """Fold constants and apply the rules, again where something changed; then unite what is equal."""
+    """Fold constants and apply the rules until nothing changes, then unite equal initializers and nodes."""
     passes.InlinePass()(model)
     for _ in range(_ROUNDS):
         folded = fold_constants_ir(model, onnx_shape_inference=True)
@@ -107,25 +114,25 @@ def _insert_borders(graph: ir.Graph) -> None:
     model_imports[_DOMAIN] = 1
     for index, output in enumerate(list(graph.outputs)):
         border = ir.Node(_DOMAIN, "Border", [output], num_outputs=1)
-        passed = border.outputs[0]
-        passed.shape, passed.type, passed.name = output.shape, output.type, f"border_{index}"
+        feature = border.outputs[0]
+        feature.shape, feature.type, feature.name = output.shape, output.type, f"border_{index}"
         producer = output.producer()
         assert producer is not None
         graph.insert_after(producer, border)
         for node, position in list(output.uses()):
             if node is not border:
-                node.replace_input_with(position, passed)
-        graph.outputs[index] = passed
+                node.replace_input_with(position, feature)
+        graph.outputs[index] = feature
 
 
 def _remove_borders(graph: ir.Graph) -> None:
     for node in [node for node in graph if node.domain == _DOMAIN]:
-        source, passed = node.inputs[0], node.outputs[0]
+        source, feature = node.inputs[0], node.outputs[0]
         assert source is not None
         for index, output in enumerate(graph.outputs):
-            if output is passed:
+            if output is feature:
                 graph.outputs[index] = source
-        ir.convenience.replace_all_uses_with(passed, source)
+        ir.convenience.replace_all_uses_with(feature, source)
         graph.remove(node, safe=True)
 
 

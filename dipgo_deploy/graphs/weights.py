@@ -1,7 +1,8 @@
-"""One safetensors file holds every tensor that the graphs and the PyTorch model need.
+"""The weights file: one safetensors file with every tensor that the graphs and the PyTorch model need.
 
-ONNX reads a tensor of it as external data at ``8 + header length + data offset``; diffusers loads the same file by its
-usual name. Tensors that only the graphs need (folded position tables) follow the state dict under names of their own.
+1. ONNX reads a tensor as external data, at ``8 + header length + data offset``.
+2. diffusers loads the same file, under the name that it looks for.
+3. The file also holds tensors that only the graphs need, such as folded position tables.
 """
 
 from __future__ import annotations
@@ -26,14 +27,23 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 """The name under which diffusers looks for a denoiser's weights."""
 
 INLINE_BYTES = 256
-"""Constants below this size stay inside each graph."""
+"""Constants of fewer bytes stay inside each graph."""
 
 
 def save_weights(path: Path, state: Mapping[str, torch.Tensor], extras: Mapping[str, np.ndarray]) -> None:
-    """Write the state dict and extra constants to ``path``, under a temporary name first."""
+    """Write a weights file, under a temporary name first.
+
+    Args:
+        path: the file.
+        state: the model's state dict.
+        extras: constants of the graphs by name.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     tensors |= {name: _tensor(array) for name, array in extras.items()}
-    # Tied parameters would share memory, which safetensors refuses: each name gets its own copy on disk.
+    # safetensors refuses tensors that share memory, as tied parameters do. Each name gets its own copy on disk.
     seen: set[int] = set()
     for name, tensor in tensors.items():
         if tensor.data_ptr() in seen:
@@ -49,7 +59,7 @@ def save_weights(path: Path, state: Mapping[str, torch.Tensor], extras: Mapping[
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    """An array of any type, also of the half precision that NumPy has only by an extension."""
+    """A tensor with the content of an array. NumPy's bfloat16 is an extension that PyTorch does not know."""
     whole = np.ascontiguousarray(array)
     if whole.dtype.name == "bfloat16":
         return torch.from_numpy(whole.view(np.int16)).view(torch.bfloat16)
@@ -57,15 +67,15 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def read_layout(path: Path) -> dict[str, tuple[int, int]]:
-    """Byte offset in the file and length of every tensor. Raises InputError for a damaged or lying header."""
+    """Byte offset and length of every tensor in a file. Raises InputError for a damaged header."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: restore it")
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(size - 8, 100_000_000):
-            raise InputError(f"{path} is no safetensors file (header of {length} bytes in {size}): restore it")
+        if length > min(size - 8, 100_000_000):  # safetensors has the same limit.
+            raise InputError(f"{path} is not a safetensors file (header of {length} bytes in {size}): restore it")
         try:
             header = json.loads(stream.read(length))
             spans = {k: _span(*v["data_offsets"]) for k, v in header.items() if k != "__metadata__"}
@@ -87,9 +97,16 @@ def _span(first: object, last: object) -> tuple[int, int]:
 def externalize(
     graph: ir.Graph, path: Path, names: Mapping[str, str], layout: Mapping[str, tuple[int, int]] | None = None
 ) -> None:
-    """Point initializers at the weights file: ``names`` maps an initializer to its tensor there.
+    """Make initializers refer to tensors of the weights file.
 
-    ``layout`` gives offset and length of each tensor, by default as they stand in the file.
+    Args:
+        graph: the graph, changed in place.
+        path: the weights file.
+        names: the tensor's name for each initializer.
+        layout: offset and length of each tensor. By default they are read from the file.
+
+    Raises:
+        InputError: the file is damaged.
     """
     layout = read_layout(path) if layout is None else layout
     for initializer, tensor in names.items():

@@ -1,4 +1,4 @@
-"""Lowering: Schedule to Program, as pure functions on plain data."""
+"""Lowering: from Schedule to Program, as pure functions on plain data."""
 
 from __future__ import annotations
 

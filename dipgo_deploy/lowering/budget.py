@@ -1,10 +1,11 @@
-"""Budget: at most K graphs, by letting steps compute more than the schedule asks for.
+"""Budget: at most K graphs, by letting some steps compute more blocks than their schedule requires.
 
 1. Count the distinct compute rows of the steps that call the network.
-2. While there are more than K, unite the pair of rows whose union adds the least MACs over its steps.
-3. Steps that share a row must share a graph: lower with ``share_graphs``. A graph that writes more may read more and so
-   wake a step that called no network before: count again, until nothing is left to unite.
-A superset of computed blocks never reads what was not written, so a valid schedule stays valid.
+2. While there are more than K, unite the pair of rows whose union adds the fewest MACs over its steps.
+3. Steps with the same row must share a graph, so the schedule is lowered with ``share_graphs``. A shared graph writes
+   more features and may read more, so that a step without a call needs one. Therefore rows are counted again until
+   there are at most K.
+4. A step that computes more blocks never reads a feature that was not written, so a valid schedule stays valid.
 """
 
 from __future__ import annotations
@@ -25,13 +26,22 @@ Row = frozenset[str]
 
 
 def limit_graphs(schedule: Schedule, graph: BlockGraph, max_graphs: int) -> Schedule:
-    """The schedule with at most ``max_graphs`` distinct compute rows, at the least added MACs (greedy).
+    """Reduce a schedule to a number of distinct compute rows. The search is greedy in added MACs.
 
-    Raises UsageError for fewer than one graph, and where an added call changes the features that a forecast stands on:
-    its coefficients were made for others.
+    Args:
+        schedule: the schedule.
+        graph: the blocks of the model.
+        max_graphs: the largest number of graphs.
+
+    Returns:
+        A schedule whose rows are supersets of the original rows.
+
+    Raises:
+        UsageError: ``max_graphs`` is below 1, or an added computation changes the source steps of a forecast, whose
+            coefficients belong to the original steps.
     """
     if max_graphs < 1:
-        raise UsageError(f"at least 1 graph is needed, --limit-graphs {max_graphs} was asked for: give 1 or more")
+        raise UsageError(f"max_graphs must be at least 1, got {max_graphs}")
     origin = {**schedule.origin, "max_graphs": str(max_graphs)}
     limited = schedule
     while len(calling := _calling_rows(limited, graph)) > max_graphs:
@@ -39,27 +49,27 @@ def limit_graphs(schedule: Schedule, graph: BlockGraph, max_graphs: int) -> Sche
     for step, block in limited.forecasts:
         if limited.sources(step, block) != schedule.sources(step, block):
             raise UsageError(
-                f"with at most {max_graphs} graphs the forecast of {block} at step {step} would stand on other steps "
-                "than its coefficients were made for: allow more graphs, or hold that block"
+                f"max_graphs {max_graphs} changes the source steps of the forecast of {block} at step {step}, whose "
+                "coefficients belong to the original steps: raise max_graphs, or hold that block"
             )
     return replace(limited, origin=origin)
 
 
 def _calling_rows(schedule: Schedule, graph: BlockGraph) -> dict[Row, tuple[Row, list[int]]]:
-    """By compute row: the blocks of it that are really computed, and the steps that call the network with it."""
-    found: dict[Row, tuple[Row, list[int]]] = {}
+    """For each compute row of a calling step, the blocks that are reached, and the steps."""
+    calling: dict[Row, tuple[Row, list[int]]] = {}
     for plan in plan_steps(schedule, graph, share_rows=True):
         if plan.is_call:
             row = schedule.computed[plan.step]
-            live, steps = found.get(row, (frozenset(), []))
-            found[row] = (live | plan.reach.computes, [*steps, plan.step])
-    return found
+            live, steps = calling.get(row, (frozenset(), []))
+            calling[row] = (live | plan.reach.computes, [*steps, plan.step])
+    return calling
 
 
 def _unite_rows(
     schedule: Schedule, graph: BlockGraph, calling: Mapping[Row, tuple[Row, list[int]]], max_graphs: int
 ) -> Schedule:
-    """Unite rows pair by pair, the cheapest first, until ``max_graphs`` are left."""
+    """Unite the cheapest pair of rows until ``max_graphs`` rows are left."""
     live = {row: computes for row, (computes, _) in calling.items()}
     rows = {step: row for row, (_, steps) in calling.items() for step in steps}
     weight = Counter(rows.values())
@@ -90,5 +100,5 @@ def _row_macs(graph: BlockGraph, key: tuple[Row, Row], schedule: Schedule) -> in
     """MACs of a graph that computes ``row`` and gives the features of its ``live`` blocks."""
     row, live = key
     demands = [feature for name in live for feature in graph.block_of_name[name].features]
-    found = reach(graph, row, demands, schedule.kind)
-    return graph.cost(graph.pieces[index] for index in found.pieces).papers
+    reached = reach(graph, row, demands, schedule.kind)
+    return graph.cost(graph.pieces[index] for index in reached.pieces).papers

@@ -1,8 +1,13 @@
 """Emission: the trajectory as calls over values that are written once.
 
-Value names: ``noise``, ``c:<input>`` (given by the caller); ``x<i>`` the latent before step i; ``in<i>`` the network's
-latent input; ``e<i>`` a guided output (opaque samplers only); ``<tensor>@<i>`` a tensor computed at step i;
-``<tensor>@<i>~`` a backup or a reused block's output made by a combination at step i.
+| value | content |
+|---|---|
+| ``noise``, ``c:<input>`` | first noise and conditioning, from the caller |
+| ``x<i>`` | the latent before step i |
+| ``in<i>`` | the network's latent input at step i |
+| ``e<i>`` | the guided output of step i, for opaque samplers only |
+| ``<tensor>@<i>`` | a tensor that step i computes |
+| ``<tensor>@<i>~`` | a backup, or the output of a reused block, that step i combines |
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ __all__ = ["Emission"]
 
 
 class Emission:
-    """Collects calls and the spec of every value; ``image`` names the last latent."""
+    """Collects calls and the spec of every value. ``image`` names the last latent."""
 
     def __init__(self, schedule: Schedule, graph: BlockGraph, plans: Sequence[StepPlan], layouts: GraphPlan) -> None:
         self.schedule, self.graph, self.plans, self.layouts = schedule, graph, plans, layouts
@@ -37,7 +42,7 @@ class Emission:
         self._entering = ("noise", 1.0)  # the latent before the current step, and its scale at the network's input
 
     def emit_trajectory(self, sampler: SamplerReading) -> None:
-        """All steps, from the noise to the image."""
+        """Emit all steps, from the noise to the image."""
         latents = ["noise"]
         if sampler.initial_scale != 1.0:
             latents = [self._combine("x0", self._latent, [Term("noise", sampler.initial_scale)], 0)]
@@ -75,8 +80,10 @@ class Emission:
         if not self.schedule.is_computed(step, PREDICTION):
             sources = self.schedule.sources(step, PREDICTION)
         name = self.graph.prediction
-        given, wanted = self.graph.values[name].shape[1], self.schedule.contract.latent_shape[0]
-        plain = Term("", 0.0, channels=wanted if given != wanted else None)
+        channels = self.schedule.contract.latent_shape[0]
+        # A model with a learned sigma predicts twice as many channels. The sampler needs the first half.
+        has_more = self.graph.values[name].shape[1] != channels
+        plain = Term("", 0.0, channels=channels if has_more else None)
         terms = []
         for source, share in sources:
             c = coefficient * share
@@ -126,11 +133,11 @@ class Emission:
         return self._combine(f"in{step}", spec, [Term(latent, scale)], step, copies)
 
     def _read(self, name: str, step: int) -> str:
-        """The value of a graph's input at ``step``: computed in this step, or a backup."""
+        """The value of a graph's input at ``step``: a value of this step, or a backup."""
         return self._value(name, step) if self.layouts.layout == "segments" else self._backup(name, step)
 
     def _value(self, name: str, step: int) -> str:
-        """A value between graphs at ``step``; that of a reused block is its backup, or its input plus residual."""
+        """A value between graphs at ``step``. A reused block gives its backup, or its input plus its residual."""
         if any(name == spec.name for spec in self.graph.inputs):
             return self._network_input(name, step)
         owner = self.graph.block_of_feature.get(name)
@@ -152,7 +159,7 @@ class Emission:
         return self._combine(f"{name}@{step}~", self._stored_spec(name), terms, step)
 
     def _emit_residual(self, name: str, step: int) -> None:
-        """Output minus input of a block, where no graph gives it itself."""
+        """Combine output minus input of a block, unless a graph gives that residual itself."""
         value = f"{name}@{step}"
         if value in self.specs:
             return
@@ -164,7 +171,7 @@ class Emission:
 
 
 def merge_terms(terms: Sequence[Term]) -> list[Term]:
-    """Add up terms that take the same part of the same value."""
+    """Add the coefficients of terms that take the same part of the same value."""
     merged: dict[tuple[str, str, int | None], Term] = {}
     for term in terms:
         key = (term.slot, term.half, term.channels)

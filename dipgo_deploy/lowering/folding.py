@@ -1,8 +1,8 @@
-"""Folding: combinations that follow one another without a network call in between become one.
+"""Folding: consecutive combinations become one, where no network call lies between them.
 
-1. In each run of consecutive combinations, a value that nobody needs after the run is written out in its users.
-2. A value that is needed later stays and is read by its neighbours as it is.
-3. What nobody needs at all goes: ``drop_unused``.
+1. In each run of consecutive combinations, a value that no later call reads is expanded in its readers.
+2. A value that a later call reads is kept, and its readers within the run read the value itself.
+3. A combination without readers is removed (`drop_unused`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ def writes_of(call: Call) -> tuple[str, ...]:
 
 
 def fold(calls: Sequence[Call], image: str) -> list[Call]:
-    """The same values with every chain of combinations folded; arithmetic on coefficients is float64."""
+    """Fold every chain of combinations. Coefficients are multiplied in float64.
+
+    Args:
+        calls: the calls in order.
+        image: name of the last value.
+
+    Returns:
+        Fewer calls that give the same image.
+    """
     folded: list[Call] = []
     last = {value: index for index, call in enumerate(calls) for value in reads_of(call)} | {image: len(calls)}
     start = 0
@@ -67,13 +75,22 @@ def _fold_run(run: Iterable[Combine], later: set[str]) -> list[Call]:
 
 def _expanded(term: Term, source: Combine) -> list[Term]:
     """``term`` of a combination's result, in terms of what that combination reads."""
+    # Only network outputs have halves, guidance or extra channels, and no combination writes those.
     assert term.half == "all" and term.guided == 0.0 and term.channels is None, term
     factor = term.constant
     return [replace(part, constant=part.constant * factor, guided=part.guided * factor) for part in source.terms]
 
 
 def drop_unused(calls: Sequence[Call], results: Iterable[str]) -> list[Call]:
-    """The calls without combinations whose result is never read, by a call or as one of the ``results``."""
+    """Remove combinations without readers.
+
+    Args:
+        calls: the calls in order.
+        results: names of the values that the caller reads.
+
+    Returns:
+        The remaining calls in order.
+    """
     needed, kept = {*results}, []
     for call in reversed(calls):
         if isinstance(call, Combine) and call.target not in needed:

@@ -1,9 +1,9 @@
-"""What a program will take, from a latency table: the same features that the table was fitted on, call by call.
+"""Estimated time of a program, from a latency table and the features that the table was fitted on.
 
-1. A network call: its pieces, one, the MiB that cross its border, and the MiB of weights that the caches have lost.
-2. Weights of a graph are lost when the calls since it last ran touched more than the cache holds; at its first call of
-   a trajectory they always are.
-3. A combination: one, and the MiB of its terms and its target.
+1. Features of a network call: its pieces, a constant, the MiB that cross its border, and the MiB of lost weights.
+2. Weights of a graph are lost when the calls since the graph last ran touched more bytes than the cache holds. They are
+   always lost at the first call of a trajectory.
+3. Features of a combination: a constant, and the MiB of its terms and its target.
 """
 
 from __future__ import annotations
@@ -22,13 +22,22 @@ from dipgo_deploy.core.tensors import MIB, TensorSpec
 __all__ = ["Features", "combine_features", "lost_mib", "predict_ms", "reuse_distances", "run_features"]
 
 Features = NDArray[np.float64]
-"""One row a call. Of runs: a column a piece, then 1, border MiB and lost MiB. Of combinations: 1 and MiB."""
+"""One row per call. Columns of runs: one per piece, then 1 and border MiB. Columns of combinations: 1 and MiB."""
 
 
 def predict_ms(program: Program, blocks: BlockGraph, table: LatencyTable) -> float:
-    """Milliseconds of one run of ``program`` with the table's batch.
+    """Estimate the time of one run with the batch of the table.
 
-    Raises InputError where the table belongs to another model.
+    Args:
+        program: the program.
+        blocks: the blocks of the model.
+        table: costs of the same model.
+
+    Returns:
+        Milliseconds.
+
+    Raises:
+        InputError: the table belongs to another model.
     """
     check_table(table, blocks)
     runs = run_features(program, blocks, table.batch) @ np.array(
@@ -40,7 +49,16 @@ def predict_ms(program: Program, blocks: BlockGraph, table: LatencyTable) -> flo
 
 
 def run_features(program: Program, blocks: BlockGraph, batch: int) -> Features:
-    """Features of every network call but the last: lost MiB depend on a cache size (see ``lost_mib``)."""
+    """Features of every network call, except lost MiB, which depend on a cache size (`lost_mib`).
+
+    Args:
+        program: the program.
+        blocks: the blocks of the model.
+        batch: images per call.
+
+    Returns:
+        One row per call.
+    """
     sizes, specs = program.contract.sizes(batch), {slot.name: slot for slot in program.slots}
     rows = np.zeros((len(program.runs), len(blocks.pieces) + 2))
     for row, run in zip(rows, program.runs, strict=True):
@@ -51,14 +69,22 @@ def run_features(program: Program, blocks: BlockGraph, batch: int) -> Features:
 
 
 def lost_mib(program: Program, cache_bytes: int) -> Features:
-    """MiB of weights that every network call has to fetch again."""
+    """MiB of weights that every network call fetches again.
+
+    Args:
+        program: the program.
+        cache_bytes: weight bytes that the caches hold.
+
+    Returns:
+        One number per call.
+    """
     weights = np.array([program.graph_of_name[run.graph].weight_bytes for run in program.runs]) / MIB
     lost: Features = weights * (np.array(reuse_distances(program)) > cache_bytes)
     return lost
 
 
 def reuse_distances(program: Program) -> list[float]:
-    """For every network call the weight bytes touched since its graph last began; infinite at its first call."""
+    """Weight bytes that were touched since the graph of each call last began. Infinite at the first call of a graph."""
     began: dict[str, int] = {}
     touched, distances = 0, []
     for run in program.runs:
@@ -70,7 +96,15 @@ def reuse_distances(program: Program) -> list[float]:
 
 
 def combine_features(program: Program, batch: int) -> Features:
-    """Features of every combination."""
+    """Features of every combination.
+
+    Args:
+        program: the program.
+        batch: images per call.
+
+    Returns:
+        One row per combination.
+    """
     sizes, specs = program.contract.sizes(batch), {slot.name: slot for slot in program.slots}
     calls = [call for call in program.calls if isinstance(call, Combine)]
     rows = np.ones((len(calls), 2))

@@ -1,9 +1,9 @@
-"""Layouts: which graphs a bundle has, and which of them each step runs.
+"""Layouts: the graphs of a bundle, and the graphs that each step runs.
 
-``subnets``: steps with equal computed blocks and equal reads share a graph, whose writes are united, unless one of them
-would then run a piece with MACs or weights that only another needs. ``segments``: pieces that run at the same steps
-form one graph, so that each weight lives in exactly one. So both cost the MACs of the schedule, which its ratio counts;
-whoever would rather have fewer graphs says how many (lowering/budget.py).
+1. ``subnets``: steps with equal computed blocks and equal reads share a graph that writes the union of their features.
+   Steps do not share a graph if one of them would run a piece with MACs or weights that only another step needs.
+2. ``segments``: pieces that run at the same steps form one graph, so that each weight is in exactly one graph.
+3. Both layouts cost the MACs that the schedule's ratio counts. `lowering.budget` trades MACs for fewer graphs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["GraphPlan", "plan_segments", "plan_subnets"]
 
 @dataclass(frozen=True)
 class GraphPlan:
-    """All graphs, and for every step the indices of those that run, in order."""
+    """All graphs, and for every step the indices of the graphs that run, in order."""
 
     layout: Layout
     graphs: tuple[Graph, ...]
@@ -33,7 +33,16 @@ _SubnetKey = tuple[str, frozenset[str], frozenset[str], frozenset[int]]
 
 
 def plan_subnets(schedule: Schedule, graph: BlockGraph, plans: Sequence[StepPlan]) -> GraphPlan:
-    """One graph per distinct (computed blocks, reads, pieces that cost something), in order of first use."""
+    """One graph per distinct combination of computed blocks, reads, and pieces with a cost.
+
+    Args:
+        schedule: which blocks each step computes.
+        graph: the blocks of the model.
+        plans: the plan of each step.
+
+    Returns:
+        The graphs in order of first use.
+    """
     keys: dict[_SubnetKey, set[str]] = {}
     for plan in plans:
         if plan.is_call:
@@ -41,14 +50,15 @@ def plan_subnets(schedule: Schedule, graph: BlockGraph, plans: Sequence[StepPlan
     order = {key: index for index, key in enumerate(keys)}
     graphs: list[Graph] = []
     for (expert, computes, reads, _), writes in keys.items():
-        found = reach(graph, computes, writes, schedule.kind)
-        graphs.append(_graph(graph, f"subnet_{len(graphs):02d}", expert, found.pieces, computes, reads, writes))
+        pieces = reach(graph, computes, writes, schedule.kind).pieces
+        graphs.append(_graph(graph, f"subnet_{len(graphs):02d}", expert, pieces, computes, reads, writes))
     by_step = tuple((order[_subnet_key(schedule, graph, plan)],) if plan.is_call else () for plan in plans)
     return GraphPlan("subnets", tuple(graphs), by_step)
 
 
 def _subnet_key(schedule: Schedule, graph: BlockGraph, plan: StepPlan) -> _SubnetKey:
     expert = schedule.experts[plan.step] if schedule.experts else MAIN_EXPERT
+    # Shape arithmetic has pieces too. They cost nothing, so they are no reason for another graph.
     costly = frozenset(i for i in plan.reach.pieces if graph.pieces[i].macs.full or graph.pieces[i].weights)
     return expert, plan.reach.computes, plan.reach.reads, costly
 

@@ -1,9 +1,9 @@
-"""The pipeline of lowering.
+"""The pipeline of lowering: from a schedule to a program.
 
-1. Liveness (core.liveness): what runs at each step and what is kept.
-2. Layout: which graphs there are and which of them run at each step.
-3. Emission: one value per latent, feature and step (nothing is overwritten yet), in execution order.
-4. Folding: chains of combinations without a network call in between become one.
+1. Liveness (`core.liveness`): the pieces that run at each step, and the features that are kept.
+2. Layout: the graphs, and the graphs that run at each step.
+3. Emission: calls in execution order, over one value per latent, feature and step. No value is overwritten yet.
+4. Folding: consecutive combinations become one.
 5. Slots: values whose lifetimes do not meet share memory.
 """
 
@@ -28,10 +28,12 @@ __all__ = ["LowerOptions", "lower", "plan_graphs"]
 
 @dataclass(frozen=True)
 class LowerOptions:
-    """How to lower.
+    """How to lower a schedule.
 
-    ``share_graphs`` lets steps with one compute row share one graph (wanted after ``limit_graphs``); ``fold`` is off
-    only to compare.
+    Attributes:
+        layout: how graphs are chosen.
+        share_graphs: let steps with the same compute row share a graph, as `limit_graphs` assumes.
+        fold: fold combinations. Off only to compare results.
     """
 
     layout: Layout = "subnets"
@@ -42,10 +44,20 @@ class LowerOptions:
 def lower(
     schedule: Schedule, graph: BlockGraph, sampler: SamplerReading, options: LowerOptions = LowerOptions()
 ) -> Program:
-    """The straight-line program of ``schedule`` for the model of ``graph`` under ``sampler``.
+    """Lower a schedule to a straight-line program.
 
-    Raises InputError where the schedule does not fit the model or reads a feature before it is written, UsageError for
-    an unknown layout.
+    Args:
+        schedule: which blocks each step computes.
+        graph: the blocks of the model.
+        sampler: the coefficients of the schedule's sampler.
+        options: layout and sharing of graphs.
+
+    Returns:
+        The program.
+
+    Raises:
+        InputError: the schedule does not fit the model, or reads a feature before it is written.
+        UsageError: an unknown layout.
     """
     plans, layouts = plan_graphs(schedule, graph, options)
     emission = Emission(schedule, graph, plans, layouts)
@@ -72,7 +84,20 @@ def lower(
 
 
 def plan_graphs(schedule: Schedule, graph: BlockGraph, options: LowerOptions) -> tuple[Sequence[StepPlan], GraphPlan]:
-    """What runs at each step, and the graphs that do. Raises as ``lower``."""
+    """The first two stages of lowering.
+
+    Args:
+        schedule: which blocks each step computes.
+        graph: the blocks of the model.
+        options: layout and sharing of graphs.
+
+    Returns:
+        The plan of each step, and the graphs.
+
+    Raises:
+        InputError: the schedule does not fit the model, or reads a feature before it is written.
+        UsageError: an unknown layout.
+    """
     check_schedule(schedule, graph.block_names)
     if options.layout not in ("subnets", "segments"):
         raise UsageError(f"layout {options.layout!r} is unknown: choose subnets or segments")

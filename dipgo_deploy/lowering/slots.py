@@ -1,9 +1,9 @@
 """Slots: interval colouring of values. Two values of one shape and dtype share a slot if their lifetimes do not meet.
 
-1. A value lives from the call that writes it to the last call that reads it; what the caller gives lives from the
-   start, conditioning and the image to the end.
+1. A value lives from the call that writes it to the last call that reads it. Inputs live from the start. Conditioning
+   and the image live to the end.
 2. A call never writes a slot that it reads.
-3. Greedy colouring in order of first write is optimal for intervals, so each shape gets as few slots as any assignment.
+3. Greedy colouring in order of first write is optimal for intervals, so no assignment needs fewer slots of a shape.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ __all__ = ["assign_slots"]
 def assign_slots(
     calls: Sequence[Call], specs: Mapping[str, TensorSpec], inputs: Sequence[str], image: str
 ) -> tuple[tuple[TensorSpec, ...], tuple[Call, ...], dict[str, str]]:
-    """The slots, the calls over them, and the slot of every value. ``inputs`` are values given by the caller."""
+    """Assign every value to a slot.
+
+    Args:
+        calls: the calls in order, over values.
+        specs: shape and dtype of every value.
+        inputs: the caller's values: the first is the noise, the others are conditioning.
+        image: the value that holds the result.
+
+    Returns:
+        The slots, the calls over slots, and the slot of every value.
+    """
     first, last = _lifetimes(calls, inputs, image)
     slots: list[TensorSpec] = []
     free_from: list[int] = []

@@ -1,13 +1,13 @@
 """Lowering for callers that sample themselves: the calls of every step, without the sampler between them.
 
-The caller (a diffusers pipeline) puts the network's latent input and the conditioning into their slots, step by step,
-and takes the prediction out of the slot that is named for the step. Graphs and layouts are those of ``lower``; features
-live in slots across steps as there. A step that only holds an earlier prediction has no calls.
+1. At every step the caller, such as a diffusers pipeline, writes the network's latent input into a slot. After the
+   calls of the step it reads the prediction from the slot of that step.
+2. Graphs and layouts are those of `lower`, and features live in slots across steps.
+3. A step that only holds an earlier prediction has no calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dipgo_deploy.core.blocks import BlockGraph
@@ -27,7 +27,7 @@ _LATENT = "latent"
 class StepProgram:
     """A program whose ``noise`` slot takes the network's latent input (rows first) before every step.
 
-    ``predictions[step]`` is the slot that holds the prediction of a step once the calls of that step are done.
+    ``predictions[step]`` is the slot that holds the prediction of a step after the calls of that step.
     """
 
     program: Program
@@ -35,15 +35,25 @@ class StepProgram:
 
 
 def lower_steps(schedule: Schedule, graph: BlockGraph, options: LowerOptions) -> StepProgram:
-    """The calls of ``schedule`` for the model of ``graph``, step by step; nothing is folded across steps.
+    """Lower a schedule without its sampler. Nothing is folded across steps.
 
-    Raises InputError where the schedule does not fit the model, UsageError for an unknown layout.
+    Args:
+        schedule: which blocks each step computes.
+        graph: the blocks of the model.
+        options: layout and sharing of graphs.
+
+    Returns:
+        The calls of all steps, and the slots of the predictions.
+
+    Raises:
+        InputError: the schedule does not fit the model, or reads a feature before it is written.
+        UsageError: an unknown layout.
     """
     plans, layouts = plan_graphs(schedule, graph, options)
     emission = _StepEmission(schedule, graph, plans, layouts)
     emission.emit_steps()
-    # The caller's look at a prediction stands as a call while slots are assigned, so that it is still there; the
-    # latent's slot is written before every step and lives to the end.
+    # While slots are assigned, a call stands for the caller's look at each prediction, so that the slot still holds the
+    # prediction then. The slot of the latent is written before every step and lives to the end.
     calls = drop_unused(emission.calls, emission.looks)
     slots, assigned, names = assign_slots(calls, emission.specs, emission.inputs, _LATENT)
     kept: list[Call] = []
@@ -72,10 +82,10 @@ def lower_steps(schedule: Schedule, graph: BlockGraph, options: LowerOptions) ->
 
 
 class _StepEmission(Emission):
-    """Emission without a sampler: one latent, given anew at every step, and one look at every prediction."""
+    """Emission without a sampler: one latent that the caller writes at every step, and a look at each prediction."""
 
     def emit_steps(self) -> None:
-        """The calls of all steps."""
+        """Emit the calls of all steps."""
         self.specs = {_LATENT: self.graph.inputs[0], **{v: s for v, s in self.specs.items() if v != "noise"}}
         self.inputs = (_LATENT, *self.conditioning.values())
         self.looks: list[str] = []
@@ -92,10 +102,17 @@ class _StepEmission(Emission):
 
 
 def begin_at(schedule: Schedule, step: int) -> Schedule:
-    """The schedule of a run that begins in mid-schedule, as image-to-image does: its first step computes everything.
+    """The schedule of a run that begins at a later step, as image-to-image does.
 
-    What follows is as before, except that a forecast that would now stand on other steps becomes a hold: its
-    coefficients were made for those. Step 0 gives the schedule itself.
+    The first step computes everything. A forecast whose source steps change becomes a hold, because its coefficients
+    belong to the original steps.
+
+    Args:
+        schedule: the schedule of the whole run.
+        step: the first step. Step 0 gives the schedule itself.
+
+    Returns:
+        The schedule of the remaining steps.
     """
     if step == 0:
         return schedule
@@ -110,8 +127,8 @@ def _same_forecasts(schedule: Schedule, begun: Schedule, first: int) -> dict[tup
     kept = {}
     for (step, block), coefficients in schedule.forecasts.items():
         if step > first:
-            wanted = [source for source, _ in schedule.sources(step, block)]
-            found: Sequence[int] = [first + source for source in begun.earlier(step - first, block)]
-            if list(found[: len(wanted)]) == wanted:
+            sources = [source for source, _ in schedule.sources(step, block)]
+            earlier = [first + source for source in begun.earlier(step - first, block)]
+            if earlier[: len(sources)] == sources:
                 kept[step - first, block] = coefficients
     return kept

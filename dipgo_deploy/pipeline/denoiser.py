@@ -1,8 +1,8 @@
-"""A bundle in the place of a pipeline's denoiser: same signature, same config, one call per step.
+"""DeployedDenoiser: a bundle in place of a pipeline's denoiser, with the same signature and config.
 
-It is a diffusers model without parameters: one empty buffer says where it is. A class is made for each diffusers class
-that is stood in for, and compares equal to it, because ``DiffusionPipeline.from_pipe`` takes components over by
-``type(component) in expected`` alone.
+It is a diffusers model without parameters. An empty buffer records the device. Every diffusers class that is replaced
+gets a subclass of its own, which compares equal to the diffusers class. ``DiffusionPipeline.from_pipe`` needs that: it
+accepts a component only by ``type(component) in expected``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin  # noqa: TID251 - pipelines accept only models of diffusers
-from diffusers.models.modeling_outputs import Transformer2DModelOutput  # noqa: TID251 - what a denoiser returns
+from diffusers.models.modeling_outputs import Transformer2DModelOutput  # noqa: TID251 - the output class of denoisers
 from diffusers.models.modeling_utils import ModelMixin  # noqa: TID251 - pipelines accept only models of diffusers
 
 from dipgo_deploy.bundle.bundle import Bundle
@@ -29,42 +29,53 @@ from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.models.loading import DTYPES
 from dipgo_deploy.pipeline.calls import CallReader, NetworkCall, RefusedCall
-from dipgo_deploy.pipeline.checks import CallCheck, PipelineCheck
+from dipgo_deploy.pipeline.checks import CallCheck, SchedulerCheck
 from dipgo_deploy.pipeline.stepping import StepPrograms
 from dipgo_deploy.pipeline.trajectory import DeployedTrajectory
 
 __all__ = ["DeployedDenoiser"]
 
 
-class _StandIn(type(ModelMixin)):  # type: ignore[misc]
-    """The type of classes that equal the diffusers class they stand in for."""
+class _ReplacementType(type(ModelMixin)):  # type: ignore[misc]
+    """The type of classes that compare equal to the diffusers class that they replace."""
 
-    stands_for: type | None = None
+    replaces: type | None = None
 
     def __eq__(cls, other: object) -> bool:
-        return other is cls or (cls.stands_for is not None and other is cls.stands_for)
+        return other is cls or (cls.replaces is not None and other is cls.replaces)
 
     __hash__ = type.__hash__
 
 
-class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
+class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
     """The denoiser of a bundle for a diffusers pipeline: ``pipe.unet = DeployedDenoiser.from_bundle(bundle)``.
 
-    Every call is one step of the bundle's schedule: its SubNet runs on the features kept from earlier steps, or the
-    prediction is held and nothing runs. The pipeline's own scheduler samples; it must be the bundle's, with as many
-    steps. A call outside the contract raises RefusedCall; with ``fallback`` the PyTorch model of the bundle draws that
-    run instead, and a warning says so once. Not thread-safe: one run at a time, of one pipeline.
+    Every call is one step of the bundle's schedule. The step's SubNet runs on features of earlier steps, or the step
+    reuses an earlier prediction and nothing runs. The pipeline's scheduler does the sampling. It must be the scheduler
+    of the contract, with the same number of steps. The denoiser is not thread-safe: it makes one run of one pipeline at
+    a time.
+
+    Args:
+        bundle: the bundle.
+        run: backend, device and how the graphs run.
+        fallback: let the bundle's PyTorch model make runs outside the contract, with one warning. Otherwise such a call
+            raises RefusedCall.
+
+    Raises:
+        InputError: the model's class is not of diffusers.
+        UsageError: ``cuda_graph`` or ``compiler``, which are for whole runs.
     """
 
     config_name = "config.json"
 
     def __init__(self, bundle: Bundle, run: RunOptions, *, fallback: bool = False) -> None:
         super().__init__()
-        contract = bundle.manifest.contract
+        contract = bundle.contract
         self.register_to_config(**_config(bundle))
-        self.register_buffer("place", torch.empty(0), persistent=False)
+        self.register_buffer("location", torch.empty(0), persistent=False)
         self.bundle, self.run, self.fallback = bundle, run, fallback
-        if "projection_class_embeddings_input_dim" in self.config:  # SDXL's pipelines look it up in the layer itself
+        if "projection_class_embeddings_input_dim" in self.config:
+            # Pipelines of SDXL read this width from the layer, not from the config.
             width = self.config["projection_class_embeddings_input_dim"]
             self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=width))
         inputs = bundle.blocks.inputs
@@ -75,57 +86,75 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
         )
         self._trajectories: dict[str, DeployedTrajectory] = {}
         self._context = ""
-        self._check = PipelineCheck(contract.sampler)
+        self._scheduler_check = SchedulerCheck(contract.sampler)
         self._warned = False
 
     @classmethod
     def from_bundle(cls, bundle: Bundle | str | Path, *, fallback: bool = False, **options: Any) -> DeployedDenoiser:
-        """The denoiser of a bundle folder or of an opened one; ``options`` are the fields of RunOptions.
+        """Make the denoiser of a bundle. Backend and device are first used at the first call.
 
-        Raises InputError where it is no bundle or its model no class of diffusers; what the backend lacks shows at the
-        first call.
+        Args:
+            bundle: the bundle or its folder.
+            fallback: let the PyTorch model make runs outside the contract.
+            **options: fields of RunOptions.
+
+        Returns:
+            The denoiser, of a class that compares equal to the diffusers class.
+
+        Raises:
+            InputError: the folder is not a bundle, or the model's class is not of diffusers.
+            UsageError: options that do not fit together, ``cuda_graph`` or ``compiler``.
         """
-        opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        kind = _class_for(opened.manifest.contract.model_class)
-        return kind(opened, RunOptions(**options), fallback=fallback)
+        loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        replacement = _class_for(loaded.contract.model_class)
+        return replacement(loaded, RunOptions(**options), fallback=fallback)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> DeployedDenoiser:
-        """What ``save_pretrained`` wrote; ``options`` are those of ``from_bundle``, others of diffusers are ignored."""
+        """Load a folder that ``save_pretrained`` wrote.
+
+        Args:
+            folder: the folder.
+            **options: ``fallback`` and fields of RunOptions. Other options of diffusers are ignored.
+
+        Returns:
+            The denoiser.
+        """
         known = ("fallback", *(field.name for field in fields(RunOptions)))
         return cls.from_bundle(folder, **{name: options[name] for name in known if name in options})
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
-        """Write the bundle, without the components around the denoiser, to a folder; options of diffusers are ignored.
-
-        Raises InputError where it cannot be written.
-        """
+        """Write the bundle to a folder, without other components. Raises InputError where it is not writable."""
         copy_bundle(self.bundle, Path(save_directory))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the bundle's network, whatever the pipeline was cast to: inputs are converted."""
-        return DTYPES[self.bundle.manifest.contract.dtype]
+        """The dtype of the bundle's network. A cast of the pipeline does not change it, and inputs are converted."""
+        return DTYPES[self.bundle.contract.dtype]
 
     def prepare(self, start: int = 0, batch: int | None = None) -> None:
-        """Load the graphs of runs that begin at step ``start`` now, not in the first of them.
+        """Load graphs or engines now, so that the first run does not have to.
 
-        ``batch`` images, None for the fewest of the contract; engines take only those that they were built for.
-        Raises RefusedCall for others.
+        Args:
+            start: the step at which runs start.
+            batch: images of a run. None takes the fewest images that the contract allows.
+
+        Raises:
+            RefusedCall: engines do not take this batch or start.
         """
-        self._programs.prepare(start, self.bundle.manifest.contract.batch.min if batch is None else batch)
+        self._programs.prepare(start, self.bundle.contract.batch.min if batch is None else batch)
 
     def reset(self) -> None:
-        """Forget all runs. Needed only where a run was broken off and the next one begins at its very next step."""
+        """Forget all runs. Needed only after an interrupted run, if the next run starts at exactly the next step."""
         self._trajectories.clear()
 
     def watch(self, pipeline: Any) -> None:
-        """Refuse calls while ``pipeline`` has another scheduler than the bundle's, even one of the same timesteps."""
-        self._check.watch(pipeline)
+        """Refuse calls while a pipeline has another scheduler than the contract's, even with the same timesteps."""
+        self._scheduler_check.watch(pipeline)
 
     @contextmanager
     def cache_context(self, name: str, **_: Any) -> Iterator[None]:
-        """Calls inside belong to a trajectory of their own: pipelines that call twice a step name each call."""
+        """Give the calls inside a trajectory of their own. Pipelines that make two calls per step name each call."""
         before, self._context = self._context, name
         try:
             yield
@@ -133,26 +162,34 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
             self._context = before
 
     def load_lora_adapter(self, *_: Any, **__: Any) -> None:
-        """Refused: UsageError. A LoRA is fused into the weights before they are traced."""
-        raise UsageError("a deployed denoiser takes no LoRA: fuse it before tracing, with --lora FILE")
+        """Raise UsageError. A LoRA must be fused into the weights before they are traced."""
+        raise UsageError("a deployed denoiser takes no LoRA: fuse it before tracing, with with_loras")
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the forward of the diffusers class: a one-tuple, or an output with ``sample``.
+        """Make one step, with the signature of the diffusers class.
 
-        Raises RefusedCall for a call outside the contract, unless ``fallback`` is set.
+        Args:
+            *args: as the diffusers class takes them.
+            **kwargs: as the diffusers class takes them.
+
+        Returns:
+            A tuple with the prediction, or an output with ``sample``.
+
+        Raises:
+            RefusedCall: the call is outside the contract and ``fallback`` is not set.
         """
         call: NetworkCall | None = None
         trajectory = self._trajectories.setdefault(self._context, self._new_trajectory())
         try:
             call = self._reader.read(args, kwargs)
-            self._check.check()
-            sample = call.returned(trajectory.predict(call))
+            self._scheduler_check.check()
+            sample = call.as_returned(trajectory.predict(call))
         except RefusedCall as refusal:
             if not self.fallback:
                 raise
             if call is not None:
-                trajectory.give_up(call, refusal)
+                trajectory.abandon(call, refusal)
             return self._fall_back(refusal, args, kwargs)
         return Transformer2DModelOutput(sample=sample) if call.return_dict else (sample,)
 
@@ -160,22 +197,22 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_StandIn):
         if not self._warned:
             warnings.warn(f"the PyTorch model runs instead of the bundle: {refusal}", stacklevel=4)
             self._warned = True
-        module = self.bundle.model.module.to(self.place.device)
+        module = self.bundle.model.module.to(self.location.device)
         return module(*args, **kwargs)
 
 
 @cache
 def _class_for(model_class: str) -> type[DeployedDenoiser]:
-    """The class that stands in for ``model_class``; saved pipelines record it as DeployedDenoiser of this module."""
-    import diffusers  # noqa: TID251 - the class whose place is taken
+    """The class that replaces a diffusers class. Saved pipelines record it as DeployedDenoiser of this module."""
+    import diffusers  # noqa: TID251 - the class that is replaced
 
-    members = {"stands_for": getattr(diffusers, model_class, None), "__module__": __name__}
-    return _StandIn(DeployedDenoiser.__name__, (DeployedDenoiser,), members)
+    members = {"replaces": getattr(diffusers, model_class, None), "__module__": __name__}
+    return _ReplacementType(DeployedDenoiser.__name__, (DeployedDenoiser,), members)
 
 
 def _config(bundle: Bundle) -> dict[str, Any]:
-    """The config of the model that was traced, which pipelines read."""
+    """The config of the model that was traced. Pipelines read it."""
     config = read_json(bundle.denoiser / "config.json")
     if not all(isinstance(name, str) and name.isidentifier() for name in config):
-        raise InputError(f"{bundle.denoiser / 'config.json'} is no config of diffusers: export the bundle again")
+        raise InputError(f"{bundle.denoiser / 'config.json'} is not a config of diffusers: re-export the bundle")
     return {name: value for name, value in config.items() if not name.startswith("_")}

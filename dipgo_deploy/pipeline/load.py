@@ -1,7 +1,7 @@
-"""The diffusers pipeline of a bundle: its own components, the denoiser deployed, the scheduler of the contract.
+"""Load the diffusers pipeline of a bundle: its components, the deployed denoiser and the scheduler of the contract.
 
-A bundle's folder is no more trusted than its graphs: components come from diffusers and transformers alone, from
-safetensors, and nothing is downloaded.
+A bundle's folder is untrusted input. Components must be classes of diffusers or transformers, weights are read from
+safetensors only, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -29,34 +29,42 @@ __all__ = ["call_arguments", "load_pipeline"]
 
 _INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
-_OURS = [DeployedDenoiser.__module__, DeployedDenoiser.__name__]
-"""How ``save_pretrained`` of a pipeline records a deployed denoiser."""
+_DEPLOYED = [DeployedDenoiser.__module__, DeployedDenoiser.__name__]
+"""The entry that a pipeline's ``save_pretrained`` writes for a deployed denoiser."""
 
 _SETTINGS = (bool, int, float, str, type(None))
 
 
-def load_pipeline(folder: str | Path, *, fallback: bool = False, **given: Any) -> Any:
-    """The pipeline of a bundle folder, or of one that ``pipe.save_pretrained`` wrote with a deployed denoiser in it.
+def load_pipeline(folder: str | Path, *, fallback: bool = False, **options: Any) -> Any:
+    """Load the pipeline of a bundle folder, or a pipeline that was saved with a deployed denoiser.
 
-    Call it as ever, with ``call_arguments`` or what the contract says: its steps, size and guidance. The fields of
-    RunOptions (``backend``, ``device``, …) say where the graphs run; what else is given goes to
-    ``DiffusionPipeline.from_pretrained``: ``torch_dtype``, or components that the folder lacks.
+    Call the pipeline as usual, with the contract's steps, size and guidance. ``call_arguments`` gives these arguments.
 
-    Raises InputError where the folder holds no whole pipeline, or one with parts that are not of diffusers or
-    transformers; MissingError where transformers is wanted and absent.
+    Args:
+        folder: the bundle, or the saved pipeline.
+        fallback: let the PyTorch model answer calls outside the contract.
+        **options: fields of RunOptions for the denoiser. Other arguments go to ``DiffusionPipeline.from_pretrained``,
+            such as ``torch_dtype`` or components that the folder lacks.
+
+    Returns:
+        A pipeline of the class that the folder names.
+
+    Raises:
+        InputError: the folder holds no complete pipeline, or a part that is not of diffusers or transformers.
+        MissingError: transformers is needed but not installed.
     """
     from diffusers import DiffusionPipeline  # noqa: TID251 - loads the components around the denoiser
 
     home = Path(folder)
     index = _checked_index(home)
-    name, place = _denoiser(home, index)
-    options = {field.name: given.pop(field.name) for field in fields(RunOptions) if field.name in given}
-    denoiser = DeployedDenoiser.from_bundle(load_bundle(place), fallback=fallback, **options)
-    sampler = denoiser.bundle.manifest.contract.sampler
-    # diffusers misses parts that are absent, unless it is told so.
+    name, denoiser_folder = _find_denoiser(home, index)
+    run = {field.name: options.pop(field.name) for field in fields(RunOptions) if field.name in options}
+    denoiser = DeployedDenoiser.from_bundle(load_bundle(denoiser_folder), fallback=fallback, **run)
+    sampler = denoiser.bundle.contract.sampler
+    # diffusers reports a part that the index leaves empty as missing, unless it is passed as None.
     absent = {part: None for part, entry in index.items() if entry == [None, None]}
-    parts = {**absent, name: denoiser, "scheduler": scheduler_from_spec(sampler), **given}
-    _check_whole(home, index, parts)
+    parts = {**absent, name: denoiser, "scheduler": scheduler_from_spec(sampler), **options}
+    _check_complete(home, index, parts)
     parts.setdefault("variant", _variant(home, index, parts))
     try:
         with quiet_diffusers(), quiet_transformers():
@@ -66,22 +74,28 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, **given: Any) -
     except Exception as error:
         line = first_line(error)
         raise InputError(f"{home} cannot be loaded as {index['_class_name']} ({line}): restore its files") from None
-    # Set again: pipelines of Stable Diffusion change old configs when they are built, and timesteps with them.
+    # Set again: Stable Diffusion pipelines change old scheduler configs in their constructor, which moves timesteps.
     pipeline.scheduler = scheduler_from_spec(sampler)
-    # And where a denoiser is an optional argument (Wan), diffusers leaves the one that it is given aside.
+    # Set again: diffusers ignores a denoiser that is passed where it is an optional argument (Wan).
     setattr(pipeline, name, denoiser)
     denoiser.watch(pipeline)
     return pipeline
 
 
 def call_arguments(pipeline: Any, contract: Contract) -> dict[str, Any]:
-    """The arguments with which a call of ``pipeline`` fits a contract: steps, size, and no guidance where it has none.
+    """The arguments with which a call of a pipeline fits a contract.
 
-    Guidance by concatenated rows is every such pipeline's default.
+    Args:
+        pipeline: a diffusers pipeline.
+        contract: of the bundle.
+
+    Returns:
+        Steps, size and frames. Guidance is turned off for a contract without guidance, because pipelines turn it on by
+        default.
     """
-    taken = inspect.signature(type(pipeline).__call__).parameters
+    parameters = inspect.signature(type(pipeline).__call__).parameters
     arguments: dict[str, Any] = {"num_inference_steps": contract.sampler.steps}
-    if {"height", "width"} <= taken.keys():
+    if {"height", "width"} <= parameters.keys():
         scale = getattr(pipeline, "vae_scale_factor", None) or pipeline.vae_scale_factor_spatial
         arguments |= {"height": contract.latent_shape[-2] * scale, "width": contract.latent_shape[-1] * scale}
     if len(contract.latent_shape) > 3:
@@ -92,54 +106,52 @@ def call_arguments(pipeline: Any, contract: Contract) -> dict[str, Any]:
 
 
 def _checked_index(home: Path) -> Mapping[str, Any]:
-    """``model_index.json`` of a pipeline whose class and parts are known."""
+    """``model_index.json`` of a pipeline. Its class and its parts are of known libraries."""
     index = read_json(home / _INDEX)
     class_name = index.get("_class_name")
     if not isinstance(class_name, str):
-        raise InputError(f"{home / _INDEX} names code of its own as _class_name: give a pipeline of diffusers")
+        raise InputError(f"{home / _INDEX} names code of its own as _class_name: use a pipeline of diffusers")
     if class_name == "DiffusionPipeline":
         raise InputError(
-            f"{home} holds a denoiser and no pipeline: put DeployedDenoiser.from_bundle(…) into the pipeline that it "
-            "belongs to, or export the model from its whole pipeline folder"
+            f"{home} holds a denoiser without a pipeline: set DeployedDenoiser.from_bundle(...) in the pipeline that "
+            "it belongs to, or export the model from its whole pipeline folder"
         )
     for name, entry in index.items():
         is_part = isinstance(entry, list) and len(entry) == 2
         if not name.startswith("_") and not (_is_known(entry) if is_part else isinstance(entry, _SETTINGS)):
-            raise InputError(f"{home / _INDEX} names {entry} as {name}, a part of {' or '.join(_LIBRARIES)} is wanted")
+            raise InputError(f"{home / _INDEX} names {entry} as {name}: a part must be of {' or '.join(_LIBRARIES)}")
     return index
 
 
 def _is_known(entry: list[Any]) -> bool:
-    return entry in ([None, None], _OURS) or (entry[0] in _LIBRARIES and isinstance(entry[1], str))
+    return entry in ([None, None], _DEPLOYED) or (entry[0] in _LIBRARIES and isinstance(entry[1], str))
 
 
-def _denoiser(home: Path, index: Mapping[str, Any]) -> tuple[str, Path]:
-    """Name of the denoiser in the pipeline, and the bundle that it is."""
+def _find_denoiser(home: Path, index: Mapping[str, Any]) -> tuple[str, Path]:
+    """The name of the denoiser in the pipeline, and the folder of its bundle."""
     name = next((name for name in ("unet", "transformer") if name in index), None)
     if name is None:
-        raise InputError(f"{home / _INDEX} names neither unet nor transformer: give a diffusion pipeline")
+        raise InputError(f"{home / _INDEX} names neither unet nor transformer: use a diffusion pipeline")
     if (home / BUNDLE_FILE).is_file():
         return name, home
-    if index[name] != _OURS:
-        raise InputError(f"{home} has no {BUNDLE_FILE} and no deployed denoiser: give a bundle that export wrote")
+    if index[name] != _DEPLOYED:
+        raise InputError(f"{home} has no {BUNDLE_FILE} and no deployed denoiser: use a bundle that export wrote")
     return name, path_inside(home, name)
 
 
-def _variant(home: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
-    """The variant of the first part that has no plain weights; diffusers takes plain ones where others have no such."""
-    names = [name for name, entry in index.items() if isinstance(entry, list) and name not in given]
+def _variant(home: Path, index: Mapping[str, Any], passed: Mapping[str, Any]) -> str | None:
+    """The weights variant (``fp16``) of the first part that has no plain weights, None if all parts have plain weights.
+
+    diffusers loads plain weights for parts without that variant.
+    """
+    names = [name for name, entry in index.items() if isinstance(entry, list) and name not in passed]
     return next(filter(None, (only_variant(path_inside(home, name)) for name in names)), None)
 
 
-def _check_whole(home: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def _check_complete(home: Path, index: Mapping[str, Any], passed: Mapping[str, Any]) -> None:
     for name, entry in index.items():
-        if isinstance(entry, list) and entry[0] is not None and name not in given:
+        if isinstance(entry, list) and entry[0] is not None and name not in passed:
             if not path_inside(home, name).is_dir():
-                raise InputError(f"{home} has no {name}, which its pipeline is made of: pass {name}=…, or export anew")
-            if entry[0] == "transformers":
-                _check_transformers(name)
-
-
-def _check_transformers(name: str) -> None:
-    if find_spec("transformers") is None:
-        raise MissingError(f"{name} needs transformers, which is not installed: pip install transformers")
+                raise InputError(f"{home} has no {name}, which its pipeline needs: pass {name}=..., or re-export")
+            if entry[0] == "transformers" and find_spec("transformers") is None:
+                raise MissingError(f"{name} needs transformers, which is not installed: pip install transformers")

@@ -1,4 +1,7 @@
-"""The graphs of a bundle, a step at a time: programs compiled once for every step at which runs begin."""
+"""Run a bundle one step at a time, for a pipeline that calls its scheduler itself.
+
+A run may start at any step, as image-to-image does. The schedule is compiled once for every such start.
+"""
 
 from __future__ import annotations
 
@@ -22,71 +25,102 @@ __all__ = ["StepPrograms", "StepSession"]
 
 
 class StepSession:
-    """A step program bound to buffers for one batch size; steps count from the program's own start."""
+    """A step program bound to buffers, for one batch size.
 
-    def __init__(self, steps: StepProgram, runner: Backend, batch: int) -> None:
+    Args:
+        steps: the program and the slot of every step's prediction.
+        backend: holds the graphs.
+        batch: images of a run.
+    """
+
+    def __init__(self, steps: StepProgram, backend: Backend, batch: int) -> None:
         program = steps.program
-        self._session, self._runner = Session(program, runner, batch), runner
+        self._session, self._backend = Session(program, backend, batch), backend
         self._latent = self._session.buffer(program.noise)
         self._conditioning = {name: self._session.buffer(slot) for name, slot in program.conditioning}
         self._predictions = [self._session.buffer(slot) for slot in steps.predictions]
-        self._acts: list[list[BoundCall]] = [[] for _ in steps.predictions]
-        for call, act in zip(program.calls, self._session.calls, strict=True):
-            self._acts[call.step].append(act)
+        self._calls: list[list[BoundCall]] = [[] for _ in steps.predictions]
+        for call, bound_call in zip(program.calls, self._session.calls, strict=True):
+            self._calls[call.step].append(bound_call)
 
     def load(self) -> None:
-        """Load what would be loaded at the first calls, as far as it fits."""
-        if isinstance(self._runner, TensorRTBackend):
-            self._runner.load()
+        """Load the engines now, as far as they fit, and not at the first calls."""
+        if isinstance(self._backend, TensorRTBackend):
+            self._backend.load()
 
-    def give(self, conditioning: Mapping[str, torch.Tensor]) -> None:
-        """Put the conditioning of a run into its slots."""
+    def set_conditioning(self, conditioning: Mapping[str, torch.Tensor]) -> None:
+        """Copy the conditioning of a run into its slots."""
         for name, buffer in self._conditioning.items():
             _fill(buffer, conditioning[name])
 
     def predict(self, step: int, latent: torch.Tensor) -> torch.Tensor:
-        """The prediction (rows, C or 2C, …) of a step for the network's input (rows, C, …); a new tensor.
+        """The prediction of a step. No graph runs where the schedule reuses an earlier prediction.
 
-        Where the schedule holds an earlier prediction no graph is called.
+        Args:
+            step: counted from the program's own start.
+            latent: the network's input (rows, C, ...).
+
+        Returns:
+            A new tensor (rows, C or 2C, ...).
         """
-        if self._acts[step]:
+        if self._calls[step]:
             _fill(self._latent, latent)
-            # A backend's own stream waits for what came before, and what comes after waits for it.
-            with self._runner.running():
-                for act in self._acts[step]:
-                    act()
-        found = self._predictions[step]
-        return torch.from_numpy(found.copy()) if isinstance(found, np.ndarray) else found.clone()
+            # The backend's stream waits for the pipeline's work so far, and the pipeline's later work waits for it.
+            with self._backend.running():
+                for call in self._calls[step]:
+                    call()
+        prediction = self._predictions[step]
+        # Copied, because the slot is overwritten by later steps.
+        return torch.from_numpy(prediction.copy()) if isinstance(prediction, np.ndarray) else prediction.clone()
 
 
 class StepPrograms:
-    """Compiles a bundle's schedule for runs that begin at any step, once each; engines, which are built, once a batch.
+    """Compiles a bundle's schedule for runs that start at any step. Engines are opened once for each batch size.
 
-    Raises what ``runtime.open_session`` raises, on first use.
+    Args:
+        bundle: the bundle.
+        run: backend, device and how the graphs run.
+
+    Raises:
+        UsageError: ``cuda_graph`` or ``compiler``, which are for whole runs.
     """
 
     def __init__(self, bundle: Bundle, run: RunOptions) -> None:
         for name, value in {"cuda_graph": run.cuda_graph, "compiler": run.compiler}.items():
             if value:
-                raise UsageError(f"{name} is for whole runs, a pipeline calls step by step: leave it out")
+                raise UsageError(f"{name} is for whole runs, but a pipeline makes single steps: leave it out")
         self._bundle, self._run = bundle, run
         self._compiled: dict[tuple[int, int | None], tuple[StepProgram, Backend]] = {}
         self._ready: dict[tuple[int, int], StepSession] = {}
 
     def prepare(self, start: int, batch: int) -> None:
-        """Have a session of ``session`` ready before a run asks for it, with its engines in memory as far as they fit.
+        """Make a session and load its engines, as far as they fit, before a run starts.
 
-        Raises what ``session`` raises.
+        Args:
+            start: the step at which runs start.
+            batch: images of a run.
+
+        Raises:
+            RefusedCall: see ``session``.
         """
         if (start, batch) not in self._ready:
             self._ready[start, batch] = self.session(start, batch)
             self._ready[start, batch].load()
 
     def session(self, start: int, batch: int) -> StepSession:
-        """New buffers for runs of ``batch`` images that begin at step ``start``. The graphs are shared.
+        """A session with buffers of its own. Graphs and engines are shared.
 
-        Raises RefusedCall for a late start on engines, which are built for whole runs, and for a batch that they do not
-        take.
+        Args:
+            start: the step at which runs start.
+            batch: images of a run.
+
+        Returns:
+            The session that ``prepare`` made, or a new one.
+
+        Raises:
+            RefusedCall: a late start on engines, which are built for whole runs, or a batch that engines do not take.
+            MissingError: the device or a library is missing.
+            InputError: engines are missing or do not fit this machine.
         """
         if (start, batch) in self._ready:
             return self._ready.pop((start, batch))
@@ -104,7 +138,7 @@ class StepPrograms:
     def _open(self, start: int, batch: int) -> tuple[StepProgram, Backend]:
         if start:
             raise RefusedCall(
-                f"engines of {self._run.backend} are built for whole runs, this run begins at step {start}: use "
+                f"engines of {self._run.backend} are built for whole runs, this run starts at step {start}: use "
                 "backend onnxruntime, or fallback=True"
             )
         try:
@@ -115,9 +149,8 @@ class StepPrograms:
 
 
 def _fill(buffer: Any, tensor: torch.Tensor) -> None:
-    """Copy a tensor of any device and dtype into a slot."""
+    """Copy a tensor of any device and dtype into the memory of a slot."""
     if isinstance(buffer, np.ndarray):
-        own = torch.from_numpy(buffer)
-        own.copy_(tensor)
+        torch.from_numpy(buffer).copy_(tensor)
     else:
         buffer.copy_(tensor)

@@ -1,12 +1,12 @@
-"""Which step of the schedule a call is, from nothing but its timestep and whether its conditioning is the run's.
+"""Find the step of the schedule that a call belongs to, from its timestep and from changes of conditioning.
 
-1. A run begins at step 0, or later where its first timestep is a later one's (image-to-image).
-2. Within a run the timesteps must follow the schedule's. Another timestep under the same conditioning begins a new run
-   only where time goes back up; under other conditioning anywhere but at the very next step, for there it cannot be
-   told whether the run goes on. Everything else is refused: another sampler or number of steps.
-3. After the last step, a reset or a refusal the next call begins a run.
-4. Where a timestep occurs twice (PNDM, Heun) a late start is ambiguous until the second call, which then may ask for
-   the first one to be replayed from the other place.
+1. A run starts at step 0, or later if the first timestep is that of a later step (image-to-image).
+2. Within a run the timesteps must follow the schedule. Another timestep with the same conditioning starts a new run
+   only if time goes back up. Changed conditioning starts a new run at any step except the next one, because there the
+   run could also continue. Every other timestep is refused: the sampler or the number of steps differs.
+3. The call after the last step, after a reset or after a refusal starts a run.
+4. Some samplers have a timestep twice (PNDM, Heun). A late start there is ambiguous until the second call, which may
+   need the first call to be replayed at the other step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ __all__ = ["CallTracker", "Place"]
 
 @dataclass(frozen=True)
 class Place:
-    """Step ``step`` of a run that began at ``start``; ``replay``: the call before belongs to this start too."""
+    """The place of a call in the schedule.
+
+    Attributes:
+        start: the step at which the run started.
+        step: the step of the call.
+        replay: whether the call before must be made again as step ``start``.
+    """
 
     start: int
     step: int
@@ -30,7 +36,11 @@ class Place:
 
 
 class CallTracker:
-    """Follows the calls of one trajectory after another."""
+    """Follows the calls of one trajectory after another.
+
+    Args:
+        sampler: the sampler whose timesteps the calls must follow.
+    """
 
     def __init__(self, sampler: SamplerSpec) -> None:
         self._sampler, self._times = sampler, sampler.timesteps
@@ -38,17 +48,26 @@ class CallTracker:
 
     @property
     def is_running(self) -> bool:
-        """Whether a run has begun and is not at its end."""
+        """Whether a run has started and has steps left."""
         return self._place is not None and self._place.step + 1 < len(self._times)
 
     def reset(self) -> None:
-        """Forget the run: the next call begins one."""
+        """Forget the run. The next call starts a new one."""
         self._place = None
 
     def follow(self, timestep: float, tolerance: float, same: bool) -> Place:
-        """The place of a call; ``same`` says whether its conditioning is that of the run.
+        """Find the place of a call.
 
-        Raises RefusedCall, and forgets the run, where the call does not fit.
+        Args:
+            timestep: of the call.
+            tolerance: how far the timestep may be from the schedule's.
+            same: whether the conditioning is that of the run.
+
+        Returns:
+            The place.
+
+        Raises:
+            RefusedCall: the call does not fit the schedule. The run is forgotten.
         """
         try:
             self._place = self._next_place(timestep, tolerance, same)
@@ -71,22 +90,22 @@ class CallTracker:
         is_new = 0 in starts or (timestep > self._times[step - 1] + tolerance if same else not expected)
         if starts and is_new:
             return Place(starts[0], starts[0])
-        raise RefusedCall(self._text(timestep, step, same))
+        raise RefusedCall(self._refusal(timestep, step, same))
 
     def _first(self, starts: Sequence[int], timestep: float) -> int:
         if not starts:
-            raise RefusedCall(self._text(timestep, 0, True))
+            raise RefusedCall(self._refusal(timestep, 0, True))
         return starts[0]
 
     def _steps_at(self, timestep: float, tolerance: float) -> list[int]:
-        """The steps of the nearest timestep, if it is near enough."""
+        """The steps with the nearest timestep, if it is within the tolerance."""
         nearest = min(self._times, key=lambda t: abs(t - timestep))
         if abs(nearest - timestep) > tolerance:
             return []
         return [step for step, t in enumerate(self._times) if t == nearest]
 
     def _other_start(self, timestep: float, tolerance: float) -> int | None:
-        """At the second call of a run: a later step of the same timestep as its first, which this call would follow."""
+        """At the second call of a run, a later start with the same timestep that this call would continue."""
         assert self._place is not None
         start = self._place.start
         if start == 0 or self._place.step != start:
@@ -94,14 +113,14 @@ class CallTracker:
         others = [step for step in range(start + 1, len(self._times) - 1) if self._times[step] == self._times[start]]
         return next((step for step in others if abs(self._times[step + 1] - timestep) <= tolerance), None)
 
-    def _text(self, timestep: float, step: int, same: bool) -> str:
+    def _refusal(self, timestep: float, step: int, same: bool) -> str:
         name, steps = self._sampler.class_name, self._sampler.steps
         if not same:
             return (
                 f"the conditioning changed at step {step} of {len(self._times)}: keep it for a whole run, call reset() "
-                "between runs, and give calls of their own (guidance by two calls a step) a cache_context each"
+                "between runs, and give each call its own cache_context where a pipeline makes two calls per step"
             )
         return (
             f"the bundle is made for {name} with {steps} steps, whose call {step} is at timestep "
-            f"{self._times[step]:g}, found {timestep:g}: use that scheduler with num_inference_steps={steps}"
+            f"{self._times[step]:g}, got {timestep:g}: use that scheduler with num_inference_steps={steps}"
         )

@@ -1,4 +1,7 @@
-"""The calls of one trajectory after another, answered by the graphs: what a cache context stands for."""
+"""DeployedTrajectory: answers the calls of one trajectory after another with a bundle's graphs.
+
+A pipeline that makes two calls per step has two trajectories, one for each cache context.
+"""
 
 from __future__ import annotations
 
@@ -14,47 +17,53 @@ __all__ = ["DeployedTrajectory"]
 
 
 class DeployedTrajectory:
-    """Answers calls in the order of the schedule. Nothing of a run is left when the next one begins.
+    """Answers calls in the order of the schedule. A new run uses nothing of the run before.
 
     Args:
         programs: shared by all trajectories of a bundle.
-        check: shapes, rows and guidance of the contract.
-        sampler: whose timesteps the calls must follow.
+        check: compares shapes, rows and guidance with the contract.
+        sampler: the sampler whose timesteps the calls must follow.
     """
 
     def __init__(self, programs: StepPrograms, check: CallCheck, sampler: SamplerSpec) -> None:
         self._programs, self._check, self._tracker = programs, check, CallTracker(sampler)
         self._session: StepSession | None = None
-        self._bound: tuple[int, int] | None = None
-        self._opening: NetworkCall | None = None
+        self._session_key: tuple[int, int] | None = None
+        self._first_call: NetworkCall | None = None
         self._versions: dict[str, int] = {}
-        self._given_up: tuple[float, RefusedCall] | None = None
+        self._abandoned: tuple[float, RefusedCall] | None = None
 
     def reset(self) -> None:
-        """Forget the run: the next call begins one."""
+        """Forget the run. The next call starts a new one."""
         self._tracker.reset()
-        self._opening = self._given_up = None
+        self._first_call = self._abandoned = None
 
-    def give_up(self, call: NetworkCall, refusal: RefusedCall) -> None:
-        """Refuse the rest of this run too: somebody else draws it."""
+    def abandon(self, call: NetworkCall, refusal: RefusedCall) -> None:
+        """Refuse the rest of a run, because the PyTorch model makes it.
+
+        Args:
+            call: the call that was refused.
+            refusal: why.
+        """
         self._remember(call)
-        self._given_up = (call.timestep, refusal)
+        self._abandoned = (call.timestep, refusal)
 
     def predict(self, call: NetworkCall) -> torch.Tensor:
-        """The prediction of a call. Raises RefusedCall, and forgets the run, where it does not fit the contract."""
-        self._check_given_up(call)
+        """The prediction of a call. Raises RefusedCall and forgets the run where the call does not fit the contract."""
+        self._check_abandoned(call)
         try:
             return self._predict(call)
         except BaseException:
             self.reset()
             raise
 
-    def _check_given_up(self, call: NetworkCall) -> None:
-        if self._given_up is None:
+    def _check_abandoned(self, call: NetworkCall) -> None:
+        """Raise the refusal again for a call that continues an abandoned run."""
+        if self._abandoned is None:
             return
-        last, refusal = self._given_up
-        if self._is_same(call) and call.timestep <= last:
-            self._given_up = (call.timestep, refusal)
+        last_timestep, refusal = self._abandoned
+        if self._is_same(call) and call.timestep <= last_timestep:
+            self._abandoned = (call.timestep, refusal)
             raise refusal
         self.reset()
 
@@ -63,50 +72,49 @@ class DeployedTrajectory:
         place = self._tracker.follow(call.timestep, call.tolerance, self._is_same(call))
         is_first = place.step == place.start
         self._check_rows(place, call, is_first)
+        # Later steps are not compared: guidance cannot change in a run, and comparing rows costs time.
         if place.step - place.start < 2:
             self._check.check_guidance(call, first=is_first)
         if is_first:
-            self._begin(place, call, batch)
+            self._start(place, call, batch)
         elif place.replay:
-            assert self._opening is not None
-            self._begin(place, self._opening, batch)
-            self._run(place.start, place, self._opening)
+            assert self._first_call is not None
+            self._start(place, self._first_call, batch)
+            self._run(place.start, place, self._first_call)
         return self._run(place.step, place, call)
 
     def _is_same(self, call: NetworkCall) -> bool:
-        """Whether a call's conditioning is the run's: the same tensors, or equal ones."""
-        own = {} if self._opening is None else self._opening.conditioning
-        return (
-            self._opening is not None
-            and own.keys() == call.conditioning.keys()
-            and all(
-                self._is_unchanged(name, tensor) if tensor is own[name] else _are_equal(tensor, own[name])
-                for name, tensor in call.conditioning.items()
-            )
+        """Whether a call has the conditioning of the run: the same tensors, or equal tensors."""
+        if self._first_call is None:
+            return False
+        run = self._first_call.conditioning
+        return run.keys() == call.conditioning.keys() and all(
+            self._is_unchanged(name, tensor) if tensor is run[name] else _are_equal(tensor, run[name])
+            for name, tensor in call.conditioning.items()
         )
 
     def _is_unchanged(self, name: str, tensor: torch.Tensor) -> bool:
-        """Whether a tensor that was given before has not been written to since."""
+        """Whether a tensor has not been written to since the run's first call."""
         return self._versions.get(name) == _version(tensor)
 
     def _check_rows(self, place: Place, call: NetworkCall, is_first: bool) -> None:
-        if is_first or self._opening is None or len(self._opening.latent) == len(call.latent):
+        if is_first or self._first_call is None or len(self._first_call.latent) == len(call.latent):
             return
         raise RefusedCall(
-            f"the run began with {len(self._opening.latent)} rows, at step {place.step} it has {len(call.latent)}: "
-            "keep guidance and batch for a whole run"
+            f"the run started with {len(self._first_call.latent)} rows, but has {len(call.latent)} at step "
+            f"{place.step}: keep guidance and batch for a whole run"
         )
 
-    def _begin(self, place: Place, call: NetworkCall, batch: int) -> None:
-        if self._bound != (place.start, batch):
+    def _start(self, place: Place, call: NetworkCall, batch: int) -> None:
+        if self._session_key != (place.start, batch):
             self._session = self._programs.session(place.start, batch)
-            self._bound = (place.start, batch)
+            self._session_key = (place.start, batch)
         assert self._session is not None
-        self._session.give(call.conditioning)
+        self._session.set_conditioning(call.conditioning)
         self._remember(call)
 
     def _remember(self, call: NetworkCall) -> None:
-        self._opening = call
+        self._first_call = call
         self._versions = {name: _version(tensor) for name, tensor in call.conditioning.items()}
 
     def _run(self, step: int, place: Place, call: NetworkCall) -> torch.Tensor:
@@ -114,10 +122,10 @@ class DeployedTrajectory:
         return self._session.predict(step - place.start, call.latent)
 
 
-def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
+def _are_equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first, second)
 
 
 def _version(tensor: torch.Tensor) -> int:
-    """PyTorch's count of writes to a tensor; inference tensors have none."""
+    """PyTorch's count of in-place writes to a tensor. Inference tensors have no count."""
     return 0 if tensor.is_inference() else tensor._version

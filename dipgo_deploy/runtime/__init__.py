@@ -1,4 +1,4 @@
-"""Runtime: sessions of bundles on ONNX Runtime, PyTorch and TensorRT, and images generated with them."""
+"""Runtime: sessions of bundles on ONNX Runtime, PyTorch and TensorRT, and images that they generate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What the interpreter needs of a backend: memory for slots, and the calls of a program bound to it."""
+"""Backend and Memory: what a session needs in order to run a program, as protocols.
+
+A session allocates one buffer for each slot and binds every call once. After that, running a program means calling
+the bound calls in order.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +18,62 @@ from dipgo_deploy.core.tensors import TensorSpec
 __all__ = ["BoundCall", "Backend", "Memory"]
 
 BoundCall = Callable[[], None]
-"""A call bound to its buffers: running it is all that is left."""
+"""A call of a program, bound to the buffers that it reads and writes."""
 
 
 class Memory(Protocol):
-    """Slot buffers of one kind of memory, and arithmetic on them."""
+    """Slot buffers in one kind of memory, and arithmetic on them."""
 
     def allocate(self, spec: TensorSpec, sizes: Mapping[str, int]) -> Any:
-        """A buffer for ``spec``, filled with NaN (integers: 0), so that a read before a write is seen."""
+        """Allocate a buffer. It holds NaN (integers: 0), which shows a read before the first write.
+
+        Args:
+            spec: shape and dtype of the slot.
+            sizes: ``batch`` and ``rows``.
+
+        Returns:
+            An array or tensor of the backend.
+        """
         ...
 
     def write(self, buffer: Any, array: np.ndarray) -> None:
-        """Copy ``array`` (the buffer's shape) into the buffer, cast to its dtype."""
+        """Copy an array into a buffer.
+
+        Args:
+            buffer: from ``allocate``.
+            array: of the buffer's shape. Its values are cast to the buffer's dtype.
+        """
         ...
 
     def read(self, buffer: Any) -> np.ndarray:
-        """A copy of the buffer (bfloat16 as float32)."""
+        """A copy of the buffer, with bfloat16 as float32."""
         ...
 
     def bind_combine(self, combine: Combine, buffers: Mapping[str, Any], guidance_scale: float) -> BoundCall:
-        """The linear combination, bound to the buffers of its slots. Raises InputError where shapes do not fit."""
+        """Bind a linear combination to the buffers of its slots.
+
+        Args:
+            combine: the combination.
+            buffers: by slot.
+            guidance_scale: weight of the conditional output.
+
+        Returns:
+            The bound call.
+
+        Raises:
+            InputError: shapes do not fit.
+        """
         ...
 
     def running(self) -> AbstractContextManager[None]:
-        """What the calls of a run are made in: where there is a stream, it is queued on."""
+        """The context in which bound calls are made. It makes the backend's CUDA stream current, if there is one."""
         ...
 
-    def captured(self, acts: Sequence[BoundCall]) -> BoundCall:
-        """All of ``acts``, which have run before, as one. Raises UsageError where the backend knows no such thing."""
+    def capture(self, calls: Sequence[BoundCall]) -> BoundCall:
+        """Capture calls as one CUDA graph. Every call has run before, so none allocates memory.
+
+        Raises UsageError where the backend or the device has no CUDA graphs.
+        """
         ...
 
 
@@ -50,12 +82,21 @@ class Backend(Memory, Protocol):
 
     @property
     def name(self) -> str:
-        """Its name on the command line."""
+        """The name that RunOptions and the command line use."""
         ...
 
     def bind_run(self, run: Run, buffers: Mapping[str, Any], sizes: Mapping[str, int]) -> BoundCall:
-        """The graph call, bound to the buffers of its slots; ``sizes`` gives ``batch`` and ``rows``.
+        """Bind a graph call to the buffers of its slots.
 
-        Raises InputError where the graph is damaged or does not fit the run.
+        Args:
+            run: the graph call.
+            buffers: by slot.
+            sizes: ``batch`` and ``rows``.
+
+        Returns:
+            The bound call.
+
+        Raises:
+            InputError: the graph is damaged or does not fit the run.
         """
         ...

@@ -1,6 +1,6 @@
-"""Two clocks behind one interface: the host's, and on a GPU CUDA events, which nobody has to wait for.
+"""Two clocks behind one interface: wall time of the host, and CUDA events, which do not wait for the GPU.
 
-A mark is set between calls; how much time lies between two marks is asked when all is done.
+Callers set marks between calls. They ask for the time between two marks after all work is queued.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ __all__ = ["Clock", "CudaClock", "HostClock", "clock_for"]
 
 
 class Clock(Protocol):
-    """Marks points of time on the machine that does the work."""
+    """Marks points in time on the machine that does the work."""
 
     def mark(self) -> Any:
-        """Now, or as soon as the work queued so far is done."""
+        """Now, or the moment at which the work that is queued so far is done."""
         ...
 
     def elapsed_ms(self, first: Any, second: Any) -> float:
-        """Milliseconds from one mark to a later one."""
+        """Milliseconds between two marks.
+
+        Args:
+            first: the earlier mark.
+            second: the later mark.
+        """
         ...
 
 
 class HostClock:
-    """Wall time of the host: for work that is done when its call returns."""
+    """Wall time of the host, for work that is done when its call returns."""
 
     def mark(self) -> float:
         """Seconds."""
@@ -53,5 +58,5 @@ class CudaClock:
 
 
 def clock_for(device: str) -> Clock:
-    """The clock of ``cpu`` or ``cuda``."""
+    """The clock for ``cpu`` or ``cuda``."""
     return CudaClock() if device == "cuda" else HostClock()

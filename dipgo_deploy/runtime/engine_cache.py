@@ -1,4 +1,4 @@
-"""EngineCache: which engines are in device memory.
+"""EngineCache: which engines are in GPU memory.
 
 An engine is loaded when it is first needed. The least recently used engine is evicted when memory runs out.
 """
@@ -51,8 +51,8 @@ class EngineCache:
     def pin(self, pinned: int) -> tuple[str, ...]:
         """Change the bytes that are pinned.
 
-        Returns the engines to evict for that, never the most recently used one. Raises MissingError where that engine
-        alone does not fit next to the pinned bytes. No engine is in memory then.
+        Returns the engines to evict. The most recently used engine always stays. Raises MissingError where that engine
+        does not fit next to the pinned bytes. The cache is empty then.
         """
         self._pinned, evicted = pinned, []
         while self._limit is not None and self._held and self.held_bytes > self._limit - pinned:
@@ -95,7 +95,7 @@ class EngineCache:
 
 @dataclass(frozen=True)
 class EngineLoads:
-    """What one more run of a program loads, once it has run before: a number of engines, and their bytes."""
+    """The engines that a run loads again although the program has run before: their number and their bytes."""
 
     loads: int
     bytes: int

@@ -1,6 +1,7 @@
-"""What this machine can run: the state of every backend, from the CUDA driver's answer and what is installed.
+"""What this machine can run, and the environment that measurements record.
 
-The environment a result was made in: versions, machine, providers. Measurements carry it.
+``capabilities`` gives the status of every backend, from the CUDA driver and the installed packages. ``environment``
+gives versions, processor, memory and GPUs, because a measurement means nothing without them.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ __all__ = ["Capability", "PACKAGES", "Status", "capabilities", "environment", "e
 
 
 Status = Literal["ready", "partial", "absent"]
-"""``ready``: runs here. ``partial``: can be used for less than running. ``absent``: cannot be used."""
+"""``ready``: runs here. ``partial``: builds here but does not run here. ``absent``: cannot be used."""
 
 _GPU_REMEDY = "run on a machine with an NVIDIA GPU and its driver"
 
 
 @dataclass(frozen=True)
 class Capability:
-    """One thing the machine could do: its state, the reason for it and the line that would change it ("" if none)."""
+    """The status of one backend or driver, the reason, and the command that would change the status ("" if none)."""
 
     name: str
     status: Status
@@ -37,7 +38,7 @@ class Capability:
 
 
 def execution_providers() -> tuple[str, ...]:
-    """The execution providers that the installed ONNX Runtime was built with; () without ONNX Runtime."""
+    """The execution providers that the installed ONNX Runtime was built with. Empty without ONNX Runtime."""
     try:
         import onnxruntime  # noqa: TID251 - asks what the library was built with, runs nothing
     except ImportError:
@@ -48,7 +49,16 @@ def execution_providers() -> tuple[str, ...]:
 def capabilities(
     driver: CudaDriver, providers: tuple[str, ...], installed: Callable[[str], bool] = is_installed
 ) -> tuple[Capability, ...]:
-    """The state of every backend, given the driver, ONNX Runtime's providers and a test for installed modules."""
+    """The status of the driver and of every backend.
+
+    Args:
+        driver: what the CUDA driver reports.
+        providers: execution providers of ONNX Runtime.
+        installed: whether a module is installed, by its name.
+
+    Returns:
+        One entry each for ONNX Runtime on CPU and CUDA, the driver and both TensorRT libraries.
+    """
     return (
         _onnxruntime_cpu(providers),
         _cuda_driver(driver),
@@ -72,13 +82,13 @@ def _cuda_driver(driver: CudaDriver) -> Capability:
 
 
 def _onnxruntime_cuda(driver: CudaDriver, providers: tuple[str, ...]) -> Capability:
-    name, built = "onnxruntime-cuda", "CUDAExecutionProvider" in providers
-    if built and driver.devices:
-        return Capability(name, "ready", "ONNX Runtime has its CUDA provider and the driver a GPU")
-    if built:
+    name, has_provider = "onnxruntime-cuda", "CUDAExecutionProvider" in providers
+    if has_provider and driver.devices:
+        return Capability(name, "ready", "ONNX Runtime has its CUDA provider and the driver has a GPU")
+    if has_provider:
         return Capability(name, "absent", f"the CUDA provider has no GPU: {driver.reason}", _GPU_REMEDY)
-    swap = "pip uninstall onnxruntime && pip install 'dipgo-deploy[gpu]'"
-    remedy = swap if providers else "pip install 'dipgo-deploy[gpu]'"
+    # onnxruntime and onnxruntime-gpu install into the same folder, so one of them has to go first.
+    remedy = ("pip uninstall onnxruntime && " if providers else "") + "pip install 'dipgo-deploy[gpu]'"
     return Capability(name, "absent", "the installed ONNX Runtime has no CUDA provider", remedy)
 
 
@@ -96,7 +106,7 @@ def _tensorrt_rtx(driver: CudaDriver, installed: bool) -> Capability:
     if not installed:
         return Capability(name, "absent", "tensorrt-rtx is not installed", INSTALL["rtx"])
     if not driver.devices:
-        reason = f"builds engines for other machines (build-engine --gpu), cannot run them: {driver.reason}"
+        reason = f"builds engines for other machines (build-engine --gpu) but cannot run them: {driver.reason}"
         return Capability(name, "partial", reason, _GPU_REMEDY)
     return Capability(name, "ready", "builds and runs engines, if this GPU is among its architectures")
 
@@ -118,7 +128,7 @@ PACKAGES = (
     "pydantic",
     "typer",
 )
-"""Distributions whose versions are worth knowing when two machines disagree."""
+"""Distributions whose versions are recorded, because results may differ between their versions."""
 
 
 def environment() -> dict[str, Any]:
@@ -149,7 +159,7 @@ def _processor() -> str:
 
 
 def _usable_cores() -> int | None:
-    """Cores this process may use: containers often allow fewer than the machine has."""
+    """Cores that this process may use. Containers often allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 

@@ -1,4 +1,4 @@
-"""Generate images with a bundle. Image i of a seed is the same whatever batch it is made in."""
+"""Generate images with a bundle. An image depends on its seed and class, and not on the batch that it is made in."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Inputs = tuple[np.ndarray, Mapping[str, np.ndarray]]
 
 
 def run_inputs(model: LoadedModel, contract: Contract, seeds: Sequence[int]) -> Inputs:
-    """Inputs of a run where nothing particular is requested.
+    """Default inputs of a run: noise of the seeds, and the classes in turn.
 
     Args:
-        model: where conditioning comes from.
-        contract: the latent shape and the guidance layout.
+        model: makes the conditioning.
+        contract: gives the latent shape and the guidance layout.
         seeds: one for each image.
 
     Returns:
@@ -72,7 +72,7 @@ def generate(bundle: Bundle, options: GenerateOptions = GenerateOptions()) -> np
     """Generate images.
 
     Args:
-        bundle: what generates them.
+        bundle: the bundle to run.
         options: seeds, classes and backend.
 
     Returns:
@@ -94,11 +94,11 @@ def generate_batches(
 ) -> Iterator[np.ndarray]:
     """Generate images one batch of the session at a time.
 
-    Noise that the sampler itself draws takes the batch's first seed and the seeds after it.
+    A sampler that draws noise uses the batch's first seed and the seeds after it.
 
     Args:
-        session: bound to the bundle's program or to another one of the same model.
-        bundle: where conditioning comes from.
+        session: runs the bundle's program, or another program of the same model.
+        bundle: its model makes the conditioning.
         seeds: one for each image.
         labels: the class of each image.
 

@@ -1,11 +1,9 @@
-"""Linear combinations of slots, in NumPy and in PyTorch.
+"""Memory for slots as NumPy arrays or PyTorch tensors, and linear combinations of slots.
 
-1. A term is a view: of all rows or one half, of all channels or the first ones.
-2. Its coefficient is ``constant + guided * scale``, rounded once to the accumulator's dtype.
-3. The sum is accumulated in float32 (float64 as soon as one slot is float64), then cast to the target, copy by copy. So
-   the target may be one of the terms.
-
-Memory for slots: NumPy arrays, or PyTorch tensors on a device.
+1. A term is a view: of all rows or half of them, of all channels or the first ones.
+2. The coefficient of a term is ``constant + guided * scale``, rounded once to the dtype of the sum.
+3. The sum is accumulated in float32, or in float64 as soon as one slot is float64. It is cast when it is copied to the
+   target, so the target may be one of the terms.
 """
 
 from __future__ import annotations
@@ -23,106 +21,41 @@ from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.runtime.backend import BoundCall
 from dipgo_deploy.runtime.streams import capture
 
-__all__ = ["FLOAT_DTYPES", "NumpyMemory", "TorchMemory", "bind_numpy_combine", "bind_torch_combine", "check_device"]
-
-
-def bind_numpy_combine(combine: Combine, buffers: Mapping[str, np.ndarray], guidance_scale: float) -> BoundCall:
-    """The combination over arrays. Raises InputError where the shapes of terms and target do not fit."""
-    (first, c_first), *rest = _terms(combine, buffers, guidance_scale)
-    parts = _parts(combine, buffers[combine.target], first.shape)
-    is_double = any(array.dtype == np.float64 for array in (first, *parts, *(view for view, _ in rest)))
-    wide = np.dtype(np.float64 if is_double else np.float32)
-    total, product = np.empty(first.shape, wide), np.empty(first.shape, wide)
-
-    def act() -> None:
-        np.multiply(first, c_first, out=total, dtype=wide)
-        for view, c in rest:
-            np.multiply(view, c, out=product, dtype=wide)
-            np.add(total, product, out=total)
-        for part in parts:
-            np.copyto(part, total, casting="same_kind")
-
-    return act
-
-
-def bind_torch_combine(combine: Combine, buffers: Mapping[str, torch.Tensor], guidance_scale: float) -> BoundCall:
-    """The combination over tensors of one device. Raises InputError where shapes do not fit."""
-    (first, c_first), *rest = _terms(combine, buffers, guidance_scale)
-    parts = _parts(combine, buffers[combine.target], first.shape)
-    is_double = any(tensor.dtype == torch.float64 for tensor in (first, *parts, *(view for view, _ in rest)))
-    total = torch.empty(first.shape, dtype=torch.float64 if is_double else torch.float32, device=first.device)
-
-    def act() -> None:
-        # Copied first: the product of a half-precision tensor and a number would be rounded to half precision.
-        total.copy_(first).mul_(c_first)
-        for view, c in rest:
-            total.add_(view, alpha=c)
-        for part in parts:
-            part.copy_(total)
-
-    return act
-
-
-def _terms(combine: Combine, buffers: Mapping[str, Any], scale: float) -> list[tuple[Any, float]]:
-    if not combine.terms:
-        raise InputError(f"the combination into {combine.target} at step {combine.step} has no terms: re-export")
-    terms = [(_view(buffers[term.slot], term), term.constant + term.guided * scale) for term in combine.terms]
-    for term, (view, _) in zip(combine.terms, terms, strict=True):
-        if view.shape != terms[0][0].shape:
-            raise InputError(
-                f"the combination into {combine.target} at step {combine.step} adds shapes {_text(terms[0][0])} and "
-                f"{_text(view)} (slot {term.slot}): re-export"
-            )
-    return terms
-
-
-def _view(buffer: Any, term: Term) -> Any:
-    rows = buffer[_rows(term.half, len(buffer))]
-    return rows if term.channels is None else rows[:, : term.channels]
-
-
-def _rows(half: Half, count: int) -> slice:
-    middle = count // 2
-    return {"all": slice(None), "first": slice(middle), "second": slice(middle, None)}[half]
-
-
-def _parts(combine: Combine, target: Any, shape: tuple[int, ...]) -> list[Any]:
-    """The equal parts of the target's rows that each take a copy of the sum."""
-    wanted = (combine.copies * shape[0], *shape[1:])
-    if tuple(target.shape) != wanted:
-        raise InputError(
-            f"the combination into {combine.target} at step {combine.step} gives shape {wanted}, but the slot has "
-            f"{_text(target)}: re-export"
-        )
-    return [target[i * shape[0] : (i + 1) * shape[0]] for i in range(combine.copies)]
-
-
-def _text(buffer: Any) -> str:
-    return str(tuple(buffer.shape))
-
+__all__ = [
+    "FLOAT_DTYPES",
+    "NO_CUDA_GRAPH",
+    "NumpyMemory",
+    "TorchMemory",
+    "bind_numpy_combine",
+    "bind_torch_combine",
+    "check_device",
+]
 
 FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")
 """Dtypes that a feature or latent slot may have."""
 
-
-_NO_GRAPH = "cuda_graph needs device cuda, the device is cpu: leave it out"
+NO_CUDA_GRAPH = "cuda_graph needs device cuda, the device is cpu: leave it out"
+"""The refusal of every backend on the CPU."""
 
 
 def check_device(device: str) -> None:
-    """Raise UsageError for a device other than ``cpu`` and ``cuda``, MissingError for ``cuda`` without one."""
+    """Raise UsageError for a device other than ``cpu`` and ``cuda``, MissingError for ``cuda`` without a GPU."""
     if device not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r} is unknown: choose cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise MissingError("device cuda is wanted, but PyTorch finds no CUDA GPU here: run on the cpu, or get one")
+        raise MissingError("device cuda was requested, but PyTorch finds no CUDA GPU here: use device cpu")
 
 
 class NumpyMemory:
-    """Slots as C-contiguous arrays of the dtypes that the program gives; bfloat16, which NumPy lacks, is refused."""
+    """Slots as C-contiguous arrays of the dtypes that the program declares.
+
+    bfloat16 is refused, because NumPy does not have it.
+    """
 
     def allocate(self, spec: TensorSpec, sizes: Mapping[str, int]) -> np.ndarray:
         """See Memory. Raises UsageError for bfloat16."""
         if spec.dtype == "bfloat16":
-            raise UsageError(f"slot {spec.name} is bfloat16, which NumPy lacks: run on cuda or the torch backend")
+            raise UsageError(f"slot {spec.name} is bfloat16, which NumPy lacks: use device cuda or backend torch")
         return np.full(spec.resolve(sizes), np.nan if spec.dtype in FLOAT_DTYPES else 0, spec.dtype)
 
     def write(self, buffer: np.ndarray, array: np.ndarray) -> None:
@@ -141,21 +74,27 @@ class NumpyMemory:
         """See Memory."""
         return nullcontext()
 
-    def captured(self, acts: Sequence[BoundCall]) -> BoundCall:
+    def capture(self, calls: Sequence[BoundCall]) -> BoundCall:
         """See Memory."""
-        raise UsageError(_NO_GRAPH)
+        raise UsageError(NO_CUDA_GRAPH)
 
 
 class TorchMemory:
-    """Slots as tensors on ``device``; ``dtype``, where given, replaces that of every floating slot.
+    """Slots as tensors on a device.
 
-    Raises UsageError and MissingError as ``check_device``, and UsageError for a dtype that is not floating.
+    Args:
+        device: ``cpu`` or ``cuda``.
+        dtype: of every floating slot. None takes the dtypes that the program declares.
+
+    Raises:
+        UsageError: an unknown device, or a dtype that is not floating.
+        MissingError: ``cuda`` without a GPU.
     """
 
     def __init__(self, device: str = "cpu", dtype: str | None = None) -> None:
         check_device(device)
         if dtype is not None and dtype not in FLOAT_DTYPES:
-            raise UsageError(f"dtype {dtype!r} is no floating dtype of a slot: choose one of {', '.join(FLOAT_DTYPES)}")
+            raise UsageError(f"dtype {dtype!r} is not a floating dtype: choose one of {', '.join(FLOAT_DTYPES)}")
         self.device, self._dtype = device, dtype
 
     def allocate(self, spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
@@ -166,23 +105,124 @@ class TorchMemory:
 
     def write(self, buffer: torch.Tensor, array: np.ndarray) -> None:
         """See Memory."""
+        # from_numpy takes neither negative strides nor read-only arrays, so the array is copied first.
         buffer.copy_(torch.from_numpy(np.array(array, order="C")))
 
     def read(self, buffer: torch.Tensor) -> np.ndarray:
         """See Memory."""
-        wide = buffer.float() if buffer.dtype == torch.bfloat16 else buffer
-        return wide.to("cpu", copy=True).numpy()
+        readable = buffer.float() if buffer.dtype == torch.bfloat16 else buffer
+        return readable.to("cpu", copy=True).numpy()
 
     def bind_combine(self, combine: Combine, buffers: Mapping[str, torch.Tensor], guidance_scale: float) -> BoundCall:
         """See Memory."""
         return bind_torch_combine(combine, buffers, guidance_scale)
 
     def running(self) -> AbstractContextManager[None]:
-        """See Memory: PyTorch's own stream."""
+        """See Memory. Calls are queued on PyTorch's own stream."""
         return nullcontext()
 
-    def captured(self, acts: Sequence[BoundCall]) -> BoundCall:
+    def capture(self, calls: Sequence[BoundCall]) -> BoundCall:
         """See Memory."""
         if self.device != "cuda":
-            raise UsageError(_NO_GRAPH)
-        return capture(acts)
+            raise UsageError(NO_CUDA_GRAPH)
+        return capture(calls)
+
+
+def bind_numpy_combine(combine: Combine, buffers: Mapping[str, np.ndarray], guidance_scale: float) -> BoundCall:
+    """Bind a combination to arrays.
+
+    Args:
+        combine: the combination.
+        buffers: arrays by slot.
+        guidance_scale: weight of the conditional output.
+
+    Returns:
+        The bound call.
+
+    Raises:
+        InputError: the shapes of terms and target do not fit.
+    """
+    (first, first_coefficient), *rest = _terms(combine, buffers, guidance_scale)
+    copies = _copies(combine, buffers[combine.target], first.shape)
+    is_double = any(array.dtype == np.float64 for array in (first, *copies, *(view for view, _ in rest)))
+    sum_dtype = np.dtype(np.float64 if is_double else np.float32)
+    total, product = np.empty(first.shape, sum_dtype), np.empty(first.shape, sum_dtype)
+
+    def call() -> None:
+        np.multiply(first, first_coefficient, out=total, dtype=sum_dtype)
+        for view, coefficient in rest:
+            np.multiply(view, coefficient, out=product, dtype=sum_dtype)
+            np.add(total, product, out=total)
+        for copy in copies:
+            np.copyto(copy, total, casting="same_kind")
+
+    return call
+
+
+def bind_torch_combine(combine: Combine, buffers: Mapping[str, torch.Tensor], guidance_scale: float) -> BoundCall:
+    """Bind a combination to tensors of one device.
+
+    Args:
+        combine: the combination.
+        buffers: tensors by slot.
+        guidance_scale: weight of the conditional output.
+
+    Returns:
+        The bound call.
+
+    Raises:
+        InputError: the shapes of terms and target do not fit.
+    """
+    (first, first_coefficient), *rest = _terms(combine, buffers, guidance_scale)
+    copies = _copies(combine, buffers[combine.target], first.shape)
+    is_double = any(tensor.dtype == torch.float64 for tensor in (first, *copies, *(view for view, _ in rest)))
+    total = torch.empty(first.shape, dtype=torch.float64 if is_double else torch.float32, device=first.device)
+
+    def call() -> None:
+        # Copied before it is scaled: half precision times a number would be rounded to half precision.
+        total.copy_(first).mul_(first_coefficient)
+        for view, coefficient in rest:
+            total.add_(view, alpha=coefficient)
+        for copy in copies:
+            copy.copy_(total)
+
+    return call
+
+
+def _terms(combine: Combine, buffers: Mapping[str, Any], scale: float) -> list[tuple[Any, float]]:
+    """The view and the coefficient of every term."""
+    if not combine.terms:
+        raise InputError(f"the combination into {combine.target} at step {combine.step} has no terms: re-export")
+    terms = [(_view(buffers[term.slot], term), term.constant + term.guided * scale) for term in combine.terms]
+    for term, (view, _) in zip(combine.terms, terms, strict=True):
+        if view.shape != terms[0][0].shape:
+            raise InputError(
+                f"the combination into {combine.target} at step {combine.step} adds shapes {_shape(terms[0][0])} and "
+                f"{_shape(view)} (slot {term.slot}): re-export"
+            )
+    return terms
+
+
+def _view(buffer: Any, term: Term) -> Any:
+    rows = buffer[_rows(term.half, len(buffer))]
+    return rows if term.channels is None else rows[:, : term.channels]
+
+
+def _rows(half: Half, count: int) -> slice:
+    middle = count // 2
+    return {"all": slice(None), "first": slice(middle), "second": slice(middle, None)}[half]
+
+
+def _copies(combine: Combine, target: Any, shape: tuple[int, ...]) -> list[Any]:
+    """The equal parts of the target's rows. Each of them takes a copy of the sum."""
+    needed = (combine.copies * shape[0], *shape[1:])
+    if tuple(target.shape) != needed:
+        raise InputError(
+            f"the combination into {combine.target} at step {combine.step} gives shape {needed}, but the slot has "
+            f"{_shape(target)}: re-export"
+        )
+    return [target[i * shape[0] : (i + 1) * shape[0]] for i in range(combine.copies)]
+
+
+def _shape(buffer: Any) -> str:
+    return str(tuple(buffer.shape))

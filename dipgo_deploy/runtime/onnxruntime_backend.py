@@ -1,8 +1,8 @@
-"""Graphs on ONNX Runtime: slots are bound in place, so that a call copies nothing.
+"""The ONNX Runtime backend: graphs read and write slots in place, so that a call copies nothing.
 
-On the CPU slots are NumPy arrays, on CUDA PyTorch tensors; either way ONNX Runtime is given their addresses. On CUDA it
-queues on the stream that combinations are queued on, and neither waits for the other; with ``cuda_graph`` it records
-every call at its first runs and replays it afterwards.
+Slots are NumPy arrays on the CPU and PyTorch tensors on CUDA. ONNX Runtime gets their addresses. On CUDA, graphs and
+combinations are queued on one stream. With ``cuda_graph``, ONNX Runtime records every call in its first runs and
+replays the call afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import TIMESTEP, Combine, Run
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.runtime.backend import BoundCall, Memory
-from dipgo_deploy.runtime.memory import NumpyMemory, TorchMemory, check_device
+from dipgo_deploy.runtime.memory import NO_CUDA_GRAPH, NumpyMemory, TorchMemory, check_device
 from dipgo_deploy.runtime.streams import WorkStream
 
 __all__ = ["OnnxRuntimeBackend", "check_in_use", "check_provider"]
@@ -36,22 +36,22 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 _BFLOAT16 = 16
-"""ONNX's number of the element type that NumPy has no name for."""
+"""TensorProto.BFLOAT16. IO binding takes the number, because NumPy has no name for this type."""
 
 
 class OnnxRuntimeBackend:
-    """Runs serialised ONNX graphs; one inference session per graph, made when a program first binds it.
+    """Runs serialised ONNX graphs. Each graph has one inference session, made when a program first binds the graph.
 
     Args:
-        graphs: each graph's ONNX bytes by its name.
-        weights: the folder that the graphs' external data is relative to.
-        threads: threads within an operator; None leaves it to ONNX Runtime.
+        graphs: ONNX bytes by graph name.
+        weights: the folder that external data of the graphs is relative to.
+        threads: threads within an operator. None leaves the number to ONNX Runtime.
         device: ``cpu`` or ``cuda``.
-        cuda_graph: let every call become a CUDA graph; its shapes are fixed then.
+        cuda_graph: turn every call into a CUDA graph, which fixes its shapes.
 
     Raises:
-        UsageError: fewer than one thread, an unknown device, or a CUDA graph without one.
-        MissingError: ``cuda`` without a GPU or without an ONNX Runtime that has its provider.
+        UsageError: fewer than one thread, an unknown device, or ``cuda_graph`` on the CPU.
+        MissingError: ``cuda`` without a GPU.
     """
 
     name = "onnxruntime"
@@ -69,8 +69,8 @@ class OnnxRuntimeBackend:
             raise UsageError(f"threads must be at least 1, got {threads}")
         check_device(device)
         if cuda_graph and device != "cuda":
-            raise UsageError("cuda_graph needs device cuda, the device is cpu: leave it out")
-        self._stream, self._cuda_graph, self._bound = WorkStream(device), cuda_graph, 0
+            raise UsageError(NO_CUDA_GRAPH)
+        self._stream, self._cuda_graph, self._graph_ids = WorkStream(device), cuda_graph, 0
         self._graphs, self._weights, self._threads, self._device = graphs, weights, threads, device
         self._memory: Memory = NumpyMemory() if device == "cpu" else TorchMemory(device)
         self._sessions: dict[str, ort.InferenceSession] = {}
@@ -96,36 +96,39 @@ class OnnxRuntimeBackend:
         """See Memory."""
         return self._stream.running()
 
-    def captured(self, acts: Sequence[BoundCall]) -> BoundCall:
-        """See Memory: ONNX Runtime records calls of its own, one by one."""
-        raise UsageError("ONNX Runtime makes CUDA graphs of single calls: give cuda_graph to its backend")
+    def capture(self, calls: Sequence[BoundCall]) -> BoundCall:
+        """See Memory. ONNX Runtime records its calls one by one instead."""
+        raise UsageError("ONNX Runtime makes CUDA graphs of single calls: pass cuda_graph to its backend")
 
     def bind_run(self, run: Run, buffers: Mapping[str, Any], sizes: Mapping[str, int]) -> BoundCall:
-        """See Backend. Only the outputs that the run names are bound; the graph's others are not fetched."""
+        """See Backend. Only outputs that the run names are bound. Other outputs are not fetched."""
         session = self.session(run.graph)
         inputs = {name: buffers[slot] for name, slot in run.inputs}
         outputs = {name: buffers[slot] for name, slot in run.outputs}
-        taken = {entry.name: entry.type for entry in session.get_inputs()}
-        if TIMESTEP in taken:
+        input_types = {tensor.name: tensor.type for tensor in session.get_inputs()}
+        if TIMESTEP in input_types:
             inputs[TIMESTEP] = self._timestep(run.timestep, sizes)
-        _check_names(run, "input", sorted(taken.keys() ^ inputs.keys()), inputs)
-        given = {exit.name: exit.type for exit in session.get_outputs()}
-        _check_names(run, "output", sorted(outputs.keys() - given.keys()), outputs)
+        _check_names(run, "input", sorted(input_types.keys() ^ inputs.keys()), inputs)
+        output_types = {tensor.name: tensor.type for tensor in session.get_outputs()}
+        _check_names(run, "output", sorted(outputs.keys() - output_types.keys()), outputs)
         binding = session.io_binding()
-        for bind, buffers_of, types in ((binding.bind_input, inputs, taken), (binding.bind_output, outputs, given)):
-            for name, buffer in buffers_of.items():
+        for bind, tensors, types in (
+            (binding.bind_input, inputs, input_types),
+            (binding.bind_output, outputs, output_types),
+        ):
+            for name, buffer in tensors.items():
                 _check_dtype(run, name, buffer, types[name])
                 self._bind_buffer(bind, name, buffer)
-        return self._act(session, binding)
+        return self._bound_call(session, binding)
 
     def session(self, graph: str) -> ort.InferenceSession:
         """The inference session of a graph, made on first use.
 
-        Raises InputError for an unknown or damaged graph, MissingError where CUDA is wanted and silently left out.
+        Raises InputError for an unknown or damaged graph, MissingError where ONNX Runtime cannot use CUDA.
         """
         if graph not in self._sessions:
             if graph not in self._graphs:
-                raise InputError(f"the program runs graph {graph!r}, which is not among the graphs given: re-export")
+                raise InputError(f"the program runs graph {graph!r}, which is not in the bundle: re-export")
             self._sessions[graph] = self._load(graph)
         return self._sessions[graph]
 
@@ -133,7 +136,7 @@ class OnnxRuntimeBackend:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._weights))
-        # The graphs of a program take turns: workers that spin after a call steal the time of the next graph's.
+        # The graphs of a program take turns. Threads that spin after a call would slow the next graph down.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
@@ -142,7 +145,7 @@ class OnnxRuntimeBackend:
         providers: list[Any] = [(_CUDA, cuda)] if self._device == "cuda" else []
         try:
             session = ort.InferenceSession(self._graphs[graph], options, providers=[*providers, "CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors share no class of their own
+        except Exception as error:  # The errors of ONNX Runtime have no common base class.
             reason = " ".join(str(error).split())
             raise InputError(f"ONNX Runtime cannot load graph {graph} ({reason}): re-export") from error
         check_in_use(self._device, session.get_providers())
@@ -164,32 +167,33 @@ class OnnxRuntimeBackend:
             element = _BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
             bind(name, "cuda", buffer.device.index, element, tuple(buffer.shape), buffer.data_ptr())
 
-    def _act(self, session: ort.InferenceSession, binding: ort.IOBinding) -> BoundCall:
+    def _bound_call(self, session: ort.InferenceSession, binding: ort.IOBinding) -> BoundCall:
         if self._device == "cpu":
             return partial(session.run_with_iobinding, binding)
-        how = ort.RunOptions()
-        how.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        if self._cuda_graph:  # a number of its own for every set of addresses
-            how.add_run_config_entry("gpu_graph_id", str(self._bound))
-            self._bound += 1
-        return partial(session.run_with_iobinding, binding, how)
+        options = ort.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if self._cuda_graph:
+            # A CUDA graph holds addresses, so every bound call needs a graph id of its own.
+            options.add_run_config_entry("gpu_graph_id", str(self._graph_ids))
+            self._graph_ids += 1
+        return partial(session.run_with_iobinding, binding, options)
 
 
 def check_provider(device: str, available: Sequence[str]) -> None:
-    """MissingError where ``cuda`` is wanted and the installed ONNX Runtime was built without it."""
+    """Raise MissingError for device ``cuda`` where the installed ONNX Runtime was built without CUDA."""
     if device == "cuda" and _CUDA not in available:
         raise MissingError(
-            f"device cuda is wanted, but this ONNX Runtime has no {_CUDA}: pip uninstall onnxruntime && pip install "
-            "'dipgo-deploy[gpu]'"
+            f"device cuda was requested, but this ONNX Runtime has no {_CUDA}: pip uninstall onnxruntime && "
+            "pip install 'dipgo-deploy[gpu]'"
         )
 
 
 def check_in_use(device: str, providers: Sequence[str]) -> None:
-    """MissingError where ``cuda`` is wanted and a session silently went without it."""
+    """Raise MissingError for device ``cuda`` where a session silently fell back to other providers."""
     if device == "cuda" and _CUDA not in providers:
         raise MissingError(
-            f"device cuda is wanted, but ONNX Runtime fell back to {', '.join(providers)}: install the CUDA and cuDNN "
-            "libraries that its version of onnxruntime-gpu is built for (its log names what it could not load)"
+            f"device cuda was requested, but ONNX Runtime fell back to {', '.join(providers)}: install the CUDA and "
+            "cuDNN libraries that this version of onnxruntime-gpu is built for (the log names what could not be loaded)"
         )
 
 
@@ -197,14 +201,18 @@ def _dtype_name(buffer: Any) -> str:
     return str(buffer.dtype).removeprefix("torch.")
 
 
-def _check_names(run: Run, what: str, odd: list[str], given: Mapping[str, Any]) -> None:
-    if odd:
-        state = "does not have" if odd[0] in given else "needs and the program does not give"
-        raise InputError(f"graph {run.graph} at step {run.step}: {what} {odd[0]!r} the graph {state}: re-export")
+def _check_names(run: Run, kind: str, mismatched: list[str], bound: Mapping[str, Any]) -> None:
+    if not mismatched:
+        return
+    name, where = mismatched[0], f"graph {run.graph} at step {run.step}"
+    if name in bound:
+        raise InputError(f"{where} has no {kind} {name!r}, which the program binds: re-export")
+    raise InputError(f"{where} needs {kind} {name!r}, which the program does not bind: re-export")
 
 
-def _check_dtype(run: Run, name: str, buffer: Any, wanted: str) -> None:
-    if _DTYPES.get(wanted) != _dtype_name(buffer):
+def _check_dtype(run: Run, name: str, buffer: Any, onnx_type: str) -> None:
+    if _DTYPES.get(onnx_type) != _dtype_name(buffer):
         raise InputError(
-            f"graph {run.graph} at step {run.step}: {name!r} is {wanted}, its slot {_dtype_name(buffer)}: re-export"
+            f"graph {run.graph} at step {run.step}: {name!r} is {onnx_type}, but the slot is {_dtype_name(buffer)}: "
+            "re-export"
         )

@@ -1,7 +1,8 @@
-"""Open a session: a bundle's program bound to a backend.
+"""Open a session: bind a bundle's program to a backend.
 
-ONNX Runtime and PyTorch run graphs that are cut here. TensorRT runs engines that were built before: the target library
-is checked first, then every engine (trt/preflight.py), and only then is the backend made.
+ONNX Runtime and PyTorch run graphs that are cut here. TensorRT runs engines that were built before. The target library
+and every engine (trt/preflight.py) are checked before the backend is made, because TensorRT without a driver ends the
+process.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.tensors import DTYPE_BYTES
 from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.backend import Backend
+from dipgo_deploy.runtime.memory import NO_CUDA_GRAPH
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.runtime.tensorrt_engine import EngineFile
@@ -77,8 +79,8 @@ def open_session(
     chosen = compiled or (_torch_program(bundle) if run.backend == "torch" else bundle.compiled)
     backend = make_backend(bundle, chosen, run)
     # ONNX Runtime records a CUDA graph of every call by itself, so the session must not record all calls again.
-    whole = run.cuda_graph and run.backend == "torch"
-    return Session(chosen.program, backend, batch, guidance_scale, cuda_graph=whole)
+    in_one_graph = run.cuda_graph and run.backend == "torch"
+    return Session(chosen.program, backend, batch, guidance_scale, cuda_graph=in_one_graph)
 
 
 def check_batch(bundle: Bundle, batch: int) -> None:
@@ -100,9 +102,11 @@ def make_backend(bundle: Bundle, compiled: CompiledProgram, run: RunOptions = Ru
         The backend.
 
     Raises:
-        UsageError: a backend that runs engines.
+        UsageError: a backend that runs engines, or ``cuda_graph`` on the CPU.
         MissingError: the device or a library is missing.
     """
+    if run.cuda_graph and run.device == "cpu":
+        raise UsageError(NO_CUDA_GRAPH)
     if run.backend == "torch":
         return TorchBackend(bundle.model, bundle.blocks, compiled.program, device=run.device, compiler=run.compiler)
     if run.on_engines:
@@ -164,15 +168,16 @@ def _engine_file(engine: Engine, onnx: Path) -> EngineFile:
 
 
 def shared_bytes(records: Sequence[EngineRecord], rows: int) -> int:
-    """Bytes that engines share on the device: the largest activations that are known, and scratch for outputs.
+    """GPU memory that the engines of a program share: activations of the largest engine, and scratch for outputs.
 
     Args:
         records: of all engines of a program.
         rows: rows of the network's batch.
 
     Returns:
-        Bytes.
+        Bytes. Activations that a record does not know count as 0.
     """
+    # Output i of every engine uses scratch buffer i, so buffer i is as large as the largest output i.
     scratch: list[int] = []
     for record in records:
         outputs = [tensor for tensor in record.io.values() if tensor.mode == "output"]
@@ -197,7 +202,9 @@ def _built_precision(bundle: Bundle, target: Target) -> str | None:
     """
     precisions = {record.precision for record in engine_records(bundle, target)}
     if len(precisions) != 1:
-        have = f"engines in {' and '.join(sorted(precisions))}" if precisions else "no engines"
-        raise InputError(f"{bundle.folder} has {have} of {target.name}: build engines for target {target.name} again")
+        engines = f"engines in {' and '.join(sorted(precisions))}" if precisions else "no engines"
+        raise InputError(
+            f"{bundle.folder} has {engines} of {target.name}: build engines for target {target.name} again"
+        )
     (precision,) = precisions
     return None if precision == bundle.contract.dtype else precision

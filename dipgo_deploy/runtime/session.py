@@ -1,39 +1,39 @@
-"""The interpreter: a program's calls, bound once to the buffers of a backend and then simply called in order.
+"""Session: a program whose calls are bound to the buffers of a backend and then made in order.
 
-Nothing is decided or allocated while images are made. Every run overwrites all that it reads: the caller's slots first,
-then what the calls give, and a sampler with a history starts anew.
+Nothing is decided or allocated while images are made. A run overwrites everything that it reads: first the caller
+fills the input slots, then every call fills slots for later calls. A sampler with a history starts again.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import Call, Combine, Program, Run, Sample
 from dipgo_deploy.runtime.backend import Backend, BoundCall
+from dipgo_deploy.runtime.program_check import check_slots
 
 __all__ = ["Session"]
 
 
 class Session:
-    """One program on one backend, for a batch size and guidance scale. One run at a time.
+    """A program on a backend, for one batch size and one guidance scale. It makes one run at a time.
 
     Args:
-        program: what to run.
-        backend: where; it holds the graphs.
-        batch: number of images of a run.
-        guidance_scale: weight of the conditional output; must be 1 in a program without guidance.
-        cuda_graph: after a first run, replay all calls as one CUDA graph.
+        program: the calls.
+        backend: holds the graphs and the memory.
+        batch: images of a run.
+        guidance_scale: weight of the conditional output. It must be 1 for a program without guidance.
+        cuda_graph: replay all calls as one CUDA graph after the first run.
 
     Raises:
-        UsageError: a batch below 1, a guidance scale that is not finite or has nothing to act on, or a CUDA graph of a
+        UsageError: a batch below 1, a guidance scale that is not finite or has no effect, or ``cuda_graph`` for a
             sampler that runs on the host.
-        InputError: the program is inconsistent, or a graph is damaged or does not fit it.
+        InputError: the program is inconsistent, or a graph is damaged or does not fit the program.
     """
 
     def __init__(
@@ -45,37 +45,32 @@ class Session:
         *,
         cuda_graph: bool = False,
     ) -> None:
-        _check_options(program, batch, guidance_scale)
-        _check_program(program)
+        _check_options(program, batch, guidance_scale, cuda_graph)
+        check_slots(program)
         self.program, self.backend, self.batch, self.guidance_scale = program, backend, batch, guidance_scale
         self._sizes = program.contract.sizes(batch)
         self._specs = {spec.name: spec for spec in program.slots}
         self._buffers = {name: backend.allocate(spec, self._sizes) for name, spec in self._specs.items()}
         self._stepper: Any = None
-        if any(isinstance(call, Sample) for call in program.calls):
-            # Only samplers that are not linear need diffusers at run time.
+        if _has_host_sampler(program):
+            # Imported here, because only samplers that are not linear need diffusers at run time.
             from dipgo_deploy.supernet.stepper import SamplerStepper
 
             self._stepper = SamplerStepper(program.contract.sampler)
-        if cuda_graph and self._stepper is not None:
-            raise UsageError(
-                f"cuda_graph cannot hold the steps of {program.contract.sampler.class_name}, which run on the host: "
-                "leave it out, or take a sampler that is linear"
-            )
         self.calls: tuple[BoundCall, ...] = tuple(self._bind(call) for call in program.calls)
         self._cuda_graph = cuda_graph
         self._replay: BoundCall | None = None
 
     def run(self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None) -> np.ndarray:
-        """Make a batch of images.
+        """Make a batch of images: ``begin``, ``go``, and a read of the image's slot.
 
         Args:
             noise: (B, C, H, W), standard normal.
-            conditioning: every network input but latent and timestep, by name, rows first.
-            seed: of noise that the sampler itself draws: image i takes ``seed + i`` (None: 0).
+            conditioning: network inputs by name, without latent and timestep. Rows come first.
+            seed: of noise that the sampler draws. Image i takes ``seed + i``. None is 0.
 
         Returns:
-            Images (B, C, H, W) in the dtype of the image's slot, float32 as a rule.
+            Images (B, C, H, W) in the dtype of the image's slot, usually float32.
 
         Raises:
             UsageError: an input is missing, unknown, or of a wrong shape or dtype.
@@ -84,55 +79,77 @@ class Session:
         self.go()
         return self.slot(self.program.image)
 
-    def go(self) -> None:
-        """Make all calls, on slots that ``begin`` has filled. On a GPU they are queued, and nobody waits for them."""
-        with self.backend.running():
-            for call in (self._replay,) if self._replay else self.calls:
-                call()
-        if self._cuda_graph and self._replay is None:
-            self._replay = self.backend.captured(self.calls)
-
-    def iterate(
-        self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None
-    ) -> Iterator[tuple[int, Call]]:
-        """As ``run``, yielding the index of each call and the call after it is done; look with ``slot``."""
-        self.begin(noise, conditioning, seed)
-        for index, (call, act) in enumerate(zip(self.program.calls, self.calls, strict=True)):
-            with self.backend.running():
-                act()
-            yield index, call
-
     def begin(self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None) -> None:
-        """Fill the caller's slots and start a sampler's history anew; ``run`` and ``iterate`` do so by themselves.
+        """Start a run: write the inputs into their slots and reset the sampler's history.
 
-        Raises UsageError as ``run`` does.
+        Args:
+            noise: (B, C, H, W), standard normal.
+            conditioning: network inputs by name, without latent and timestep.
+            seed: of noise that the sampler draws.
+
+        Raises:
+            UsageError: an input is missing, unknown, or of a wrong shape or dtype.
         """
-        wanted = dict(self.program.conditioning)
-        if odd := sorted(wanted.keys() ^ conditioning.keys()):
-            found = "missing" if odd[0] in wanted else "unknown"
-            names = ", ".join(wanted) or "none"
-            raise UsageError(f"conditioning {odd[0]!r} is {found}: the program takes {names}")
+        slots = dict(self.program.conditioning)
+        if mismatched := sorted(slots.keys() ^ conditioning.keys()):
+            problem = "missing" if mismatched[0] in slots else "unknown"
+            raise UsageError(
+                f"conditioning {mismatched[0]!r} is {problem}: the program takes {', '.join(slots) or 'none'}"
+            )
         self._write("noise", self.program.noise, noise)
-        for name, slot in wanted.items():
+        for name, slot in slots.items():
             self._write(f"conditioning {name!r}", slot, conditioning[name])
         if self._stepper is not None:
             self._stepper.restart(self.batch, seed)
 
+    def go(self) -> None:
+        """Make all calls of the run that ``begin`` started. On a GPU the calls are queued, and this returns at once."""
+        with self.backend.running():
+            for call in (self._replay,) if self._replay else self.calls:
+                call()
+        # The first run is made call by call, because a capture must not load or allocate anything.
+        if self._cuda_graph and self._replay is None:
+            self._replay = self.backend.capture(self.calls)
+
+    def iterate(
+        self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None
+    ) -> Iterator[tuple[int, Call]]:
+        """Make a run call by call.
+
+        Args:
+            noise: see ``run``.
+            conditioning: see ``run``.
+            seed: see ``run``.
+
+        Yields:
+            The index of a call and the call, after it is made. ``slot`` shows the values.
+        """
+        self.begin(noise, conditioning, seed)
+        for index, (call, bound_call) in enumerate(zip(self.program.calls, self.calls, strict=True)):
+            with self.backend.running():
+                bound_call()
+            yield index, call
+
     def slot(self, name: str) -> np.ndarray:
-        """A copy of what a slot holds now. Raises UsageError for an unknown name."""
+        """A copy of a slot's present value. Raises UsageError for an unknown name."""
         self._check_slot(name)
         return self.backend.read(self._buffers[name])
 
     def buffer(self, name: str) -> Any:
-        """A slot's own memory, an array or a tensor of the backend, to be filled or looked at without a copy.
-
-        Raises UsageError for an unknown name.
-        """
+        """The memory of a slot, an array or a tensor of the backend. Raises UsageError for an unknown name."""
         self._check_slot(name)
         return self._buffers[name]
 
     def write(self, name: str, array: np.ndarray) -> None:
-        """Put ``array`` into a slot. Raises UsageError for an unknown name, a wrong shape or dtype."""
+        """Write an array into a slot.
+
+        Args:
+            name: of the slot.
+            array: of the slot's shape.
+
+        Raises:
+            UsageError: an unknown name, a wrong shape or dtype.
+        """
         self._check_slot(name)
         self._write(f"slot {name}", name, array)
 
@@ -140,15 +157,15 @@ class Session:
         if name not in self._specs:
             raise UsageError(f"there is no slot {name!r}: the program has {', '.join(self._specs)}")
 
-    def _write(self, what: str, name: str, array: np.ndarray) -> None:
+    def _write(self, label: str, name: str, array: np.ndarray) -> None:
         spec, array = self._specs[name], np.asarray(array)
-        wanted = spec.resolve(self._sizes)
-        if array.shape != wanted:
-            raise UsageError(f"{what} must have shape {wanted}, found {array.shape}: pass one row per image and half")
-        # NumPy does not know bfloat16; any float may become one.
-        target = np.dtype(np.float16 if spec.dtype == "bfloat16" else spec.dtype)
-        if not np.can_cast(array.dtype, target, "same_kind"):
-            raise UsageError(f"{what} must have dtype {spec.dtype}, found {array.dtype}: convert it")
+        shape = spec.resolve(self._sizes)
+        if array.shape != shape:
+            raise UsageError(f"{label} must have shape {shape}, got {array.shape}: pass one row per image and half")
+        # NumPy has no bfloat16. Every dtype that may become float16 may become bfloat16 too.
+        dtype = np.dtype(np.float16 if spec.dtype == "bfloat16" else spec.dtype)
+        if not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise UsageError(f"{label} must have dtype {spec.dtype}, got {array.dtype}: convert it")
         self.backend.write(self._buffers[name], array)
 
     def _bind(self, call: Call) -> BoundCall:
@@ -164,15 +181,20 @@ class Session:
         read, write = self.backend.read, self.backend.write
         latent, output, target = (self._buffers[name] for name in (call.latent, call.output, call.target))
 
-        def act() -> None:
-            before, guided = torch.from_numpy(read(latent)), torch.from_numpy(read(output))
-            self._stepper.scale_input(call.step, before)  # some schedulers find their place in the history here
-            write(target, self._stepper.advance(call.step, guided, before).numpy())
+        def step() -> None:
+            before, prediction = torch.from_numpy(read(latent)), torch.from_numpy(read(output))
+            # The result is not needed here, but some schedulers find their place in the history in this call.
+            self._stepper.scale_input(call.step, before)
+            write(target, self._stepper.advance(call.step, prediction, before).numpy())
 
-        return act
+        return step
 
 
-def _check_options(program: Program, batch: int, guidance_scale: float) -> None:
+def _has_host_sampler(program: Program) -> bool:
+    return any(isinstance(call, Sample) for call in program.calls)
+
+
+def _check_options(program: Program, batch: int, guidance_scale: float, cuda_graph: bool) -> None:
     if batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
     if not math.isfinite(guidance_scale):
@@ -182,34 +204,8 @@ def _check_options(program: Program, batch: int, guidance_scale: float) -> None:
             f"guidance_scale is {guidance_scale:g}, but the program was made without guidance: make it with guidance "
             "layout 'concat', or leave the scale at 1"
         )
-
-
-def _check_program(program: Program) -> None:
-    """InputError for slots that are not declared or declared twice, and for calls that overwrite what they read."""
-    declared = Counter(slot.name for slot in program.slots)
-    for name, count in declared.items():
-        if count > 1:
-            raise InputError(f"the program declares slot {name} {count} times: re-export")
-    ends = ([program.noise, *(slot for _, slot in program.conditioning)], [program.image])
-    for index, (reads, writes) in enumerate([ends, *map(_slots_of, program.calls)]):
-        where = f"call {index - 1}" if index else "the program"
-        for name in (*reads, *writes):
-            if name not in declared:
-                raise InputError(f"{where} names slot {name!r}, which the program does not declare: re-export")
-        if index and isinstance(program.calls[index - 1], Run):
-            _check_run(where, reads, writes)
-
-
-def _check_run(where: str, reads: list[str], writes: list[str]) -> None:
-    if shared := set(reads) & set(writes):
-        raise InputError(f"{where} writes slot {min(shared)} while it reads it: re-export")
-    if len(set(writes)) < len(writes):
-        raise InputError(f"{where} writes two outputs to one slot: re-export")
-
-
-def _slots_of(call: Call) -> tuple[list[str], list[str]]:
-    if isinstance(call, Run):
-        return [slot for _, slot in call.inputs], [slot for _, slot in call.outputs]
-    if isinstance(call, Combine):
-        return [term.slot for term in call.terms], [call.target]
-    return [call.latent, call.output], [call.target]
+    if cuda_graph and _has_host_sampler(program):
+        raise UsageError(
+            f"cuda_graph cannot hold the steps of {program.contract.sampler.class_name}, which run on the host: leave "
+            "it out, or use a linear sampler"
+        )

@@ -1,6 +1,6 @@
-"""The stream that a backend's calls are queued on, and a whole program as one CUDA graph.
+"""The CUDA stream that a backend queues its calls on, and CUDA graphs of whole programs.
 
-Calls of a trajectory go to one stream and wait for nothing; only who reads a result waits.
+All calls of a trajectory go to one stream, so no call waits for another. Only a read of a result waits.
 """
 
 from __future__ import annotations
@@ -19,24 +19,31 @@ __all__ = ["WorkStream", "capture"]
 
 
 class WorkStream:
-    """A CUDA stream beside PyTorch's own; on the CPU nothing at all. ``handle`` is what other libraries are given."""
+    """A CUDA stream next to PyTorch's own stream. On the CPU it does nothing.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
 
     def __init__(self, device: str) -> None:
         self._on_gpu = device == "cuda"
 
     @cached_property
     def stream(self) -> Any:
-        """PyTorch's stream, made when it is first needed; None on the CPU."""
+        """The stream as a PyTorch object, made on first use. None on the CPU."""
         return torch.cuda.Stream() if self._on_gpu else None
 
     @property
     def handle(self) -> int:
-        """The stream as a number; 0 on the CPU."""
+        """The stream as the number that other libraries take. 0 on the CPU."""
         return 0 if self.stream is None else int(self.stream.cuda_stream)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Queue on this stream inside, after what the surrounding stream holds; that one goes on after it."""
+        """Make this stream current.
+
+        Work inside starts after all work that the surrounding stream holds. The surrounding stream continues after it.
+        """
         if self.stream is None:
             yield
             return
@@ -49,17 +56,25 @@ class WorkStream:
             outside.wait_stream(self.stream)
 
 
-def capture(acts: Sequence[BoundCall], stream: WorkStream | None = None) -> BoundCall:
-    """One CUDA graph of ``acts``, which have run before and so allocate nothing; made on ``stream``, if one is given.
+def capture(calls: Sequence[BoundCall], stream: WorkStream | None = None) -> BoundCall:
+    """Capture calls as one CUDA graph.
 
-    Raises InputError where one of them cannot be captured: it waits for the device, or its shapes change.
+    Args:
+        calls: in order. Every call has run before, so none allocates memory.
+        stream: where the calls are queued. None takes PyTorch's own stream.
+
+    Returns:
+        A call that replays the graph.
+
+    Raises:
+        InputError: a call cannot be captured, because it waits for the device or its shapes change.
     """
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     try:
         with torch.cuda.graph(graph, stream=None if stream is None else stream.stream):
-            for act in acts:
-                act()
+            for call in calls:
+                call()
     except RuntimeError as error:
         raise InputError(
             f"the program cannot become a CUDA graph ({first_line(error)}): run it without cuda_graph"

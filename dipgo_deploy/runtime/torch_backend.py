@@ -1,8 +1,8 @@
-"""Graphs on the live PyTorch model under surgery: a program of the subnets layout without any graph file.
+"""The PyTorch backend: a program in layout ``subnets`` on the live model, without graph files.
 
-At a Run the blocks that its graph computes compute, and what the run writes is copied from their features into slots. A
-block whose feature or residual the run reads returns it. Every other block is dead, and returns NaN: one that was
-wrongly held for dead is seen at once.
+A run computes the blocks of its graph and copies their features into the slots that the run writes. A block whose
+feature or residual the run reads returns that value. Every other block is dead and returns NaN, so a block that was
+wrongly taken for dead shows in the image.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["ExampleDenoiser", "TorchBackend"]
 
 
 class ExampleDenoiser(Denoiser, Protocol):
-    """A network that can also show what its inputs look like."""
+    """A network with example inputs."""
 
     def example_inputs(self, rows: int) -> Mapping[str, torch.Tensor]:
-        """Inputs of the right names, shapes and dtypes, for ``rows`` rows."""
+        """Inputs by name, in their shapes and dtypes for a number of rows."""
         ...
 
 
 @dataclass(frozen=True)
 class _DryRun:
-    """What one forward shows: how blocks nest their features, and NaN of the shapes of features and inputs."""
+    """What one forward shows: how blocks nest their features, and NaN in the shapes of features and inputs."""
 
     templates: Mapping[str, FeatureTemplate]
     features: Mapping[str, torch.Tensor]
@@ -45,19 +45,19 @@ class _DryRun:
 
 
 class TorchBackend(TorchMemory):
-    """Runs the graphs of ``program`` on the live model, in the module's dtype.
+    """Runs the graphs of a program on the live model, in the model's dtype.
 
     Args:
-        model: the network; its module is moved to ``device`` and otherwise left as it is.
-        blocks: what the program was lowered from.
-        program: whose graphs are run.
+        model: the network. Its module is moved to ``device`` and is not changed otherwise.
+        blocks: the blocks that the program was lowered from.
+        program: the program to run.
         device: ``cpu`` or ``cuda``.
-        compiler: backend of torch.compile, such as ``inductor``; None runs eagerly. Calls that compute everything and
-            keep nothing are compiled whole, the blocks of others one by one.
-        dtype: of every floating slot, instead of the program's: ``float64`` beside a float64 model, to compare exactly.
+        dtype: of every floating slot. None takes the program's. ``float64`` suits a float64 model, to compare exactly.
+        compiler: a backend of torch.compile, such as ``inductor``. None runs eagerly. A call that computes all blocks
+            and keeps none of their features is compiled whole. Other calls compile block by block.
 
     Raises:
-        UsageError: the layout is not ``subnets``, or an unknown device or dtype.
+        UsageError: the layout is not ``subnets``, or the device or dtype is unknown.
         MissingError: ``cuda`` without a GPU.
         InputError: the model does not have the blocks.
     """
@@ -77,14 +77,14 @@ class TorchBackend(TorchMemory):
         super().__init__(device, dtype)
         if program.layout != "subnets":
             raise UsageError(
-                f"the torch backend runs the subnets layout; found {program.layout}: lower with layout 'subnets', or "
-                "run on onnxruntime"
+                f"backend torch runs layout subnets, the program has {program.layout}: lower it with layout subnets, "
+                "or use backend onnxruntime"
             )
         self.model, self.blocks, self._graphs = model, blocks, program.graph_of_name
         self.names = [name for name in blocks.block_names if name != PREDICTION]
         modules = dict(model.module.named_modules())
         if missing := [name for name in self.names if name not in modules]:
-            raise InputError(f"{type(model.module).__name__} has no block {missing[0]}: take the model that was traced")
+            raise InputError(f"{type(model.module).__name__} has no block {missing[0]}: use the model that was traced")
         model.module.to(device)
         self._compiler = compiler
         self._compiled: dict[str, Callable[..., Any]] = {}
@@ -99,13 +99,21 @@ class TorchBackend(TorchMemory):
         rows = sizes["rows"]
         if rows not in self._dry_runs:
             self._dry_runs[rows] = self._dry_run(rows)
-        given = {name: buffers[slot] for name, slot in run.inputs}
-        given[TIMESTEP] = torch.full((rows,), run.timestep, dtype=torch.float32, device=self.device)
+        sources = {name: buffers[slot] for name, slot in run.inputs}
+        sources[TIMESTEP] = torch.full((rows,), run.timestep, dtype=torch.float32, device=self.device)
         targets = {name: buffers[slot] for name, slot in run.outputs}
-        return _GatedCall(self, frozenset(computes), self._dry_runs[rows], given, targets)
+        return _GatedCall(self, frozenset(computes), self._dry_runs[rows], sources, targets)
 
     def compiled(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """``forward`` of the block ``name`` ("" for the whole network), compiled once where that was asked for."""
+        """Compile a forward once, if the backend has a compiler.
+
+        Args:
+            name: of the block, or "" for the whole network.
+            forward: of that block.
+
+        Returns:
+            The compiled forward, or ``forward``.
+        """
         if self._compiler is None:
             return forward
         if name not in self._compiled:
@@ -115,48 +123,52 @@ class TorchBackend(TorchMemory):
     def _check_names(self, run: Run, computes: set[str]) -> None:
         stored = {b.name: {*b.features, residual_name(b.name)} for b in self.blocks.blocks}
         known = {spec.name for spec in self.blocks.inputs}.union(*stored.values())
-        if odd := [name for name, _ in run.inputs if name not in known]:
-            raise InputError(f"graph {run.graph} reads {odd[0]}, which the traced model does not have: re-export")
-        given = set().union(*(stored[block] for block in computes))
-        if odd := [name for name, _ in run.outputs if name not in given]:
-            raise InputError(f"graph {run.graph} writes {odd[0]}, but does not compute it: re-export")
+        if unknown := [name for name, _ in run.inputs if name not in known]:
+            raise InputError(f"graph {run.graph} reads {unknown[0]}, which the traced model does not have: re-export")
+        computed = set().union(*(stored[block] for block in computes))
+        if dead := [name for name, _ in run.outputs if name not in computed]:
+            raise InputError(f"graph {run.graph} writes {dead[0]}, but does not compute it: re-export")
 
     @torch.no_grad()
     def _dry_run(self, rows: int) -> _DryRun:
         templates: dict[str, FeatureTemplate] = {}
         features: dict[str, torch.Tensor] = {}
 
-        def note(block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def record(block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             feature = forward(*args, **kwargs)
             tensors, templates[block] = flatten_feature(feature)
             names = self.blocks.block_of_name[block].features
             if len(tensors) != len(names):
-                raise InputError(f"block {block} returns {len(tensors)} tensors, {len(names)} were traced: trace again")
+                raise InputError(
+                    f"block {block} returns {len(tensors)} tensors, but {len(names)} were traced: trace again"
+                )
             features.update(zip(names, map(_dead, tensors), strict=True))
             return feature
 
         inputs = {name: tensor.to(self.device) for name, tensor in self.model.example_inputs(rows).items()}
-        with gated(self.model.module, self.names, note):
+        with gated(self.model.module, self.names, record):
             self.model.forward(**inputs)
         return _DryRun(templates, features, {name: _dead(tensor) for name, tensor in inputs.items()})
 
 
 class _GatedCall:
-    """One Run: the gates of its graph, bound to its slots."""
+    """A graph call: the gates of the graph's blocks, bound to the slots that the call reads and writes."""
 
     def __init__(
         self,
         backend: TorchBackend,
         computes: frozenset[str],
         dry: _DryRun,
-        given: Mapping[str, torch.Tensor],
+        sources: Mapping[str, torch.Tensor],
         targets: Mapping[str, torch.Tensor],
     ) -> None:
-        self._backend, self._computes, self._dry, self._given, self._targets = backend, computes, dry, given, targets
+        self._backend, self._computes, self._dry = backend, computes, dry
+        self._sources, self._targets = sources, targets
         self._dtype = next(backend.model.module.parameters()).dtype
         network = {spec.name for spec in backend.blocks.inputs}
         only_prediction = targets.keys() <= {backend.blocks.prediction}
-        self._is_plain = only_prediction and given.keys() <= network and computes >= set(backend.names)
+        # A plain call needs no surgery, so torch.compile can take the network as a whole.
+        self._is_plain = only_prediction and sources.keys() <= network and computes >= set(backend.names)
 
     @torch.no_grad()
     def __call__(self) -> None:
@@ -175,20 +187,20 @@ class _GatedCall:
             self._keep(block, feature, entry)
             return feature
         residual = residual_name(block)
-        if residual in self._given and entry is not None:
-            tensors = [entry + self._given[residual].to(entry.dtype)]
+        if residual in self._sources and entry is not None:
+            tensors = [entry + self._sources[residual].to(entry.dtype)]
         else:
             names = self._backend.blocks.block_of_name[block].features
             tensors = [self._value(name, self._dry.features[name]) for name in names]
         return self._dry.templates[block].rebuild(tensors)
 
     def _value(self, name: str, dead: torch.Tensor) -> torch.Tensor:
-        """What the run gives under ``name``, or the stand-in for what it does not."""
-        if name not in self._given:
+        """The value that the run reads under a name, or NaN where the run does not read it."""
+        if name not in self._sources:
             return dead
-        given = self._given[name]
-        # Copied: what comes after a block may write to its output in place.
-        return given.to(self._dtype if given.is_floating_point() and name != TIMESTEP else given.dtype, copy=True)
+        source = self._sources[name]
+        # Copied, because the network may write to a block's output in place.
+        return source.to(self._dtype if source.is_floating_point() and name != TIMESTEP else source.dtype, copy=True)
 
     def _keep(self, block: str, feature: Any, entry: torch.Tensor | None) -> None:
         tensors, _ = flatten_feature(feature)
@@ -203,6 +215,6 @@ class _GatedCall:
 
 
 def _dead(tensor: torch.Tensor) -> torch.Tensor:
-    """NaN (integers: 0) of the tensor's shape, in the memory of one element."""
+    """NaN (integers: 0) in the tensor's shape, in the memory of one element."""
     value = torch.nan if tensor.is_floating_point() else 0
     return torch.full((), value, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)

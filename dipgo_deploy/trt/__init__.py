@@ -1,1 +1,1 @@
-"""TensorRT: the driver asked first, targets, engines built from a bundle's graphs, and their preflight."""
+"""TensorRT and TensorRT for RTX: the CUDA driver, the libraries, engine builds and the check before engines load."""

@@ -1,4 +1,4 @@
-"""Build the engines of a set of graphs. What is up to date is kept, what was built elsewhere is copied.
+"""Build the engines of a set of graphs. Engines that are up to date stay, engines of other bundles are copied.
 
 Each engine is built by a process of its own (trt/worker.py). An engine is complete when its record is written, so an
 interrupted build goes on at the next graph.
@@ -19,7 +19,7 @@ from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, Usage
 from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.core.progress import Progress, Work
 from dipgo_deploy.trt.job import EngineJob, job_to_json
-from dipgo_deploy.trt.store import copies, find_built, is_trusted, is_whole, note_built
+from dipgo_deploy.trt.store import copy_engines, find_built, is_trusted, is_whole, note_built
 
 __all__ = ["BuildStatus", "BuiltEngine", "build_engines", "drop_stale", "engine_path", "find_up_to_date"]
 
@@ -56,7 +56,7 @@ def build_engines(jobs: Sequence[EngineJob], workers: int = 1) -> Work[tuple[Bui
         raise UsageError(f"workers must be at least 1, got {workers}")
     sizes = {job.graph: max(1, Path(job.onnx).stat().st_size) for job in jobs}
     existing = {job.graph: find_up_to_date(job) for job in jobs}
-    copies({engine_path(job): path for job in jobs if isinstance(path := existing[job.graph], Path)})
+    copy_engines({engine_path(job): path for job in jobs if isinstance(path := existing[job.graph], Path)})
     missing = [job for job in jobs if existing[job.graph] is None]
     engines: list[BuiltEngine] = []
     done = 0
@@ -108,8 +108,8 @@ def _record_of(engine: Path) -> EngineRecord | None:
 
 def _build(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
     folder = Path(job.folder)
-    for needed in (folder, Path(job.timing_cache).parent):
-        needed.mkdir(parents=True, exist_ok=True)
+    for directory in (folder, Path(job.timing_cache).parent):
+        directory.mkdir(parents=True, exist_ok=True)
     record_file, log = folder / f"{job.graph}.json", folder / f"{job.graph}.log"
     record_file.unlink(missing_ok=True)
     log.unlink(missing_ok=True)  # Opening a link would write to the file that it points to.
@@ -135,8 +135,8 @@ def _failure(job: EngineJob, code: int, errors: str, log: Path) -> DipgoError:
     if lines and code in _ERRORS:
         reasons = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("[E] ")]
         return _ERRORS[code](f"{lines[-1]}{': ' if reasons else ''}{' '.join(reasons[-1:])}: see {log}")
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return InputError(f"the build of {job.graph} ended with {how}: see {log}")
+    end = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return InputError(f"the build of {job.graph} ended with {end}: see {log}")
 
 
 def drop_stale(folder: Path, graphs: Sequence[str]) -> None:

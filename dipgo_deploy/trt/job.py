@@ -1,6 +1,6 @@
-"""One engine to build: everything that decides the result, and the digest over it.
+"""An engine job: everything that decides how one engine is built, and the digest over it.
 
-The process that builds imports this, and starts in a tenth of the time for not importing PyTorch with it.
+The worker process imports this module. Without PyTorch and ONNX a worker starts in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -31,13 +31,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class BuildFlags:
-    """How the library builds.
+    """How the library builds an engine.
 
-    ``level`` 0 to 5 is its effort, ``workspace_bytes`` the memory that tactics may use; None leaves both to it.
-    ``static`` fixes the batch at its ``opt``. ``version_compatible`` engines run on later versions,
-    ``hardware_compatible`` ones on later GPUs; ``weight_streaming`` lets weights stay in host memory; ``refit`` allows
-    the same weights to be put in again (REFIT_IDENTICAL). ``strip`` leaves the weights out, to be put in from the
-    graph's own file whenever the engine is loaded: they then stand on disk once, whatever engines are built.
+    Attributes:
+        level: effort of the builder, 0 to 5. None leaves the choice to the library.
+        workspace_bytes: memory that tactics may use. None leaves the choice to the library.
+        static: fix the batch at ``opt``.
+        version_compatible: the engine runs on later versions of the library.
+        hardware_compatible: the engine runs on later GPUs.
+        weight_streaming: weights may stay in host memory.
+        refit: the same weights may be put in again (REFIT_IDENTICAL).
+        strip: leave the weights out. Every load puts them in from the graph's own file, so that the disk holds the
+            weights only once.
+
+    Raises:
+        UsageError: a level or workspace that does not exist.
     """
 
     level: int | None = None
@@ -52,9 +60,9 @@ class BuildFlags:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.level is not None and not 0 <= self.level <= 5:
-            raise UsageError(f"builder level {self.level} does not exist: choose 0 to 5")
+            raise UsageError(f"level must be 0 to 5, got {self.level}")
         if self.workspace_bytes is not None and self.workspace_bytes < 1:
-            raise UsageError(f"a workspace of {self.workspace_bytes} bytes is none: give more, or leave it out")
+            raise UsageError(f"workspace_bytes must be at least 1, got {self.workspace_bytes}")
 
     @property
     def refittable(self) -> bool:
@@ -63,16 +71,30 @@ class BuildFlags:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What differs from the default, as ``name`` or ``name=value``."""
-        given = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
-        return tuple(name if value is True else f"{name}={value}" for name, value in given.items())
+        """The flags that differ from the default, as ``name`` or ``name=value``."""
+        flags = {name: value for name, value in asdict(self).items() if value is not None and value is not False}
+        return tuple(name if value is True else f"{name}={value}" for name, value in flags.items())
 
 
 @dataclass(frozen=True)
 class EngineJob:
-    """A graph, its place, and what to make of it; ``profile`` and ``dtypes`` go by tensor name.
+    """A graph, and the engine to build from it.
 
-    ``onnx`` and ``folder`` are paths; ``timing_cache`` is the path of the cache that builds share.
+    Attributes:
+        graph: name of the graph, and of the engine file.
+        onnx: path of the ONNX file.
+        folder: path of the engine's folder.
+        timing_cache: path of the timing cache that builds share.
+        target, version: the library.
+        gpus: architectures such as ``sm89``.
+        precision: dtype of the graph's features.
+        flags: how the library builds.
+        batch: images of a call.
+        profile: shapes of every input, by tensor name.
+        dtypes: dtype of every tensor that the program binds, by tensor name.
+        graph_digest: of the graph without its name.
+        weights_digest: of the weights file.
+        weight_bytes: weights of the graph.
     """
 
     graph: str
@@ -93,39 +115,59 @@ class EngineJob:
 
     @property
     def digest(self) -> str:
-        """sha256 over graph, weights, target, version, GPUs, flags and profile; names and places do not count."""
-        decides = [self.graph_digest, self.weights_digest, self.target, self.version, self.gpus, asdict(self.flags)]
+        """sha256 over graph, weights, target, version, GPUs, flags and profile. Names and paths do not count."""
+        fields = [self.graph_digest, self.weights_digest, self.target, self.version, self.gpus, asdict(self.flags)]
         shapes = {name: asdict(self.profile[name]) for name in sorted(self.profile)}
-        return hashlib.sha256(json.dumps([*decides, shapes], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([*fields, shapes], sort_keys=True).encode()).hexdigest()
 
 
 def graph_tensors(program: Program) -> dict[str, dict[str, TensorSpec]]:
-    """By graph, the spec of every tensor that some run binds, by the graph's own name for it; and of the timestep."""
+    """The spec of every tensor that a run binds, and of the timestep, by graph and by the graph's tensor name."""
     slots = {slot.name: slot for slot in program.slots}
-    found: dict[str, dict[str, TensorSpec]] = {graph.name: {} for graph in program.graphs}
+    tensors: dict[str, dict[str, TensorSpec]] = {graph.name: {} for graph in program.graphs}
     for graph in program.graphs:
         if TIMESTEP in graph.inputs:
-            found[graph.name][TIMESTEP] = TensorSpec(TIMESTEP, ("rows",), "float32")
+            tensors[graph.name][TIMESTEP] = TensorSpec(TIMESTEP, ("rows",), "float32")
     for run in program.runs:
-        found[run.graph] |= {name: slots[slot] for name, slot in (*run.inputs, *run.outputs)}
-    return found
+        tensors[run.graph] |= {name: slots[slot] for name, slot in (*run.inputs, *run.outputs)}
+    return tensors
 
 
 def check_batch(contract: Contract, batch: BatchRange | None) -> BatchRange:
-    """The batch range to build for; UsageError where it is not ordered or leaves the contract's."""
-    asked, allowed = batch or contract.batch, contract.batch
-    if not allowed.min <= asked.min <= asked.opt <= asked.max <= allowed.max:
+    """The batch range to build for.
+
+    Args:
+        contract: the bundle's contract.
+        batch: the requested range. None takes the contract's own range.
+
+    Returns:
+        The range.
+
+    Raises:
+        UsageError: the range is not ordered, or exceeds the contract's range.
+    """
+    allowed = contract.batch
+    request = batch or allowed
+    if not allowed.min <= request.min <= request.opt <= request.max <= allowed.max:
         raise UsageError(
-            f"a batch of {asked.min}-{asked.opt}-{asked.max} does not lie in order within the contract's "
-            f"{allowed.min} to {allowed.max} images: give MIN-OPT-MAX within it"
+            f"batch must be MIN-OPT-MAX in order and within the contract's {allowed.min} to {allowed.max} images, got "
+            f"{request.min}-{request.opt}-{request.max}"
         )
-    return asked
+    return request
 
 
 def profile_of(contract: Contract, batch: BatchRange, spec: TensorSpec) -> ProfileRange:
-    """Smallest, usual and largest shape of an input."""
-    low, usual, high = (spec.resolve(contract.sizes(images)) for images in (batch.min, batch.opt, batch.max))
-    return ProfileRange(low, usual, high)
+    """Smallest, usual and largest shape of an input.
+
+    Args:
+        contract: turns images into rows of the network's batch.
+        batch: images of a call.
+        spec: the input's shape with symbolic sizes.
+
+    Returns:
+        The shapes.
+    """
+    return ProfileRange(*(spec.resolve(contract.sizes(images)) for images in (batch.min, batch.opt, batch.max)))
 
 
 def job_to_json(job: EngineJob) -> str:

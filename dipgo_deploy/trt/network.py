@@ -1,4 +1,4 @@
-"""An ONNX graph as a network of the target: parsed strongly typed, its shapes set, its tensors read back."""
+"""Parse an ONNX graph into a strongly typed network, set its shapes, and read its tensors back."""
 
 from __future__ import annotations
 
@@ -18,47 +18,71 @@ DTYPE_NAMES = {
     "INT32": "int32",
     "BOOL": "bool",
 }
-"""Our names of the library's types."""
+"""Our names for the library's types."""
 
 
 def parse_network(trt: Any, builder: Any, onnx: str, logger: Any) -> tuple[Any, Any]:
-    """Network and parser, which must outlive the build; InputError with every error that the parser names."""
+    """Parse an ONNX file.
+
+    Args:
+        trt: the module of the library.
+        builder: a builder of the library.
+        onnx: path of the file.
+        logger: an ``ILogger``.
+
+    Returns:
+        Network and parser. Both must outlive the build.
+
+    Raises:
+        InputError: with every error of the parser.
+    """
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(onnx):
-        errors = "; ".join(_words(parser.get_error(index)) for index in range(parser.num_errors))
-        raise InputError(f"{onnx} is refused by the ONNX parser ({errors}): report it, or export another granularity")
+        errors = "; ".join(_error_text(parser.get_error(index)) for index in range(parser.num_errors))
+        raise InputError(f"the ONNX parser refuses {onnx} ({errors}): report this, or export another granularity")
     return network, parser
 
 
-def _words(parser_error: Any) -> str:
+def _error_text(parser_error: Any) -> str:
     return f"{parser_error.node_operator()} {parser_error.node_name()}: {parser_error.desc()}"
 
 
 def fix_shapes(network: Any, profile: Mapping[str, ProfileRange]) -> None:
-    """Give every input the usual shape of its profile: nothing is left to run time."""
+    """Give every input the ``opt`` shape of its profile, so that no shape is left to run time."""
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         tensor.shape = profile[tensor.name].opt
 
 
 def tensors_of(network: Any) -> dict[str, EngineTensor]:
-    """Inputs and outputs with the shapes and types that the network itself has."""
+    """Inputs and outputs with the shapes and types that the network itself reports."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
-    found = {tensor.name: EngineTensor("input", tuple(tensor.shape), dtype_name(tensor.dtype)) for tensor in inputs}
-    return found | {t.name: EngineTensor("output", tuple(t.shape), dtype_name(t.dtype)) for t in outputs}
+    tensors = {tensor.name: EngineTensor("input", tuple(tensor.shape), dtype_name(tensor.dtype)) for tensor in inputs}
+    return tensors | {t.name: EngineTensor("output", tuple(t.shape), dtype_name(t.dtype)) for t in outputs}
 
 
 def dtype_name(dtype: Any) -> str:
-    """Our name of one of the library's types."""
+    """Our name for a type of the library."""
     return DTYPE_NAMES.get(dtype.name, dtype.name)
 
 
-def check_types(found: Mapping[str, EngineTensor], wanted: Mapping[str, str], graph: str) -> None:
-    """InputError unless every tensor that the program binds is there in the type of its slot."""
-    for name, dtype in wanted.items():
-        if name not in found:
-            raise InputError(f"{graph}: the network has no tensor {name!r}, the program binds one: export anew")
-        if found[name].dtype != dtype:
-            raise InputError(f"{graph}: {name!r} is {found[name].dtype} in the network, {dtype} is wanted: export anew")
+def check_types(tensors: Mapping[str, EngineTensor], dtypes: Mapping[str, str], graph: str) -> None:
+    """Check that the network has every tensor that the program binds, in the type of its slot.
+
+    Args:
+        tensors: tensors of the network.
+        dtypes: dtypes that the program needs, by tensor name.
+        graph: name for the message.
+
+    Raises:
+        InputError: a tensor is missing or has another type.
+    """
+    for name, dtype in dtypes.items():
+        if name not in tensors:
+            raise InputError(f"{graph}: the program binds tensor {name!r}, the network has none: re-export")
+        if tensors[name].dtype != dtype:
+            raise InputError(
+                f"{graph}: the program needs {name!r} in {dtype}, the network has {tensors[name].dtype}: re-export"
+            )

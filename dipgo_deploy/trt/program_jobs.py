@@ -1,4 +1,4 @@
-"""The engines of a program: a job for each of its graphs, for one machine."""
+"""From a program to engine jobs: one for each graph, for one machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ __all__ = ["Machine", "program_jobs"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What engines are built for: library, architectures (``sm89``), images of a call, and how."""
+    """The machine that engines are built for.
+
+    Attributes:
+        target: the library.
+        gpus: architectures such as ``sm89``.
+        batch: images of a call.
+        flags: how the library builds.
+    """
 
     target: Target
     gpus: tuple[str, ...]
@@ -28,14 +35,25 @@ class Machine:
 
     @property
     def folder(self) -> str:
-        """Name of the folder that holds such engines."""
+        """Name of the folder of the engines for this machine."""
         return engine_folder(self.target.name, self.target.version, "+".join(self.gpus))
 
 
 def program_jobs(
     program: Program, graphs: Mapping[str, Path], weights_digest: str, machine: Machine, folder: Path
 ) -> list[EngineJob]:
-    """A job for every graph of ``program``, whose ONNX files are ``graphs``; the engines go to ``folder``."""
+    """An engine job for every graph of a program.
+
+    Args:
+        program: the program.
+        graphs: the ONNX file of each graph.
+        weights_digest: sha256 of the weights file behind the graphs.
+        machine: the machine to build for.
+        folder: the folder of the engines.
+
+    Returns:
+        The jobs, in the order of the program's graphs.
+    """
     contract, batch, tensors = program.contract, machine.batch, graph_tensors(program)
     return [
         EngineJob(

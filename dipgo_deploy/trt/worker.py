@@ -1,9 +1,7 @@
-"""What the library says while it builds: the build log, and the one number in it that is wanted afterwards.
+"""The worker process, which builds one engine: ``python -m dipgo_deploy.trt.worker``, with the job as JSON on stdin.
 
-Build one engine in a process of its own: ``python -m dipgo_deploy.trt.worker``, the job as JSON on its input.
-
-A process gives back all memory that the library took, and takes nobody with it when it dies. Standard output is the
-build log. The engine is written first and its record last: an engine without a record is none.
+The end of the process frees all memory of the library, and a crash of the library ends only the worker. Standard output
+is the build log. The engine is written first and its record last, so an engine without a record is incomplete.
 """
 
 from __future__ import annotations
@@ -26,12 +24,14 @@ from dipgo_deploy.trt.target import Target, load_target
 
 __all__ = ["activation_bytes_in", "build_engine", "build_logger", "main"]
 
-
 _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+)")
+
+_TOOLS = ("dipgo-deploy", "tensorrt", "tensorrt-rtx", "polygraphy", "onnx", "torch")
+"""Distributions whose versions the record of an engine keeps."""
 
 
 def build_logger(trt: Any) -> Any:
-    """An ``ILogger`` that prints all but details, with a letter for each severity, and keeps it in ``lines``."""
+    """An ``ILogger`` that prints messages with a letter for each severity, without details, and keeps its ``lines``."""
     letters = {
         trt.ILogger.INTERNAL_ERROR: "E",
         trt.ILogger.ERROR: "E",
@@ -53,22 +53,21 @@ def build_logger(trt: Any) -> Any:
 
 
 def activation_bytes_in(lines: list[str]) -> int | None:
-    """Device memory of one context at the largest shapes of its profile, as the builder said; None if it did not."""
-    found = [match[1] for line in lines if (match := _ACTIVATIONS.search(line))]
-    return int(found[-1]) if found else None
-
-
-_TOOLS = ("dipgo-deploy", "tensorrt", "tensorrt-rtx", "polygraphy", "onnx", "torch")
+    """Device memory of one context at the largest shapes of its profile, from the build log. None if not logged."""
+    sizes = [match[1] for line in lines if (match := _ACTIVATIONS.search(line))]
+    return int(sizes[-1]) if sizes else None
 
 
 def build_engine(job: EngineJob) -> EngineRecord:
-    """Build, write the engine and its record to the job's folder, and return the record.
+    """Build an engine, and write the engine and its record to the job's folder.
 
-    Raises InputError where the graph cannot be parsed or built, MissingError where the target is not usable here.
+    Returns the record. Raises InputError if the graph cannot be parsed or built, MissingError if the target cannot be
+    used here.
     """
     started = time.perf_counter()
     target = load_target(job.target)
-    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if target.name == "rtx" else "0"  # read when polygraphy is imported
+    # Polygraphy reads this variable once, when it is imported.
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if target.name == "rtx" else "0"
     from polygraphy.backend.trt import engine_bytes_from_network  # noqa: TID251 - the home of polygraphy
 
     logger = build_logger(target.module)
@@ -81,7 +80,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
     config = _config(target, builder, network, job)
     try:
         content = bytes(engine_bytes_from_network((builder, network, parser), config, job.timing_cache))
-    except Exception as error:  # polygraphy's own class, raised for every failed build
+    except Exception as error:  # Polygraphy raises its own class for every failed build.
         raise InputError(f"{job.graph} cannot be built for {'+'.join(job.gpus)} ({_reason(error)})") from None
     path = Path(job.folder) / f"{job.graph}.engine"
     write_atomic(path, content)
@@ -127,7 +126,7 @@ def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
         builder_optimization_level=flags.level,
         hardware_compatibility_level=hardware,
         version_compatible=flags.version_compatible,
-        exclude_lean_runtime=flags.version_compatible,  # its library does not ship in the wheels
+        exclude_lean_runtime=flags.version_compatible,  # The wheels do not contain the lean runtime.
         weight_streaming=flags.weight_streaming,
     )
     config = create(builder, network)
@@ -140,9 +139,9 @@ def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
 
 
 def _activation_bytes(target: Target, logger: Any, content: bytes) -> int | None:
-    """Device memory of one context: of the engine itself on a GPU, without one as the builder has counted it.
+    """Device memory of one context, as the engine reports. Without a GPU, the number from the build log.
 
-    A Runtime made without a GPU ends the process.
+    A Runtime that is made without a GPU ends the process.
     """
     if not target.driver.devices:
         return activation_bytes_in(logger.lines)
@@ -152,9 +151,9 @@ def _activation_bytes(target: Target, logger: Any, content: bytes) -> int | None
 
 
 def _peak_memory() -> int:
-    """Peak resident bytes of this process; 0 where the system does not say.
+    """Peak resident bytes of this process, 0 where the system does not report them.
 
-    Not ``ru_maxrss``, which a process inherits from the one that started it.
+    ``ru_maxrss`` would be wrong, because a process inherits the value of its parent.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -168,7 +167,7 @@ def _reason(error: Exception) -> str:
 
 
 def main() -> int:
-    """Build the job; the exit code is that of the error, whose line ends stderr."""
+    """Build the job on stdin. Returns the exit code of an error, whose message is the last line of stderr."""
     try:
         build_engine(job_from_json(sys.stdin.read()))
     except DipgoError as error:

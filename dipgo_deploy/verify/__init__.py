@@ -1,4 +1,7 @@
-"""Verification: fast paths compared with slow ones, call by call, and a schedule compared with the full run."""
+"""Verification: fast backends compared with slow backends call by call, and the schedule with the full run.
+
+The package is also a verb: ``dipgo_deploy.verify(bundle)`` is ``verify_bundle(bundle)``.
+"""
 
 from __future__ import annotations
 

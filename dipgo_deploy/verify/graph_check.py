@@ -1,8 +1,8 @@
-"""One call of every distinct graph beside PyTorch: what of a verification is affordable at full size.
+"""Compare one call of every distinct graph with PyTorch: a verification that is affordable at full model size.
 
-1. The program runs on the live model until every graph has had its first call; what those calls read and gave is kept.
-2. The live model goes, and each graph is loaded by ONNX Runtime, fed the same slots and called once. One session lives
-   at a time, and all of them map the one weights file.
+1. The program runs on the live model until every graph has been called once. Their inputs and outputs are kept.
+2. The live model is released. ONNX Runtime loads one graph at a time and calls it once with the same inputs. All graphs
+   map the same weights file, so memory holds the weights only once.
 """
 
 from __future__ import annotations
@@ -26,17 +26,33 @@ __all__ = ["FirstCall", "GraphCheck", "check_graphs", "record_first_calls"]
 
 @dataclass(frozen=True)
 class FirstCall:
-    """The first call of a graph on PyTorch: its inputs and outputs by slot, and its seconds."""
+    """The first call of a graph on PyTorch.
+
+    Attributes:
+        run: the call.
+        inputs: by slot.
+        outputs: by slot.
+        seconds: of the call.
+    """
 
     run: Run
-    given: Mapping[str, np.ndarray]
-    found: Mapping[str, np.ndarray]
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
     seconds: float
 
 
 @dataclass(frozen=True)
 class GraphCheck:
-    """A graph's first call on ONNX Runtime: its worst output relative to the largest wanted value, and its seconds."""
+    """The comparison of a graph's first call on ONNX Runtime with PyTorch.
+
+    Attributes:
+        graph: its name.
+        step: of the call.
+        output: the output with the largest deviation.
+        relative: that deviation, relative to the largest reference value.
+        seconds: of the call on ONNX Runtime.
+        torch_seconds: of the call on PyTorch.
+    """
 
     graph: str
     step: int
@@ -47,14 +63,24 @@ class GraphCheck:
 
 
 def record_first_calls(bundle: Bundle, images: int = 1, seed: int = 1000) -> list[FirstCall]:
-    """Run the bundle's subnets program on PyTorch until each of its graphs has been called once.
+    """Run the bundle on PyTorch until each of its graphs has been called once.
 
-    A call leaves its inputs as they were, so that they are read after it.
-    Raises InputError for a bundle of the layout segments, whose graphs the live model cannot run.
+    Args:
+        bundle: a bundle in layout ``subnets``. The live model cannot run segments.
+        images: images of the run.
+        seed: of the first image.
+
+    Returns:
+        The first call of every graph, in order of execution.
+
+    Raises:
+        InputError: the bundle has another layout.
     """
-    contract, program = bundle.manifest.contract, bundle.program
+    contract, program = bundle.contract, bundle.program
     if program.layout != "subnets":
-        raise InputError(f"{bundle.folder} has layout {program.layout}, subnets are compared: export it so")
+        raise InputError(
+            f"{bundle.folder} has layout {program.layout}, but only subnets are compared: export it with layout subnets"
+        )
     session = open_session(bundle, images, RunOptions("torch"), guidance_scale=contract.guidance_scale(None))
     inputs = run_inputs(bundle.model, contract, range(seed, seed + images))
     calls: list[FirstCall] = []
@@ -64,8 +90,11 @@ def record_first_calls(bundle: Bundle, images: int = 1, seed: int = 1000) -> lis
         seconds = time.perf_counter() - started
         if isinstance(call, Run) and call.graph in waiting:
             waiting.discard(call.graph)
-            given, found = ({slot: session.slot(slot) for _, slot in ends} for ends in (call.inputs, call.outputs))
-            calls.append(FirstCall(call, given, found, seconds))
+            # A call does not change its inputs, so they can be read after it.
+            inputs_read, outputs = (
+                {slot: session.slot(slot) for _, slot in names} for names in (call.inputs, call.outputs)
+            )
+            calls.append(FirstCall(call, inputs_read, outputs, seconds))
         if not waiting:
             break
         started = time.perf_counter()
@@ -75,25 +104,38 @@ def record_first_calls(bundle: Bundle, images: int = 1, seed: int = 1000) -> lis
 def check_graphs(
     bundle: Bundle, images: int = 1, *, seed: int = 1000, threads: int | None = None
 ) -> Iterator[GraphCheck]:
-    """Compare the first call of every graph, in order of execution; see ``record_first_calls``."""
-    # Of a copy, which alone loads the live model: it goes with it.
+    """Compare the first call of every graph on ONNX Runtime with PyTorch.
+
+    Args:
+        bundle: a bundle in layout ``subnets``.
+        images: images of the run.
+        seed: of the first image.
+        threads: threads of ONNX Runtime within an operator.
+
+    Yields:
+        One comparison for each graph, in order of execution.
+
+    Raises:
+        InputError: the bundle has another layout.
+    """
+    # A copy of the bundle loads the live model, so that the model's memory is released with the copy.
     for call in record_first_calls(replace(bundle), images, seed):
-        yield _checked(bundle, call, images, threads)
+        yield _check_graph(bundle, call, images, threads)
 
 
-def _checked(bundle: Bundle, call: FirstCall, images: int, threads: int | None) -> GraphCheck:
-    run, sizes = call.run, bundle.manifest.contract.sizes(images)
-    runner = onnxruntime_class()(bundle.compiled.graphs, bundle.denoiser, threads=threads)
+def _check_graph(bundle: Bundle, call: FirstCall, images: int, threads: int | None) -> GraphCheck:
+    run, sizes = call.run, bundle.contract.sizes(images)
+    backend = onnxruntime_class()(bundle.compiled.graphs, bundle.denoiser, threads=threads)
     specs = {spec.name: spec for spec in bundle.program.slots}
-    buffers = {slot: runner.allocate(specs[slot], sizes) for _, slot in (*run.inputs, *run.outputs)}
-    for slot, array in call.given.items():
-        runner.write(buffers[slot], array)
-    act = runner.bind_run(run, buffers, sizes)
+    buffers = {slot: backend.allocate(specs[slot], sizes) for _, slot in (*run.inputs, *run.outputs)}
+    for slot, array in call.inputs.items():
+        backend.write(buffers[slot], array)
+    bound_call = backend.bind_run(run, buffers, sizes)
     started = time.perf_counter()
-    act()
+    bound_call()
     seconds = time.perf_counter() - started
     differences = {
-        name: relative_difference(runner.read(buffers[slot]), call.found[slot]) for name, slot in run.outputs
+        name: relative_difference(backend.read(buffers[slot]), call.outputs[slot]) for name, slot in run.outputs
     }
     worst = max(differences, key=differences.__getitem__)
     return GraphCheck(run.graph, run.step, worst, differences[worst], seconds, call.seconds)

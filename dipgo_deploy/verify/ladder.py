@@ -1,10 +1,10 @@
-"""The ladder of a verification: every way to run a schedule compared with the slower way below it."""
+"""The ladder of a verification: every way to run a schedule is compared with the slower way below it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -51,7 +51,7 @@ class Rung:
 
 
 class Ladder:
-    """The runs of one verification. Each is made once and kept.
+    """The runs of one verification. Each run is made once and kept.
 
     Args:
         bundle: the bundle to verify.
@@ -76,7 +76,7 @@ class Ladder:
         self.image = np.empty(0)
 
     def climb(self) -> Iterator[Rung]:
-        """The rungs, the lowest first. Afterwards ``image`` holds the images of the bundle's own fast path."""
+        """The rungs, the lowest first. Afterwards ``image`` holds the images of the fastest backend."""
         yield self._gates_open()
         subnets, seed = self._subnets, self.options.seed
         by_torch = record_run(self._open("torch", subnets), self.inputs, seed)
@@ -94,7 +94,7 @@ class Ladder:
 
     @cached_property
     def _subnets(self) -> CompiledProgram:
-        """The schedule in the layout that the live model can run."""
+        """The schedule in layout ``subnets``, the only layout that the live model can run."""
         bundle = self.bundle
         return bundle.compiled if bundle.program.layout == "subnets" else bundle.compile(bundle.schedule)
 
@@ -110,7 +110,9 @@ class Ladder:
         return self._compare(f"{options.run.backend} = onnxruntime", session, recording, reference)
 
     def _open(self, backend: BackendName, compiled: CompiledProgram) -> Session:
-        run = RunOptions(backend, self.options.device)
+        options = self.options
+        is_verified = backend == options.run.backend
+        run = replace(options.run, device=options.device) if is_verified else RunOptions(backend, options.device)
         return open_session(self.bundle, self.options.images, run, guidance_scale=self.scale, compiled=compiled)
 
     def _gates_open(self) -> Rung:
@@ -142,7 +144,7 @@ class Ladder:
         return image
 
     def _in_float64(self, program: Program) -> float:
-        """The same comparison without roundings, which some schedules amplify beyond the tolerance."""
+        """The same comparison in float64. Some schedules amplify float32 roundings beyond the tolerance."""
         model, session = self._float64(program)
         image = session.run(*self.inputs, seed=self.options.seed)
         return relative_difference(image, self._reference_image(model))
@@ -167,7 +169,7 @@ class Ladder:
         return Rung(name, worst, free, first, first is None and free <= self.free)
 
     def _roundings(self, reference: Recording) -> dict[tuple[str, int], float]:
-        """How far each value of ``reference``, computed in float32, is from float64 on the same slots."""
+        """The rounding error of each float32 value of ``reference``, measured in float64 on the same slots."""
         _, session = self._float64(self._subnets.program)
         exact = local_deviations(session, self.inputs, self.options.seed, reference)
         return {(deviation.value, deviation.step): deviation.relative for deviation in exact}

@@ -1,4 +1,4 @@
-"""What a verification runs, and the tolerances of its rungs."""
+"""VerifyOptions and the tolerances of a verification."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SINGLE, HALF = (1e-4, 1e-3), (2e-2, 1e-1)
 """Local and free-running tolerance of float32 and of half precision, relative to the slot's largest value."""
 
 EXACT = 1e-5
-"""Tolerance of the second rung, which compares two ways to compute the same in float32."""
+"""Tolerance of the second rung, where PyTorch computes both sides in float32."""
 
 ROUNDING_FACTOR = 4.0
 """Two correct results differ by up to twice the rounding error of one of them. The other factor of 2 is for places
@@ -24,7 +24,7 @@ where the reference happens to be closer to the exact value."""
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What a verification runs.
+    """How to verify a bundle.
 
     Attributes:
         images: images whose trajectories are compared.
@@ -33,11 +33,11 @@ class VerifyOptions:
         local_tolerance: of one call. None takes the dtype's own: 1e-4 for float32, 2e-2 for half precision.
         free_tolerance: of the whole trajectory. None takes 1e-3 for float32, 1e-1 for half precision.
         min_psnr_db: median PSNR to the full run that the schedule must reach. None only reports it.
-        run: the backend to verify. ``tensorrt`` and ``rtx`` verify the bundle's engines too.
+        run: the backend to verify. ``tensorrt`` and ``rtx`` verify the bundle's engines in addition to ONNX Runtime.
         reference_device: where PyTorch and ONNX Runtime run. None takes ``run.device``, and ``cpu`` next to engines.
 
     Raises:
-        UsageError: no image, a negative seed, or a tolerance that is not a positive number.
+        UsageError: no image, a negative seed, a tolerance that is not a positive number, or backend ``torch``.
     """
 
     images: int = 4
@@ -50,7 +50,11 @@ class VerifyOptions:
     reference_device: DeviceName | None = None
 
     def __post_init__(self) -> None:
-        """Check every number. A tolerance that is NaN would let everything pass, or nothing."""
+        """Check every field. A tolerance that is NaN would let everything pass, or nothing."""
+        if self.run.backend == "torch":
+            raise UsageError(
+                "backend torch is the reference of every verification: choose onnxruntime, tensorrt or rtx"
+            )
         for name, least in {"images": 1, "seed": 0}.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -66,13 +70,13 @@ class VerifyOptions:
 
 
 def local_tolerance(options: VerifyOptions, dtype: str) -> float:
-    """The deviation that one call may have.
+    """The largest deviation that is allowed for one call.
 
     Args:
-        options: may name a tolerance.
+        options: the user's tolerance, if there is one.
         dtype: of the network.
 
     Returns:
-        A share of the slot's largest value.
+        The tolerance relative to the slot's largest value.
     """
     return options.local_tolerance or (HALF if is_half(dtype) else SINGLE)[0]

@@ -1,8 +1,8 @@
-"""Verify a bundle: the fast path compared with the slow one, rung by rung, and the schedule with the full run.
+"""Verify a bundle: every backend compared with a slower one, rung by rung, and the schedule with the full run.
 
-Compile error and schedule error are two numbers and are never mixed. Every rung compares ``max |a - b|`` with the
-largest reference value of the slot. *Local* deviation feeds each graph with the reference's slots. *Free-running*
-deviation is that of the image after the whole trajectory. The first slot and step that deviate are named.
+Compile error and schedule error are two numbers and are never mixed. A rung divides ``max |a - b|`` by the largest
+reference value of the slot. A *local* deviation feeds each graph with the reference's slots. The *free-running*
+deviation is that of the image after the whole trajectory. A failure names the first slot and step that deviate.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class VerifyReport:
 
 
 def verify_bundle(bundle: Bundle, options: VerifyOptions = VerifyOptions()) -> VerifyReport:
-    """Run the ladder on a bundle.
+    """Compare all ways to run a bundle, from the plain model to the fastest backend.
 
     1. All gates open: the full schedule under the surgery equals the plain model, bitwise.
     2. The program on PyTorch equals the PyTorch reference, in float64 where float32 roundings exceed the tolerance.
@@ -85,4 +85,4 @@ def _failure(rung: Rung) -> str:
     first = rung.first
     where = f", first at {first.value}, step {first.step} ({first.relative:.1e})" if first else ""
     local = f"local {rung.local.relative:.1e}, " if rung.local else ""
-    return f"{rung.name}: {local}free-running {rung.free:.1e} past tolerance{where}: the fast path is not the slow one"
+    return f"{rung.name}: {local}free-running {rung.free:.1e} past tolerance{where}: the two paths differ"

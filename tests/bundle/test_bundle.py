@@ -1,3 +1,5 @@
+"""A bundle in memory: what it says of itself, and programs compiled from its master graph."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,15 +9,18 @@ import pytest
 
 from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.schedule import full_schedule
+from dipgo_deploy.runtime.open import open_session
 
 
 def test_sessions_refuse_what_the_contract_excludes(bundle_folder: Path) -> None:
     bundle = load_bundle(bundle_folder)
-    with pytest.raises(UsageError, match="batch of 65 is outside the contract's 1 to 64"):
-        bundle.session(65)
+    for batch in (0, 65):
+        with pytest.raises(UsageError, match=f"batch must be 1 to 64, as the bundle's contract says, got {batch}"):
+            open_session(bundle, batch)
     with pytest.raises(UsageError, match="backend 'abacus' is unknown"):
-        bundle.session(1, backend="abacus")
+        RunOptions(backend="abacus")
 
 
 def test_other_schedules_compile_from_the_bundles_master_graph(bundle_folder: Path) -> None:
@@ -25,6 +30,13 @@ def test_other_schedules_compile_from_the_bundles_master_graph(bundle_folder: Pa
     assert full.program.nfe == 6 and len(full.graphs) == 1
     noise = np.random.default_rng(0).standard_normal((2, 1, 16, 16), dtype=np.float32)
     conditioning = bundle.model.conditioning([1, 2], "concat")
-    wanted = bundle.session(2, backend="torch", guidance_scale=2.0, compiled=full).run(noise, conditioning)
-    found = bundle.session(2, guidance_scale=2.0, compiled=full).run(noise, conditioning)
-    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    torch_image, image = (
+        open_session(bundle, 2, run, guidance_scale=2.0, compiled=full).run(noise, conditioning)
+        for run in (RunOptions("torch"), RunOptions())
+    )
+    assert np.abs(image - torch_image).max() <= 1e-4 * np.abs(torch_image).max()
+
+
+def test_a_bundle_says_what_it_is(bundle_folder: Path) -> None:
+    text = repr(load_bundle(bundle_folder))
+    assert "UNet2DConditionModel, DDIMScheduler" in text and "of 6 calls, layout subnets, float32" in text

@@ -40,7 +40,7 @@ def test_a_flipped_byte_of_the_weights_is_found_when_whole(bundle_copy: Path) ->
 def test_missing_and_truncated_files(bundle_copy: Path) -> None:
     weights = bundle_copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(InputError, match="bytes, .* are recorded"):
+    with pytest.raises(InputError, match="bytes, recorded are"):
         load_bundle(bundle_copy)
     weights.unlink()
     with pytest.raises(InputError, match="missing or not a regular file"):
@@ -48,7 +48,7 @@ def test_missing_and_truncated_files(bundle_copy: Path) -> None:
     (bundle_copy / "bundle.json").unlink()
     with pytest.raises(InputError, match="has no bundle.json"):
         load_bundle(bundle_copy)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder: give a bundle that export wrote"):
         load_bundle(bundle_copy / "nowhere")
 
 

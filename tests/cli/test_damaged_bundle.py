@@ -81,7 +81,7 @@ class TestDamage:
         for path in (bundle_copy / "unet").glob("*.onnx"):
             flip(path, 0)
         seal(bundle_copy)
-        refused(reading(command, bundle_copy), "is no readable ONNX graph", capsys)
+        refused(reading(command, bundle_copy), "is not a readable ONNX graph", capsys)
 
     def test_a_schedule_for_another_model(self, command, bundle_copy, capsys):
         edit(bundle_copy / "schedule.json", lambda schedule: schedule["contract"].update(model_digest="0" * 64))

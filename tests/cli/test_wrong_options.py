@@ -173,7 +173,7 @@ def test_a_bench_of_equal_names(bundle_folder, tmp_path, capsys):
 @pytest.mark.parametrize("option", ["--plot", "--out"])
 def test_a_bench_asks_where_it_may_write_before_it_works(option, bundle_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    refused(["bench", bundle_folder, option, tmp_path / "file" / "x.png"], "is no folder: choose another", capsys)
+    refused(["bench", bundle_folder, option, tmp_path / "file" / "x.png"], "is not a folder: choose another", capsys)
     (tmp_path / "x.png").mkdir()
     refused(["bench", bundle_folder, option, tmp_path / "x.png"], "choose another name", capsys)
 
@@ -213,7 +213,7 @@ def writing(command: str, out: Path, bundle: Path) -> list[object]:
 def test_a_target_below_a_file(command, bundle_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     out = tmp_path / "file" / "out.png"
-    refused(writing(command, out, bundle_folder), "is no folder: choose another place", capsys)
+    refused(writing(command, out, bundle_folder), "is not a folder: choose another place", capsys)
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -25,7 +25,7 @@ def test_absurd_numbers_are_refused(tmp_path, change):
     file = tmp_path / "latency.json"
     save_latency_table(file, table_for(unet_like()))
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.raises(InputError, match="profile the model anew"):
+    with pytest.raises(InputError, match="profile the model again"):
         load_latency_table(file)
 
 
@@ -46,15 +46,17 @@ def test_a_table_of_half_precision_prices_the_float32_model_that_was_converted()
 
 def test_a_table_of_another_model_is_refused():
     graph = unet_like()
-    with pytest.raises(InputError, match="measured for model_digest eeeeeeeeeeee, dddddddddddd is wanted"):
+    with pytest.raises(InputError, match="measured for model_digest eeeeeeeeeeee, expected dddddddddddd: profile this"):
         check_table(replace(table_for(graph), model_digest="e" * 64), graph)
     with pytest.raises(InputError, match="has 2 pieces"):
         check_table(replace(table_for(graph), pieces_ms=(1.0, 2.0)), graph)
-    with pytest.raises(UsageError, match="measured with 8 images, 4 are asked for: profile with --batch 4"):
+    with pytest.raises(UsageError, match="measured with batch 8, requested is batch 4: profile with batch 4"):
         check_table(table_for(graph), graph, batch=4)
     latent = tuple(graph.inputs[0].shape[1:])
     check_table(replace(table_for(graph), latent_shape=latent), graph)
-    with pytest.raises(InputError, match=r"measured for latents of shape \(4, 96, 96\), .* is wanted: profile that"):
+    with pytest.raises(
+        InputError, match=r"measured for latents of shape \(4, 96, 96\), expected .*: profile this size"
+    ):
         check_table(replace(table_for(graph), latent_shape=(4, 96, 96)), graph)
 
 

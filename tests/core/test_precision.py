@@ -14,15 +14,15 @@ RECORD = PrecisionRecord(
     source="s",
     tolerance=0.02,
     images=2,
-    fixed=("a",),
-    islands=(FallbackNodes("mid_block", ("n1", "n2"), "reaches 1e6"),),
-    wide=("w",),
+    always_fp32=("a",),
+    fallback=(FallbackNodes("mid_block", ("n1", "n2"), "reaches 1e6"),),
+    fp32_tensors=("w",),
     local=0.001,
     free=0.002,
 )
 
 
-def test_variants_are_named_as_diffusers_names_them():
+def test_half_precision_files_are_named_as_diffusers_names_them():
     name = half_precision_name("diffusion_pytorch_model.safetensors", "float16")
     assert name == "diffusion_pytorch_model.fp16.safetensors"
     assert half_precision_name("subnet_00.onnx", "bfloat16") == "subnet_00.bf16.onnx"
@@ -41,3 +41,19 @@ def test_a_damaged_record_is_refused(tmp_path: Path, field: str, value: object) 
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     with pytest.raises(InputError, match=field):
         load_precision(path)
+
+
+def test_a_record_of_version_1_is_refused_in_one_line_that_says_what_to_do() -> None:
+    """Version 1 called the fallback nodes by other names. The search for them has to run again anyway."""
+    path = Path(__file__).parent.parent / "data" / "formats-1.0" / "precision.json"
+    with pytest.raises(
+        InputError,
+        match=r"has format version 1\.0, this program reads 2\.0: build the engines in half precision again",
+    ) as refusal:
+        load_precision(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_record_is_written_in_version_2(tmp_path: Path) -> None:
+    save_precision(tmp_path / "precision.json", RECORD)
+    assert json.loads((tmp_path / "precision.json").read_text())["format_version"] == "2.0"

@@ -1,4 +1,4 @@
-"""What a schedule stands on, and every reason to refuse one."""
+"""The sources of reused features, and every refusal of a schedule."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from dipgo_deploy.core.contract import check_same_contract
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule, check_schedule, full_schedule
 from tests.search.graphs import contract_of, unet_like
@@ -84,21 +83,3 @@ def test_the_prediction_is_the_last_block_of_every_schedule():
         schedule = Schedule(FULL.contract, "stage", "output", blocks, ((True,) * len(blocks),) * 5)
         with pytest.raises(InputError, match="the last block of a schedule must be 'prediction'"):
             check_schedule(schedule)
-
-
-def test_contracts_are_compared_field_by_field():
-    contract = FULL.contract
-    check_same_contract(
-        contract, replace(contract, versions={"torch": "1"}, batch=replace(contract.batch, max=3)), "it"
-    )
-    others = {
-        "model_class": ("Other", "model_class Other, but UNet2DConditionModel is wanted"),
-        "model_digest": ("e" * 64, "model_digest eeeeeeeeeeee, but dddddddddddd is wanted"),
-        "dtype": ("float16", "dtype float16, but float32"),
-        "guidance": ("concat", "guidance concat, but none"),
-        "latent_shape": ((1, 2, 3), r"latent_shape \(1, 2, 3\), but \(4, 8, 8\)"),
-        "sampler": (replace(contract.sampler, config='{"a": 1}'), "DDIMScheduler with 5 calls .* make it anew"),
-    }
-    for name, (value, message) in others.items():
-        with pytest.raises(InputError, match=f"the schedule was made for .*{message}"):
-            check_same_contract(contract, replace(contract, **{name: value}), "the schedule")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from dipgo_deploy.core.contract import Contract, SamplerSpec
 from dipgo_deploy.core.tensors import DTYPE_BYTES, TensorSpec, resolve_dim
 
 
@@ -21,9 +20,3 @@ def test_bytes_follow_the_dtype(dtype):
     spec = TensorSpec("x", ("rows", 3, 4), dtype)
     assert spec.resolve({"rows": 2}) == (2, 3, 4)
     assert spec.nbytes({"rows": 2}) == 24 * DTYPE_BYTES[dtype]
-
-
-@pytest.mark.parametrize(("guidance", "rows"), [("none", 3), ("concat", 6)])
-def test_guidance_doubles_the_rows_of_a_batch(guidance, rows):
-    contract = Contract("M", "0", "float32", SamplerSpec("S", "{}", 1, (1.0,)), guidance, (1, 2, 2))
-    assert contract.sizes(3) == {"batch": 3, "rows": rows}

@@ -14,9 +14,10 @@ from dipgo_deploy.bundle.half_precision import load_variant, write_variant
 from dipgo_deploy.core.errors import GateError, UsageError
 from dipgo_deploy.core.precision import PrecisionRecord
 from dipgo_deploy.core.sampler import noise_for
-from dipgo_deploy.engines.fallback import FallbackOptions, find_fallback_nodes
+from dipgo_deploy.engines.fallback import find_fallback_nodes
+from dipgo_deploy.engines.options import FallbackOptions
+from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.graphs.half_probe import HalfProbe
-from dipgo_deploy.graphs.trace import MASTER_FILE
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.verify.deviation import Recording, relative_difference

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.core.program import Combine
-from dipgo_deploy.engines.latency_fit import fit_latencies
+from dipgo_deploy.engines.latency_fit import fit_latencies, latency_table
+from dipgo_deploy.engines.options import ProfileOptions
 from dipgo_deploy.engines.probes import probe_programs
-from dipgo_deploy.engines.profile import ProfileOptions, latency_table
 from dipgo_deploy.lowering.latency import combine_features, lost_mib, predict_ms, run_features
 from dipgo_deploy.models import make_contract
 from tests.search.tables import table_for

@@ -8,7 +8,8 @@ import pytest
 
 from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.engines.planner import PlanOptions, plan
+from dipgo_deploy.engines.options import PlanOptions
+from dipgo_deploy.engines.planner import plan
 from dipgo_deploy.trt.sizes import size_fit
 from tests.search.tables import table_for
 

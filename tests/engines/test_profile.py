@@ -14,9 +14,10 @@ from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import MissingError, UsageError
 from dipgo_deploy.core.latency import LatencyTable, check_table
-from dipgo_deploy.engines import profile
+from dipgo_deploy.engines import profiling
+from dipgo_deploy.engines.options import ProfileOptions
 from dipgo_deploy.engines.probes import ProbeEngines, probe_programs
-from dipgo_deploy.engines.profile import ProfileOptions, ProfileProgress, profile, time_calls
+from dipgo_deploy.engines.profiling import ProfileProgress, profile, time_calls
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime.clock import HostClock

@@ -1,12 +1,19 @@
-"""Every mend changes what is defective and nothing else."""
+"""Every fix changes the defect and nothing else."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
+from torch.onnx._internal.exporter._core import TorchTensor
 
-from dipgo_deploy.graphs.exporter_fixes import drop_void_squeezes, fold_known_sizes
+from dipgo_deploy.graphs.exporter_fixes import (
+    apply_exporter_fixes,
+    drop_void_squeezes,
+    fold_known_sizes,
+    put_placeholders,
+)
 
 FLOAT, INT = ir.TensorType(ir.DataType.FLOAT), ir.TensorType(ir.DataType.INT64)
 
@@ -66,7 +73,7 @@ def gather(*place: int, scalar: bool = True):
 
 
 @pytest.mark.parametrize(
-    ("asked", "place", "found"),
+    ("shape_node", "place", "size"),
     [
         (shape_of(start=0), gather(1), np.array(12)),
         (shape_of(start=1), gather(0), np.array(12)),
@@ -75,10 +82,34 @@ def gather(*place: int, scalar: bool = True):
         (shape_of(start=0), gather(0, 1, scalar=False), None),
     ],
 )
-def test_only_a_known_size_becomes_a_constant(asked, place, found) -> None:
-    graph, nodes = graph_of(["rows", 12], asked, place, identity)
+def test_only_a_known_size_becomes_a_constant(shape_node, place, size) -> None:
+    graph, nodes = graph_of(["rows", 12], shape_node, place, identity)
     fold_known_sizes(graph)
     reads = nodes[2].inputs[0]
-    assert (reads.const_value is None) == (found is None)
-    if found is not None:
-        assert np.array_equal(reads.const_value.numpy(), found) and reads.const_value.numpy().shape == found.shape
+    assert (reads.const_value is None) == (size is None)
+    if size is not None:
+        assert np.array_equal(reads.const_value.numpy(), size) and reads.const_value.numpy().shape == size.shape
+
+
+def test_all_fixes_are_applied() -> None:
+    graph, _ = graph_of(["rows", 16, 4], squeeze(1), shape_of(start=0), gather(1), identity)
+    apply_exporter_fixes(ir.Model(graph, ir_version=10))
+    last = graph.outputs[0].producer()
+    assert "Squeeze" not in [node.op_type for node in graph] and last.inputs[0].const_value.numpy() == 16
+
+
+def test_placeholders_take_no_memory_and_differ():
+    def value(name: str, *shape: int) -> ir.Value:
+        tensor = ir.Value(name=name, const_value=ir.tensor(np.zeros(1, np.float32)))
+        meta = torch.zeros(*shape, dtype=torch.bfloat16, device="meta")
+        tensor.const_value = TorchTensor(meta, name=name)
+        return tensor
+
+    real = ir.Value(name="real", const_value=ir.tensor(np.ones(3, np.float32), name="real"))
+    values = [value("a", 4), value("b", 4), value("large", 1 << 20, 1 << 20), real]
+    graph = ir.Graph([], [], nodes=[], initializers=values)
+    put_placeholders(graph)
+    a, b, large = (np.asarray(graph.initializers[name].const_value.numpy()) for name in ("a", "b", "large"))
+    assert a.dtype == b.dtype == large.dtype and a.dtype.name == "bfloat16" and not np.array_equal(a, b)
+    assert large.shape == (1 << 20, 1 << 20) and large.strides == (0, 0)
+    assert np.array_equal(graph.initializers["real"].const_value.numpy(), np.ones(3))

@@ -6,8 +6,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from dipgo_deploy.graphs.half_graph import fixed_islands, half_graph
-from dipgo_deploy.graphs.rounding import RANGE_SUFFIX, add_ranges, round_graph
+from dipgo_deploy.graphs.half_graph import always_fp32_nodes, half_graph
+from dipgo_deploy.graphs.half_probe import RANGE_SUFFIX, add_ranges, round_graph
 
 CHAIN = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -52,35 +52,37 @@ TIME = np.array([900.0, 900.0, 900.0], np.float32)
 
 def test_everything_is_half_but_the_timestep_and_its_angles():
     model = parsed(CHAIN)
-    fixed = fixed_islands(model.graph, "float16")
-    assert fixed == {"node_angle", "node_wave"}
-    half_graph(model.graph, {"mid"}, "float16", fixed)
+    always_fp32 = always_fp32_nodes(model.graph, "float16")
+    assert always_fp32 == {"node_angle", "node_wave"}
+    half_graph(model.graph, {"mid"}, "float16", always_fp32)
     kinds = types(model)
     assert {name for name, kind in kinds.items() if kind == "FLOAT"} == {"timestep", "freq:float32", "angle", "wave"}
-    found = outputs(model, x=X.astype(np.float16), timestep=TIME)
-    assert {name: value.dtype for name, value in found.items()} == {"mid": np.float16, "y": np.float16}
-    wanted = outputs(parsed(CHAIN), x=X, timestep=TIME)
-    assert np.abs(found["mid"] - wanted["mid"]).max() <= 2e-3 * np.abs(wanted["mid"]).max()
+    values = outputs(model, x=X.astype(np.float16), timestep=TIME)
+    assert {name: value.dtype for name, value in values.items()} == {"mid": np.float16, "y": np.float16}
+    expected = outputs(parsed(CHAIN), x=X, timestep=TIME)
+    assert np.abs(values["mid"] - expected["mid"]).max() <= 2e-3 * np.abs(expected["mid"]).max()
 
 
 def test_angles_would_be_lost_in_half_precision():
     model = parsed(CHAIN)
     round_graph(model.graph, (), "float16", ())
-    found = outputs(model, x=X, timestep=TIME + 0.3)["mid"][:2]
-    wanted = outputs(parsed(CHAIN), x=X, timestep=TIME + 0.3)["mid"][:2]
-    assert np.abs(found - wanted).max() > 0.05
+    values = outputs(model, x=X, timestep=TIME + 0.3)["mid"][:2]
+    expected = outputs(parsed(CHAIN), x=X, timestep=TIME + 0.3)["mid"][:2]
+    assert np.abs(values - expected).max() > 0.05
 
 
-def test_an_island_stays_in_float32_between_its_own_nodes_and_shares_weights_by_twins():
+def test_fallback_nodes_stay_in_float32_and_read_copies_of_shared_weights():
     model = parsed(CHAIN)
-    half_graph(model.graph, {"mid"}, "float16", {"node_raised", "node_lowered", *fixed_islands(model.graph, "float16")})
+    half_graph(
+        model.graph, {"mid"}, "float16", {"node_raised", "node_lowered", *always_fp32_nodes(model.graph, "float16")}
+    )
     kinds = types(model)
     assert kinds["raised"] == kinds["lowered"] == kinds["small:float32"] == "FLOAT"
     assert kinds["small"] == kinds["mid"] == "FLOAT16"
     assert len([node for node in model.graph if node.op_type == "Cast"]) == 3  # x, lowered, wave
 
 
-def test_a_value_at_which_graphs_are_cut_is_half_even_inside_an_island():
+def test_a_value_at_which_graphs_are_cut_is_half_even_between_fallback_nodes():
     model = parsed(CHAIN)
     names = [str(node.name) for node in model.graph]
     half_graph(model.graph, {"mid"}, "float16", names)
@@ -90,17 +92,19 @@ def test_a_value_at_which_graphs_are_cut_is_half_even_inside_an_island():
     assert outputs(model, x=X.astype(np.float16), timestep=TIME)["mid"].dtype == np.float16
 
 
-def test_a_wide_cut_value_stays_float32_on_both_sides():
+def test_an_fp32_tensor_stays_float32_on_both_sides_of_a_cut():
     model = parsed(CHAIN)
-    half_graph(model.graph, {"mid"}, "float16", {"node_mid", *fixed_islands(model.graph, "float16")}, wide=["mid"])
+    half_graph(
+        model.graph, {"mid"}, "float16", {"node_mid", *always_fp32_nodes(model.graph, "float16")}, fp32_tensors=["mid"]
+    )
     assert outputs(model, x=X.astype(np.float16), timestep=TIME)["mid"].dtype == np.float32
 
 
 def test_bfloat16_raises_the_opset_and_keeps_what_onnx_does_not_have_in_it():
     model = parsed(CHAIN.replace("y = Mul (mid, small)", 'y = Einsum <equation = "i->i"> (mid)'))
-    fixed = fixed_islands(model.graph, "bfloat16")
-    assert fixed == {"node_angle", "node_wave", "node_y"}
-    half_graph(model.graph, {"mid"}, "bfloat16", fixed)
+    always_fp32 = always_fp32_nodes(model.graph, "bfloat16")
+    assert always_fp32 == {"node_angle", "node_wave", "node_y"}
+    half_graph(model.graph, {"mid"}, "bfloat16", always_fp32)
     assert model.graph.opset_imports[""] == 22 and types(model)["mid"] == "BFLOAT16"
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
@@ -108,27 +112,27 @@ def test_bfloat16_raises_the_opset_and_keeps_what_onnx_does_not_have_in_it():
 def test_ranges_are_the_largest_magnitudes():
     model = parsed(CHAIN)
     add_ranges(model.graph)
-    found = outputs(model, x=-X, timestep=TIME)
-    assert found[f"raised{RANGE_SUFFIX}"] == 120000.0
-    assert set(found) == {f"{name}{RANGE_SUFFIX}" for name in ("angle", "wave", "raised", "lowered", "mid", "y")}
+    values = outputs(model, x=-X, timestep=TIME)
+    assert values[f"raised{RANGE_SUFFIX}"] == 120000.0
+    assert set(values) == {f"{name}{RANGE_SUFFIX}" for name in ("angle", "wave", "raised", "lowered", "mid", "y")}
 
 
 @pytest.mark.parametrize(("dtype", "overflows"), [("float16", True), ("bfloat16", False)])
 def test_a_rounded_graph_shows_the_overflow_that_onnxruntime_hides(dtype, overflows):
     typed = parsed(CHAIN)
-    fixed = fixed_islands(typed.graph, "float16")
-    half_graph(typed.graph, (), "float16", fixed)
+    always_fp32 = always_fp32_nodes(typed.graph, "float16")
+    half_graph(typed.graph, (), "float16", always_fp32)
     assert np.isfinite(outputs(typed, x=X.astype(np.float16), timestep=TIME)["mid"]).all()
     model = parsed(CHAIN)
-    round_graph(model.graph, (), dtype, fixed)
-    found = outputs(model, x=X, timestep=TIME)["mid"]
-    assert found.dtype == np.float32 and np.isinf(found[2]) == overflows and np.isfinite(found[:2]).all()
+    round_graph(model.graph, (), dtype, always_fp32)
+    values = outputs(model, x=X, timestep=TIME)["mid"]
+    assert values.dtype == np.float32 and np.isinf(values[2]) == overflows and np.isfinite(values[:2]).all()
 
 
-def test_a_rounded_graph_with_the_island_holds():
+def test_a_rounded_graph_with_fallback_nodes_holds():
     model = parsed(CHAIN)
     round_graph(model.graph, {"mid"}, "float16", {"node_raised", "node_lowered", "node_angle", "node_wave"})
-    found = outputs(model, x=X, timestep=TIME)
-    wanted = outputs(parsed(CHAIN), x=X, timestep=TIME)
-    assert np.abs(found["mid"] - wanted["mid"]).max() <= 1e-3 * np.abs(wanted["mid"]).max()
-    assert np.array_equal(found["mid"], found["mid"].astype(np.float16))
+    values = outputs(model, x=X, timestep=TIME)
+    expected = outputs(parsed(CHAIN), x=X, timestep=TIME)
+    assert np.abs(values["mid"] - expected["mid"]).max() <= 1e-3 * np.abs(expected["mid"]).max()
+    assert np.array_equal(values["mid"], values["mid"].astype(np.float16))

@@ -12,6 +12,7 @@ from dipgo_deploy.core.blocks import Macs
 from dipgo_deploy.graphs.macs import LAYER_NORM_MACS, node_macs
 from dipgo_deploy.graphs.shapes import infer_specs
 from tests.graphs.onnx_text import model_from_text
+from tests.graphs.surgery import EVERY_TRACE
 
 
 def weight(*shape: int) -> np.ndarray:
@@ -87,10 +88,7 @@ def test_reference_models_agree_with_torchs_counter(name: str, reference_model, 
     assert blocks.macs.full == pytest.approx(counter.get_total_flops() / 2 / 2, rel=0.005)
 
 
-@pytest.mark.parametrize(
-    ("name", "granularity"),
-    [("digits-unet", g) for g in ("stage", "layer", "branch")] + [("digits-dit", g) for g in ("stage", "branch")],
-)
+@EVERY_TRACE
 def test_the_sum_does_not_depend_on_the_blocks(name: str, granularity: str, traced) -> None:
     blocks, stage = traced(name, granularity).blocks, traced(name, "stage").blocks
     assert blocks.macs == stage.macs

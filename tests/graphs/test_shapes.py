@@ -77,7 +77,9 @@ def test_a_size_that_is_no_multiple_of_the_batch_is_refused() -> None:
     }
     """
     model = model_from_text(text, y=np.zeros((1, 3), np.float32))
-    with pytest.raises(InputError, match="a size of z is 3 and 4 for 2 and 3 rows: no multiple of the batch"):
+    with pytest.raises(
+        InputError, match="a size of z is 3 for 2 rows and 4 for 3 rows, not a multiple of the batch: the model"
+    ):
         infer_specs(model)
 
 

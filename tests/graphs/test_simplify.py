@@ -91,7 +91,7 @@ def test_constants_fold_but_parameters_keep_their_orientation() -> None:
     assert np.allclose(found["prediction"], 2 * x @ weight.T)
 
 
-def test_what_parameters_are_today_changes_no_graph() -> None:
+def test_the_values_of_parameters_change_no_graph() -> None:
     """Neither are equal ones united, nor are a factor of 1 and a summand of 0 left out."""
     text = """
     agraph (float[3] x, float[3] one, float[3] other, float factor, float summand) => (float[3] y)
@@ -116,16 +116,16 @@ def test_what_parameters_are_today_changes_no_graph() -> None:
     assert all(np.array_equal(initializers[name].const_value.numpy(), value) for name, value in parameters.items())
 
 
-@pytest.mark.parametrize("name", ["ddpm", "dit"])
+@pytest.mark.parametrize("name", [pytest.param("ddpm", marks=pytest.mark.slow), "dit"])
 def test_the_rules_leave_what_all_rules_of_onnxscript_leave(name: str, monkeypatch) -> None:
-    captured, found = capture(tiny(name), []), []
+    captured, operators = capture(tiny(name), []), []
     proto = ir.to_proto(captured.model)
     for optimiser in (own_optimiser, optimize_ir):
         monkeypatch.setattr("dipgo_deploy.graphs.simplify._optimize", optimiser)
         model = ir.from_proto(proto)
         simplify(model, captured.outputs, [*model.graph.initializers])
-        found.append(Counter(op_types(model)))
-    assert found[0] == found[1]
+        operators.append(Counter(op_types(model)))
+    assert operators[0] == operators[1]
 
 
 def test_an_inner_value_gives_up_a_name_that_an_output_takes() -> None:

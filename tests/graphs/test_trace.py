@@ -16,9 +16,7 @@ from dipgo_deploy.graphs import load_trace, trace
 from dipgo_deploy.graphs.weights import read_layout
 from dipgo_deploy.models import Preset, model_from_module
 from tests.graphs.onnx_text import open_session, run_session
-from tests.graphs.surgery import TRACES, deviation, example, record
-
-EVERY_TRACE = pytest.mark.parametrize(("name", "granularity"), TRACES)
+from tests.graphs.surgery import EVERY_TRACE, deviation, example, record
 
 
 @EVERY_TRACE
@@ -28,12 +26,12 @@ def test_the_master_graph_gives_what_pytorch_gives(name, granularity, reference_
     for rows in (1, 3):
         inputs = example(model, rows)
         expected = record(model, made.blocks, inputs)
-        found = run_session(session, {key: tensor.numpy() for key, tensor in inputs.items()})
+        outputs = run_session(session, {key: tensor.numpy() for key, tensor in inputs.items()})
         features = {feature for block in made.blocks.blocks for feature in block.features}
-        assert features <= found.keys() <= expected.keys()
-        assert [key for key in found if deviation(found[key], expected[key]) > 1e-5] == []
+        assert features <= outputs.keys() <= expected.keys()
+        assert [key for key in outputs if deviation(outputs[key], expected[key]) > 1e-5] == []
         for key in features:
-            assert made.blocks.values[key].resolve({"rows": rows}) == found[key].shape
+            assert made.blocks.values[key].resolve({"rows": rows}) == outputs[key].shape
 
 
 def test_the_graph_takes_more_rows_than_the_exporter_is_told_of(reference_model, traced) -> None:
@@ -42,8 +40,8 @@ def test_the_graph_takes_more_rows_than_the_exporter_is_told_of(reference_model,
     session = open_session(made.master.read_bytes(), made.folder)
     for rows in (64, 130):
         inputs = example(model, rows)
-        found = run_session(session, {key: tensor.numpy() for key, tensor in inputs.items()})
-        assert deviation(found["prediction"], record(model, made.blocks, inputs)["prediction"]) < 1e-5
+        outputs = run_session(session, {key: tensor.numpy() for key, tensor in inputs.items()})
+        assert deviation(outputs["prediction"], record(model, made.blocks, inputs)["prediction"]) < 1e-5
 
 
 @EVERY_TRACE
@@ -67,9 +65,9 @@ def test_diffusers_loads_the_weights_file_bit_for_bit(name, granularity, referen
     model, made = reference_model(name), traced(name, granularity)
     loaded = type(model.module).from_pretrained(made.folder, local_files_only=True, use_safetensors=True)
     assert isinstance(loaded, getattr(diffusers, model.class_name))
-    state, found = model.module.state_dict(), loaded.state_dict()
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[key], state[key]) and found[key].dtype == state[key].dtype for key in state)
+    state, restored = model.module.state_dict(), loaded.state_dict()
+    assert restored.keys() == state.keys()
+    assert all(torch.equal(restored[key], state[key]) and restored[key].dtype == state[key].dtype for key in state)
     own = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     assert sum(length for _, length in read_layout(made.weights).values()) <= 1.01 * own
     assert made.blocks.weight_bytes <= 1.01 * own
@@ -77,18 +75,18 @@ def test_diffusers_loads_the_weights_file_bit_for_bit(name, granularity, referen
 
 def test_a_trace_is_made_once(digits_unet, traced, monkeypatch) -> None:
     made = traced("digits-unet", "stage")
-    module = sys.modules["dipgo_deploy.graphs.trace"]  # the package shows the function under this name
-    monkeypatch.setattr(module, "capture", lambda *_: pytest.fail("traced again"))
+    module = sys.modules["dipgo_deploy.graphs.trace"]  # The package has a function of the same name.
+    monkeypatch.setattr(module, "write_trace", lambda *_: pytest.fail("traced again"))
     assert trace(digits_unet, granularity="stage") == made
 
 
-def test_a_damaged_trace_in_the_cache_is_made_anew(tmp_path, monkeypatch) -> None:
+def test_a_damaged_trace_in_the_cache_is_made_again(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DIPGO_CACHE", str(tmp_path))
     made = trace(two_parts(), granularity="whole")
     blocks = (made.folder / "blocks.json").read_bytes()
     (made.folder / "blocks.json").write_text("{")
-    left = made.folder.with_name(f".{made.folder.name}.trace.dead")
-    left.mkdir()
+    stale = made.folder.with_name(f".{made.folder.name}.trace.dead")
+    stale.mkdir()
     assert trace(two_parts(), granularity="whole").blocks == made.blocks
     assert (made.folder / "blocks.json").read_bytes() == blocks
     assert [path.name for path in made.folder.parent.iterdir()] == [made.folder.name]
@@ -113,20 +111,31 @@ def two_parts():
     return model_from_module(TwoParts(), preset=preset)
 
 
-def test_a_module_of_ones_own_has_the_granularities_of_its_preset(tmp_path) -> None:
+def test_a_module_of_the_user_has_the_granularities_of_its_preset(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DIPGO_CACHE", str(tmp_path / "cache"))
     model = two_parts()
     whole = trace(model, granularity="whole", out=tmp_path / "whole").blocks
     assert (whole.granularity, whole.block_names) == ("whole", ("first", "prediction"))
     assert whole.values["unused"].shape == ("rows", 3)
-    own = trace(model, patterns=["first"], out=tmp_path / "own").blocks
+    own = trace(model, patterns=["first"]).blocks
     assert own.granularity == "first"
-    # Export knows the blocks by the granularity that the schedule recorded.
-    assert trace(model, granularity=own.granularity, out=tmp_path / "again").blocks == own
+    # Export finds the blocks again by the granularity that the schedule recorded.
+    assert trace(model, granularity=own.granularity).blocks == own
+    assert [folder.name for folder in (tmp_path / "cache" / "traces").iterdir()] == [
+        trace(model, patterns=["first"]).folder.name
+    ]
     with pytest.raises(UsageError, match="TwoParts has no granularity 'stage': choose whole"):
         trace(model, granularity="stage")
 
 
-def test_patterns_that_make_no_sense_are_refused(digits_unet) -> None:
+def test_a_folder_that_holds_something_else_is_kept(tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists but is not a trace: choose another folder"):
+        trace(two_parts(), granularity="whole", out=tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_unusable_patterns_are_refused(digits_unet) -> None:
     with pytest.raises(UsageError, match=r"pattern 'blocks.\*' matches no submodule of UNet2DConditionModel"):
         trace(digits_unet, patterns=["blocks.*"])
     with pytest.raises(UsageError, match="lies inside block mid_block: choose patterns that do not nest"):
@@ -145,5 +154,5 @@ def test_a_trace_with_a_part_missing_is_refused(traced, tmp_path) -> None:
     (tmp_path / "blocks.json").unlink()
     document = json.loads((made.folder / "blocks.json").read_text())
     (tmp_path / "blocks.json").write_text(json.dumps({**document, "pieces": 3}))
-    with pytest.raises(InputError, match="blocks.json: pieces: .* mend it"):
+    with pytest.raises(InputError, match="blocks.json: pieces: .* fix the file"):
         load_trace(tmp_path)

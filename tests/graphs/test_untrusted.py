@@ -1,3 +1,5 @@
+"""Untrusted graphs are refused, and a digest names the content of a graph."""
+
 from __future__ import annotations
 
 import os
@@ -6,10 +8,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, parser
 
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.graphs.untrusted import check_graph, load_graphs
+from dipgo_deploy.graphs.untrusted import check_graph, graph_digest, load_graphs
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE, read_layout
 
 
@@ -56,9 +58,9 @@ def test_a_plain_graph_passes() -> None:
         (set_entry("location", "../secrets"), "points to '../secrets'"),
         (set_entry("location", "/etc/passwd"), "points to '/etc/passwd'"),
         (set_entry("location", "other.safetensors"), "points to 'other.safetensors'"),
-        (set_entry("offset", "96"), "is no tensor of"),
-        (set_entry("length", "400"), "is no tensor of"),
-        (set_entry("offset", "-4"), "is no tensor of"),
+        (set_entry("offset", "96"), "is not a tensor of"),
+        (set_entry("length", "400"), "is not a tensor of"),
+        (set_entry("offset", "-4"), "is not a tensor of"),
         (set_entry("length", "many"), "has no offset and length"),
         (hide_in_attribute, "points to '/etc/passwd'"),
         (nest, "holds a nested graph"),
@@ -66,13 +68,13 @@ def test_a_plain_graph_passes() -> None:
         (lambda model: model.functions.add(name="f", domain="d"), "uses functions"),
     ],
 )
-def test_what_a_graph_must_not_do(change: Callable[[onnx.ModelProto], None], message: str) -> None:
+def test_forbidden_contents_are_refused(change: Callable[[onnx.ModelProto], None], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_graph(graph_with(change), "toy", {(100, 4)})
 
 
-def test_bytes_that_are_no_graph() -> None:
-    with pytest.raises(InputError, match="toy is no readable ONNX graph"):
+def test_bytes_that_are_not_a_graph() -> None:
+    with pytest.raises(InputError, match="toy is not a readable ONNX graph"):
         check_graph(b"\xff\x00garbage", "toy", set())
 
 
@@ -82,11 +84,11 @@ def test_weights_must_be_a_file_of_their_own(bundle_copy: Path) -> None:
     aside = bundle_copy / "aside"
     weights.rename(aside)
     weights.symlink_to(aside)
-    with pytest.raises(InputError, match="no regular file of its own"):
+    with pytest.raises(InputError, match="is not a regular file without other links"):
         load_graphs([("subnet_00", graph)], weights)
     weights.unlink()
     os.link(aside, weights)
-    with pytest.raises(InputError, match="no regular file of its own"):
+    with pytest.raises(InputError, match="is not a regular file without other links"):
         load_graphs([("subnet_00", graph)], weights)
 
 
@@ -104,3 +106,15 @@ def test_tensor_outside_the_weights_file(tmp_path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
     with pytest.raises(InputError, match="tensor w lies outside the file"):
         read_layout(path)
+
+
+DIGEST_TEXT = '<ir_version: 9, opset_import: ["" : 20]> {name} (float[2] x) => (float[2] y) {{ y = {op} (x) }}'
+
+
+def serialized(name: str = "g", op: str = "Relu") -> bytes:
+    return parser.parse_model(DIGEST_TEXT.format(name=name, op=op)).SerializeToString()
+
+
+def test_the_digest_of_a_graph_ignores_its_name_only():
+    assert graph_digest(serialized()) == graph_digest(serialized("h"))
+    assert graph_digest(serialized()) != graph_digest(serialized(op="Abs"))

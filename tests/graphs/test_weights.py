@@ -1,4 +1,4 @@
-"""The weights file: what is in it, and what is refused."""
+"""The weights file: its content, and refusals of damaged files."""
 
 from __future__ import annotations
 
@@ -86,5 +86,5 @@ def test_tensors_outside_the_file_are_refused(tmp_path, pair):
 def test_a_header_longer_than_the_file_is_never_read(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
-    with pytest.raises(InputError, match="is no safetensors file"):
+    with pytest.raises(InputError, match="is not a safetensors file"):
         read_layout(path)

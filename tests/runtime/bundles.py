@@ -18,17 +18,17 @@ from dipgo_deploy.models import LoadedModel, make_contract
 from dipgo_deploy.search.random_schedules import random_schedule
 from tests.models.families import tiny
 
-__all__ = ["PLANTED", "few_graphs", "half_export", "planted", "scheduled"]
+__all__ = ["PLANTED", "few_graphs", "planted", "scheduled"]
 
 PLANTED = "down_blocks.1"
-"""The block of `planted` that float16 cannot hold."""
+"""The block of ``planted`` whose values float16 cannot hold."""
 
 
 @cache
 def planted(factor: float = 1e7) -> LoadedModel:
-    """A tiny U-Net one of whose convolutions gives millions, which the next normalisation takes back.
+    """A tiny U-Net with values of millions behind one convolution. The next normalization scales them back.
 
-    With a ``factor`` of 2e5 its weights are held by float16, but not what it gives.
+    With a ``factor`` of 2e5 float16 holds the weights of the convolution, but not its output.
     """
     model = tiny("sd")
     with torch.no_grad():
@@ -37,7 +37,10 @@ def planted(factor: float = 1e7) -> LoadedModel:
 
 
 def scheduled(model: LoadedModel, shares: Sequence[float], guidance: str = "concat") -> Schedule:
-    """One step for each of ``shares``: the last so many of the blocks are computed, 0 reuses the prediction too."""
+    """A schedule with one step for each share. A step computes that share of the blocks, the last ones.
+
+    A share of 0 reuses the prediction too.
+    """
     graph = trace(model).blocks
     contract = make_contract(model, steps=len(shares), guidance=guidance)
     blank = random_schedule(graph, contract, "output", np.random.default_rng(0), 0.5)
@@ -47,12 +50,11 @@ def scheduled(model: LoadedModel, shares: Sequence[float], guidance: str = "conc
 
 
 def few_graphs(
-    model: LoadedModel, out: Path, layout: Layout = "subnets", shares: Sequence[float] = (1, 0.5, 0)
+    model: LoadedModel,
+    out: Path,
+    layout: Layout = "subnets",
+    shares: Sequence[float] = (1, 0.5, 0),
+    dtype: str | None = None,
 ) -> Bundle:
-    """A bundle of three steps: everything, the later half of the blocks, and nothing."""
-    return load_bundle(export(model, scheduled(model, shares), out, ExportOptions(layout)))
-
-
-def half_export(model: LoadedModel, out: Path, layout: Layout = "subnets", shares: Sequence[float] = (1, 0)) -> Bundle:
-    """A bundle that is exported in float16."""
-    return load_bundle(export(model, scheduled(model, shares), out, ExportOptions(layout, dtype="float16")))
+    """A bundle of three steps: all blocks, the later half of the blocks, and no block. ``dtype`` is the export's."""
+    return load_bundle(export(model, scheduled(model, shares), out, ExportOptions(layout, dtype=dtype)))

@@ -14,14 +14,14 @@ def states(driver: CudaDriver, providers: tuple[str, ...], installed: bool) -> d
 
 
 def test_a_bare_machine_can_do_nothing_and_learns_the_line_for_each():
-    found = capabilities(NO_GPU, (), lambda _: False)
-    assert {c.status for c in found} == {"absent"}
-    assert all(c.reason and c.remedy for c in found)
+    statuses = capabilities(NO_GPU, (), lambda _: False)
+    assert {c.status for c in statuses} == {"absent"}
+    assert all(c.reason and c.remedy for c in statuses)
 
 
 def test_without_a_gpu_rtx_builds_and_the_rest_needs_one():
-    found = states(NO_GPU, ("CUDAExecutionProvider", "CPUExecutionProvider"), True)
-    assert found == {
+    statuses = states(NO_GPU, ("CUDAExecutionProvider", "CPUExecutionProvider"), True)
+    assert statuses == {
         "onnxruntime-cpu": "ready",
         "cuda-driver": "absent",
         "onnxruntime-cuda": "absent",
@@ -31,15 +31,15 @@ def test_without_a_gpu_rtx_builds_and_the_rest_needs_one():
 
 
 def test_with_a_gpu_everything_installed_is_ready():
-    found = states(GPU, ("CUDAExecutionProvider", "CPUExecutionProvider"), True)
-    assert set(found.values()) == {"ready"}
+    statuses = states(GPU, ("CUDAExecutionProvider", "CPUExecutionProvider"), True)
+    assert set(statuses.values()) == {"ready"}
     reasons = {c.name: c.reason for c in capabilities(GPU, (), lambda _: True)}
     assert "NVIDIA H200 (sm90)" in reasons["cuda-driver"] and "sm90" in reasons["tensorrt"]
 
 
 def test_cpu_wheel_on_a_gpu_machine_is_told_to_swap_wheels():
-    found = {c.name: c for c in capabilities(GPU, ("CPUExecutionProvider",), lambda _: True)}
-    assert "uninstall onnxruntime" in found["onnxruntime-cuda"].remedy
+    statuses = {c.name: c for c in capabilities(GPU, ("CPUExecutionProvider",), lambda _: True)}
+    assert "uninstall onnxruntime" in statuses["onnxruntime-cuda"].remedy
 
 
 def test_providers_are_empty_without_onnxruntime(monkeypatch):

@@ -43,12 +43,12 @@ def test_halves_guidance_channels_and_copies_against_float64(run, dtype):
         Term("e", -0.3, guided=0.3, half="first", channels=2),
         Term("e", 0.0, guided=-0.3, half="second", channels=2),
     )
-    found = run(Combine("t", terms, 0, copies=2), arrays, scale=4.0)
+    total = run(Combine("t", terms, 0, copies=2), arrays, scale=4.0)
     once = 0.7 * parts(arrays["x"], "all") + 0.9 * parts(arrays["e"], "first")[:, :2]
     once = once - 1.2 * parts(arrays["e"], "second")[:, :2]
     exact = np.concatenate([once, once])
-    assert found.dtype == dtype
-    assert np.abs(found - exact).max() <= {2: 1e-3, 4: 1e-6, 8: 1e-15}[found.itemsize] * np.abs(exact).max()
+    assert total.dtype == dtype
+    assert np.abs(total - exact).max() <= {2: 1e-3, 4: 1e-6, 8: 1e-15}[total.itemsize] * np.abs(exact).max()
 
 
 @both
@@ -65,22 +65,22 @@ def test_half_precision_slots_are_accumulated_in_single_precision(run):
 @both
 def test_one_double_slot_makes_the_sum_double(run):
     arrays = {"a": np.full((1, 1), 1.0), "b": np.full((1, 1), 2.0**-40, np.float32), "t": np.zeros((1, 1))}
-    found = run(Combine("t", (Term("a", 1.0), Term("b", 1.0)), 0), arrays)
-    assert found[0, 0] == 1.0 + 2.0**-40
+    total = run(Combine("t", (Term("a", 1.0), Term("b", 1.0)), 0), arrays)
+    assert total[0, 0] == 1.0 + 2.0**-40
 
 
 @both
 def test_the_target_may_be_a_term(run):
     arrays = {"x": noise(4, 2), "e": noise(4, 2, seed=1)}
-    found = run(Combine("x", (Term("e", 2.0), Term("x", 0.5)), 0), arrays)
-    assert np.abs(found - (2.0 * arrays["e"] + 0.5 * arrays["x"])).max() <= 1e-6
+    total = run(Combine("x", (Term("e", 2.0), Term("x", 0.5)), 0), arrays)
+    assert np.abs(total - (2.0 * arrays["e"] + 0.5 * arrays["x"])).max() <= 1e-6
 
 
 @both
 def test_the_target_may_be_half_of_a_term(run):
     arrays = {"x": noise(2, 3)}
-    found = run(Combine("x", (Term("x", 1.0, half="second"),), 0, copies=2), arrays)
-    assert (found == np.concatenate([arrays["x"][1:]] * 2)).all()
+    total = run(Combine("x", (Term("x", 1.0, half="second"),), 0, copies=2), arrays)
+    assert (total == np.concatenate([arrays["x"][1:]] * 2)).all()
 
 
 @both
@@ -88,10 +88,10 @@ def test_holding_is_exact_and_a_second_run_sees_new_values(run):
     arrays = {"x": noise(2, 3), "t": np.full((2, 3), np.nan, np.float32)}
     assert (run(Combine("t", (Term("x", 1.0),), 0), arrays) == arrays["x"]).all()
     buffers = {name: array.copy() for name, array in arrays.items()}
-    act = bind_numpy_combine(Combine("t", (Term("x", 2.0),), 0), buffers, 1.0)
-    act()
+    call = bind_numpy_combine(Combine("t", (Term("x", 2.0),), 0), buffers, 1.0)
+    call()
     buffers["x"][...] = 3.0
-    act()
+    call()
     assert (buffers["t"] == 6.0).all()
 
 

@@ -8,7 +8,7 @@ import pytest
 from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.sampler import noise_for
-from dipgo_deploy.runtime import GenerateOptions, generate
+from dipgo_deploy.runtime import GenerateOptions, RunOptions, generate
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +26,36 @@ def test_an_image_does_not_depend_on_the_batch_it_is_made_in(bundle) -> None:
     assert np.array_equal(together, again)
 
 
-def test_all_classes_are_drawn_where_none_is_named(bundle) -> None:
+def test_all_classes_are_generated_where_none_is_named(bundle) -> None:
     assert generate(bundle, GenerateOptions(guidance_scale=1.5)).shape == (10, 1, 16, 16)
 
 
+def test_the_backend_is_an_option(bundle) -> None:
+    options = dict(seed=3, classes=(2, 7), guidance_scale=2.0)
+    by_torch = generate(bundle, GenerateOptions(**options, run=RunOptions("torch")))
+    assert np.abs(generate(bundle, GenerateOptions(**options)) - by_torch).max() < 1e-3
+
+
 def test_seeds_and_classes_matter(bundle) -> None:
-    one, other = (generate(bundle, GenerateOptions(seed=s, classes=(1,), guidance_scale=2.0)) for s in (0, 1))
+    first, second = (generate(bundle, GenerateOptions(seed=s, classes=(1,), guidance_scale=2.0)) for s in (0, 1))
     third = generate(bundle, GenerateOptions(seed=0, classes=(8,), guidance_scale=2.0))
-    assert np.abs(one - other).max() > 0.1 and np.abs(one - third).max() > 0.1
+    assert np.abs(first - second).max() > 0.1 and np.abs(first - third).max() > 0.1
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (GenerateOptions(classes=(10,)), "between 0 and 9, found"),
-        (GenerateOptions(classes=(-1,)), "between 0 and 9, found"),
-        (GenerateOptions(count=0), "make no sense"),
-        (GenerateOptions(guidance_scale=float("nan")), "not finite"),
+        ({"classes": (10,)}, "between 0 and 9, found"),
+        ({"classes": (-1,)}, "between 0 and 9, found"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"guidance_scale": float("nan")}, "must be finite|not finite"),
+        ({"run": RunOptions("torch", cuda_graph=True)}, "cuda_graph needs device cuda"),
     ],
 )
-def test_refusals(bundle, options: GenerateOptions, message: str) -> None:
+def test_refusals(bundle, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        generate(bundle, options)
+        generate(bundle, GenerateOptions(**options))
 
 
 def test_noise_of_a_seed_is_its_own() -> None:

@@ -90,10 +90,10 @@ def test_the_memory_that_onnx_runtime_writes_is_the_slot(weights):
     sizes = {"batch": 3, "rows": 3}
     buffers = {slot.name: backend.allocate(slot, sizes) for slot in program().slots}
     addresses = {name: buffer.ctypes.data for name, buffer in buffers.items()}
-    act = backend.bind_run(program().calls[1], buffers, sizes)
+    call = backend.bind_run(program().calls[1], buffers, sizes)
     for scale in (1.0, -2.0):
         buffers["in"][...] = scale * NOISE
-        act()
+        call()
         assert np.abs(buffers["out"] - (scale * NOISE + WEIGHT) * 2).max() < 1e-5
         buffers["out"][...] = np.nan  # whatever is there is overwritten by the next call
     assert {name: buffer.ctypes.data for name, buffer in buffers.items()} == addresses
@@ -129,21 +129,21 @@ def test_a_run_that_does_not_fit_its_graph_is_refused(weights):
     good = program()
     backend = OnnxRuntimeBackend({"g": graph_bytes()}, weights)
     cases = {
-        "graph 'h', which is not among the graphs given": replace(good.calls[1], graph="h"),
-        "input 'sample' the graph needs and the program does not give": replace(good.calls[1], inputs=()),
-        "input 'y' the graph does not have": replace(good.calls[1], inputs=(("sample", "in"), ("y", "noise"))),
-        "output 'y' the graph does not have": replace(good.calls[1], outputs=(("y", "out"),)),
+        "graph 'h', which is not in the bundle": replace(good.calls[1], graph="h"),
+        "needs input 'sample', which the program does not bind": replace(good.calls[1], inputs=()),
+        "has no input 'y', which the program binds": replace(good.calls[1], inputs=(("sample", "in"), ("y", "noise"))),
+        "has no output 'y', which the program binds": replace(good.calls[1], outputs=(("y", "out"),)),
     }
     for message, call in cases.items():
         with pytest.raises(InputError, match=message):
             Session(replace(good, calls=(call,)), backend, 1)
     half = OnnxRuntimeBackend({"g": graph_bytes("float16")}, weights)
-    with pytest.raises(InputError, match=r"'sample' is tensor\(float16\), its slot float32"):
+    with pytest.raises(InputError, match=r"'sample' is tensor\(float16\), but the slot is float32"):
         Session(good, half, 1)
 
 
 def test_options_are_checked(weights, monkeypatch):
-    with pytest.raises(UsageError, match="0 threads make no sense"):
+    with pytest.raises(UsageError, match="threads must be at least 1, got 0"):
         OnnxRuntimeBackend({}, weights, threads=0)
     with pytest.raises(UsageError, match="device 'tpu' is unknown"):
         OnnxRuntimeBackend({}, weights, device="tpu")
@@ -176,7 +176,7 @@ def test_the_number_of_threads_reaches_onnx_runtime(weights):
 
 
 def test_a_cuda_graph_on_the_cpu_is_refused(weights):
-    with pytest.raises(UsageError, match="a CUDA graph needs device cuda"):
+    with pytest.raises(UsageError, match="cuda_graph needs device cuda, the device is cpu"):
         OnnxRuntimeBackend({}, weights, cuda_graph=True)
     with pytest.raises(UsageError, match="CUDA graphs of single calls"):
-        OnnxRuntimeBackend({}, weights).captured([])
+        OnnxRuntimeBackend({}, weights).capture([])

@@ -24,13 +24,13 @@ class AddTimestep(NumpyMemory):
     name = "toy"
 
     def bind_run(self, run: Run, buffers: Mapping, sizes: Mapping):
-        given = {name: buffers[slot] for name, slot in run.inputs}
+        inputs = {name: buffers[slot] for name, slot in run.inputs}
         target = buffers[run.outputs[0][1]]
 
-        def act():
-            target[...] = given["sample"] + np.float32(run.timestep) + given["cond"].reshape(-1, 1, 1, 1)
+        def call():
+            target[...] = inputs["sample"] + np.float32(run.timestep) + inputs["cond"].reshape(-1, 1, 1, 1)
 
-        return act
+        return call
 
 
 def graph(name="g", **fields) -> Graph:
@@ -102,26 +102,60 @@ def test_a_slot_read_is_a_copy_and_a_slot_can_be_written():
 @pytest.mark.parametrize(
     ("noise", "conditioning", "message"),
     [
-        (NOISE[:1], {"cond": np.zeros(2, int)}, r"noise must have shape \(2, 1, 2, 2\), found \(1, 1, 2, 2\)"),
-        (NOISE.astype(complex), {"cond": np.zeros(2, int)}, "noise must have dtype float32, found complex128"),
-        (NOISE, {"cond": np.zeros(2)}, "conditioning 'cond' must have dtype int64, found float64"),
-        (NOISE, {"cond": np.zeros(3, int)}, r"conditioning 'cond' must have shape \(2,\), found \(3,\)"),
+        (NOISE[:1], {"cond": np.zeros(2, int)}, r"noise must have shape \(2, 1, 2, 2\), got \(1, 1, 2, 2\)"),
+        (NOISE.astype(complex), {"cond": np.zeros(2, int)}, "noise must have dtype float32, got complex128"),
+        (NOISE, {"cond": np.zeros(2)}, "conditioning 'cond' must have dtype int64, got float64"),
+        (NOISE, {"cond": np.zeros(3, int)}, r"conditioning 'cond' must have shape \(2,\), got \(3,\)"),
         (NOISE, {}, "conditioning 'cond' is missing: the program takes cond"),
         (NOISE, {"cond": np.zeros(2, int), "z": NOISE}, "conditioning 'z' is unknown: the program takes cond"),
     ],
 )
-def test_what_the_caller_passes_is_checked(noise, conditioning, message):
+def test_inputs_are_checked(noise, conditioning, message):
     session = Session(program(), AddTimestep(), 2)
     with pytest.raises(UsageError, match=message):
         session.run(noise, conditioning)
 
 
+class Capturing(AddTimestep):
+    """Memory that captures calls and counts captures and replays."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def capture(self, calls):
+        self.events.append(f"capture {len(calls)}")
+
+        def replay():
+            self.events.append("replay")
+            for call in calls:
+                call()
+
+        return replay
+
+
+def test_a_cuda_graph_is_captured_after_the_first_run_and_replayed():
+    memory = Capturing()
+    session = Session(program(), memory, 2, cuda_graph=True)
+    first = session.run(NOISE, {"cond": np.array([1, 2])})
+    assert memory.events == ["capture 3"]
+    assert np.array_equal(session.run(NOISE, {"cond": np.array([1, 2])}), first)
+    assert memory.events == ["capture 3", "replay"]
+    with pytest.raises(UsageError, match="cuda_graph cannot hold the steps of DDPMScheduler, which run on the host"):
+        Session(sampled("ddpm"), memory, 2, cuda_graph=True)
+
+
+@pytest.mark.parametrize("memory", [NumpyMemory, TorchMemory])
+def test_memory_on_the_cpu_has_no_cuda_graphs(memory):
+    with pytest.raises(UsageError, match="cuda_graph needs device cuda, the device is cpu: leave it out"):
+        memory().capture([])
+
+
 def test_options_that_make_no_sense_are_refused():
-    with pytest.raises(UsageError, match="batch of 0 images"):
+    with pytest.raises(UsageError, match="batch must be at least 1, got 0"):
         Session(program(), AddTimestep(), 0)
-    with pytest.raises(UsageError, match="guidance scale nan is not finite"):
+    with pytest.raises(UsageError, match="guidance_scale must be finite, got nan"):
         Session(program("concat"), AddTimestep(), 1, float("nan"))
-    with pytest.raises(UsageError, match="guidance scale 4 is wanted, but the program was made without guidance"):
+    with pytest.raises(UsageError, match="guidance_scale is 4, but the program was made without guidance"):
         Session(program(), AddTimestep(), 1, 4.0)
 
 
@@ -154,14 +188,14 @@ def sampled(sampler: str) -> Program:
 @pytest.mark.parametrize("sampler", ["ddpm", "euler-a", "ddim"])
 def test_sample_calls_make_the_schedulers_own_steps(sampler):
     made = sampled(sampler)
-    found = Session(made, AddTimestep(), 2).run(NOISE, {}, seed=3)
+    image = Session(made, AddTimestep(), 2).run(NOISE, {}, seed=3)
     stepper = SamplerStepper(made.contract.sampler)
     stepper.restart(2, 3)
     latent = torch.from_numpy(NOISE)
     for step in range(2):
         stepper.scale_input(step, latent)
         latent = stepper.advance(step, 0.5 * latent, latent)
-    assert np.array_equal(found, latent.numpy())
+    assert np.array_equal(image, latent.numpy())
 
 
 @pytest.mark.parametrize("memory", [NumpyMemory, TorchMemory])
@@ -175,7 +209,7 @@ def test_sampler_noise_repeats_and_does_not_depend_on_the_batch(memory):
     assert np.array_equal(Session(made, memory(), 1).run(NOISE[1:], {}, seed=4), both[1:])
 
 
-def test_a_sampler_with_a_history_starts_anew():
+def test_a_sampler_with_a_history_starts_again():
     session = Session(sampled("unipc"), AddTimestep(), 2)
     first = session.run(NOISE, {})
     session.run(NOISE[::-1] * 3, {})
@@ -193,7 +227,7 @@ def test_memory_dtypes():
     memory.write(buffer, np.array([[1.0, 2.0]])[:, ::-1])
     assert memory.read(buffer).tolist() == [[2.0, 1.0]]
     assert TorchMemory(dtype="float64").allocate(spec, {"rows": 1}).dtype == torch.float64
-    with pytest.raises(UsageError, match="dtype 'int8' is no floating dtype"):
+    with pytest.raises(UsageError, match="dtype 'int8' is not a floating dtype"):
         TorchMemory(dtype="int8")
     with pytest.raises(UsageError, match="device 'tpu' is unknown"):
         TorchMemory("tpu")

@@ -24,7 +24,7 @@ SCALE = 3.0
 
 
 class Tiny:
-    """A network as the backend wants it."""
+    """A network with the members that the backend needs."""
 
     def __init__(self, module: nn.Module, patterns: list[str], condition: str) -> None:
         self.module, self.condition = module.eval(), condition
@@ -50,16 +50,16 @@ class Tiny:
         return self.module(**inputs, return_dict=False)[0]
 
     def blocks(self) -> BlockGraph:
-        """The graph as far as the backend looks at it: inputs, blocks and their features."""
+        """The parts of the graph that the backend reads: inputs, blocks and their features."""
         features: dict[str, tuple[str, ...]] = {}
 
-        def note(block, forward, args, kwargs):
+        def record(block, forward, args, kwargs):
             feature = forward(*args, **kwargs)
             features[block] = tuple(f"{block}:{i}" for i in range(len(flatten_feature(feature)[0])))
             return feature
 
         inputs = self.example_inputs(1)
-        with torch.no_grad(), gated(self.module, self.names, note):
+        with torch.no_grad(), gated(self.module, self.names, record):
             self.forward(**inputs)
         features[PREDICTION] = (PREDICTION,)
         specs = tuple(
@@ -198,8 +198,8 @@ def test_a_program_on_torch_is_the_reference(case, dtype, tolerance):
     assert image.dtype == np.dtype(dtype)
     pairs = {"x1": steps[0].latent, "x2": steps[1].latent, "x3": steps[2].latent, "e1": steps[1].prediction}
     for slot, expected in pairs.items():
-        found = torch.from_numpy(session.slot(slot))
-        assert (found - expected).abs().max() <= tolerance * expected.abs().max(), slot
+        value = torch.from_numpy(session.slot(slot))
+        assert (value - expected).abs().max() <= tolerance * expected.abs().max(), slot
     assert not steps[2].called
 
 
@@ -213,7 +213,7 @@ def test_reuse_matters_in_these_cases(case):
 
 
 @pytest.mark.parametrize("case", [unet_case, dit_case])
-def test_nothing_is_left_of_the_run_before(case):
+def test_a_run_uses_nothing_of_the_run_before(case):
     model, program, _ = case()
     session = Session(program, TorchBackend(model, model.blocks(), program), 2, SCALE)
     first = session.run(noise_of(2), model.conditioning(4))
@@ -221,7 +221,7 @@ def test_nothing_is_left_of_the_run_before(case):
     assert np.array_equal(session.run(noise_of(2), model.conditioning(4)), first)
 
 
-def test_a_wrongly_dead_block_is_seen_at_once():
+def test_a_block_wrongly_taken_for_dead_shows_as_nan():
     model, program, _ = unet_case()
     g0, g1 = program.graphs
     wrong = replace(program, graphs=(g0, replace(g1, computes=("up_blocks.1", PREDICTION))))
@@ -241,16 +241,16 @@ def test_the_model_is_left_as_it_was():
 def test_half_precision_networks_run_on_a_single_precision_program(dtype, tolerance):
     model, program, schedule = dit_case(getattr(torch, dtype))
     session = Session(program, TorchBackend(model, model.blocks(), program), 1, SCALE)
-    found = torch.from_numpy(session.run(noise_of(1), model.conditioning(2)))
+    value = torch.from_numpy(session.run(noise_of(1), model.conditioning(2)))
     expected = reference_of(model, schedule, 1)[-1].latent
-    assert found.dtype == expected.dtype == torch.float32
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    assert value.dtype == expected.dtype == torch.float32
+    assert (value - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-def test_what_does_not_fit_is_refused(monkeypatch):
+def test_models_and_programs_that_do_not_fit_are_refused(monkeypatch):
     model, program, _ = unet_case()
     blocks = model.blocks()
-    with pytest.raises(UsageError, match="the torch backend runs the subnets layout; found segments"):
+    with pytest.raises(UsageError, match="backend torch runs layout subnets, the program has segments"):
         TorchBackend(model, blocks, replace(program, layout="segments"))
     with pytest.raises(InputError, match=r"UNet2DConditionModel has no block transformer_blocks.0"):
         TorchBackend(model, tiny_dit().blocks(), program)
@@ -258,7 +258,7 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     with pytest.raises(MissingError, match="no CUDA GPU"):
         TorchBackend(model, blocks, program, device="cuda")
     odd = replace(blocks, blocks=(replace(blocks.blocks[0], features=("down_blocks.0:0",)), *blocks.blocks[1:]))
-    with pytest.raises(InputError, match=r"block down_blocks.0 returns 2 tensors, 1 were traced"):
+    with pytest.raises(InputError, match=r"block down_blocks.0 returns 2 tensors, but 1 were traced"):
         Session(program, TorchBackend(model, odd, program), 1, SCALE)
 
 
@@ -288,11 +288,11 @@ def test_compiled_calls_give_what_eager_ones_give(digits_unet, traced, keep):
     blocks, contract = traced("digits-unet", "stage").blocks, make_contract(digits_unet, steps=3)
     schedule = random_schedule(blocks, contract, "output", np.random.default_rng(0), keep)
     program = lower(schedule, blocks, read_sampler(contract.sampler))
-    given = noise_for(range(2), contract.latent_shape), digits_unet.conditioning([1, 2], "none")
+    inputs = noise_for(range(2), contract.latent_shape), digits_unet.conditioning([1, 2], "none")
     eager, compiled = (
         Session(program, TorchBackend(digits_unet, blocks, program, compiler=compiler), 2)
         for compiler in (None, "eager")
     )
-    np.testing.assert_allclose(compiled.run(*given), eager.run(*given), atol=1e-5)
-    found = set(compiled.backend._compiled)
-    assert found == {""} if keep == 1 else found and found <= set(blocks.block_names)
+    np.testing.assert_allclose(compiled.run(*inputs), eager.run(*inputs), atol=1e-5)
+    names = set(compiled.backend._compiled)
+    assert names == {""} if keep == 1 else names and names <= set(blocks.block_names)

@@ -26,7 +26,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attri
 
 
 def fake_driver(init: int = 0, count_code: int = 0, devices: int = 1, name_code: int = 0) -> SimpleNamespace:
-    """Every call returns a code and writes through the pointers it is given; the GPUs are sm89."""
+    """A driver whose calls return these codes and write through their pointers. The GPUs are sm89."""
 
     def count(pointer: object) -> int:
         pointer._obj.value = devices
@@ -60,7 +60,7 @@ def fake_driver(init: int = 0, count_code: int = 0, devices: int = 1, name_code:
 
 @cache
 def compiled_driver(folder: Path, init: int = 0, devices: int = 0) -> Path:
-    """A shared library that answers so, for DIPGO_CUDA_DRIVER; skips the test where there is no C compiler."""
+    """A shared library with these answers, for DIPGO_CUDA_DRIVER. Skips the test if there is no C compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler: the Python stand-in is tested in tests/trt/test_driver.py")

@@ -15,7 +15,7 @@ def test_devices_are_described_and_the_cuda_version_is_read():
     assert gpus[1].gpu == "sm89"
 
 
-def test_a_device_that_does_not_tell_its_name_still_counts():
+def test_a_device_without_a_name_still_counts():
     assert probe_cuda(lambda _: fake_driver(name_code=1)).devices[0].name == "device 0"
 
 
@@ -34,15 +34,15 @@ def test_a_driver_without_a_usable_device_says_why(driver, reason):
     assert re.search(reason, found.reason)
 
 
-def test_a_missing_driver_library_is_no_error():
+def test_a_missing_driver_library_is_reported_and_raises_nothing():
     def missing(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     assert "no NVIDIA driver is installed" in probe_cuda(missing).reason
 
 
-def test_a_library_that_is_no_driver_is_no_error():
-    assert "no CUDA driver" in probe_cuda(lambda _: object()).reason
+def test_another_library_is_reported_and_raises_nothing():
+    assert "is not a CUDA driver" in probe_cuda(lambda _: object()).reason
 
 
 def test_the_real_probe_answers_on_any_machine():
@@ -50,6 +50,6 @@ def test_the_real_probe_answers_on_any_machine():
     assert bool(found.devices) != bool(found.reason)
 
 
-def test_another_library_may_take_the_drivers_place(tmp_path, monkeypatch):
+def test_an_environment_variable_replaces_the_driver_library(tmp_path, monkeypatch):
     monkeypatch.setenv(DRIVER_VARIABLE, str(compiled_driver(tmp_path, devices=1)))
     assert devices() == (Device(0, "Fake GPU", (8, 9), 24 << 30),)

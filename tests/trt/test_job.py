@@ -40,7 +40,7 @@ JOB = EngineJob(
 )
 
 
-def test_a_job_survives_its_way_to_another_process():
+def test_a_job_survives_a_round_trip_as_json():
     job = replace(JOB, flags=BuildFlags(level=3, static=True))
     assert job_from_json(job_to_json(job)) == job
 
@@ -57,16 +57,16 @@ def test_a_job_survives_its_way_to_another_process():
         {"profile": {"x": ProfileRange((1, 8), (2, 8), (8, 8))}},
     ],
 )
-def test_what_decides_the_build_decides_the_digest(changes):
+def test_every_input_of_the_build_changes_the_digest(changes):
     assert replace(JOB, **changes).digest != JOB.digest
 
 
 @pytest.mark.parametrize("changes", [{"graph": "h"}, {"onnx": "h.onnx"}, {"folder": "h"}, {"timing_cache": "h"}])
-def test_names_and_places_do_not(changes):
+def test_names_and_paths_do_not_change_the_digest(changes):
     assert replace(JOB, **changes).digest == JOB.digest
 
 
-def test_flags_are_named_where_they_differ_from_the_default():
+def test_flags_are_named_if_they_differ_from_the_default():
     assert BuildFlags().names == ()
     flags = BuildFlags(level=0, workspace_bytes=5, refit=True)
     assert flags.names == ("level=0", "workspace_bytes=5", "refit") and flags.refittable
@@ -90,7 +90,9 @@ def test_profiles_follow_batch_and_guidance(bundle_folder):
     assert profile_of(contract, BatchRange(1, 2, 4), spec) == ProfileRange((10, 8), (20, 8), (40, 8))
     assert check_batch(contract, None) == contract.batch
     for odd in (BatchRange(0, 1, 2), BatchRange(2, 1, 4), BatchRange(1, 4, 65)):
-        with pytest.raises(UsageError, match="give MIN-OPT-MAX within it"):
+        with pytest.raises(
+            UsageError, match="batch must be MIN-OPT-MAX in order and within the contract's 1 to 64 images, got"
+        ):
             check_batch(contract, odd)
 
 
@@ -98,6 +100,6 @@ def test_folders_are_named_after_target_version_and_gpu():
     assert engine_folder("rtx", "1.7", "sm86+sm89") == "rtx-1.7-sm86+sm89"
 
 
-def test_the_process_that_builds_starts_without_pytorch():
+def test_the_worker_process_starts_without_pytorch_and_onnx():
     code = "import sys, dipgo_deploy.trt.worker; print(sorted({'torch', 'onnx'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -93,10 +93,13 @@ def test_engines_that_fit_are_named_by_graph(bundle: Path) -> None:
     [
         (
             target("1.8"),
-            r"engines of rtx 1.8 for sm89 are wanted, found are those for rtx-1.7-sm89: run .* build-engine",
+            r"rtx 1.8 needs engines for sm89, the bundle has rtx-1.7-sm89: build engines of the bundle on this machine",
         ),
-        (target(device=Device(0, "NVIDIA RTX 5090", (12, 0), 1)), r"for sm120 are wanted, found .*rtx-1.7-sm89"),
-        (target(name="tensorrt"), r"engines of tensorrt 1.7 for sm89 are wanted"),
+        (
+            target(device=Device(0, "NVIDIA RTX 5090", (12, 0), 1)),
+            r"needs engines for sm120, the bundle has rtx-1.7-sm89",
+        ),
+        (target(name="tensorrt"), r"tensorrt 1.7 needs engines for sm89"),
     ],
 )
 def test_engines_of_another_machine_are_refused(bundle: Path, chosen: Target, words: str) -> None:
@@ -105,7 +108,9 @@ def test_engines_of_another_machine_are_refused(bundle: Path, chosen: Target, wo
 
 
 def test_a_bundle_without_engines_says_so(bundle_copy: Path) -> None:
-    with pytest.raises(InputError, match="are wanted, the bundle has none: run dipgo-deploy build-engine"):
+    with pytest.raises(
+        InputError, match="needs engines for sm89, the bundle has no engines: build engines of the bundle"
+    ):
         checked(bundle_copy)
 
 
@@ -116,8 +121,8 @@ def test_a_bundle_without_engines_says_so(bundle_copy: Path) -> None:
         ({"weights_digest": "1" * 64}, r"was built from other weights \(111111111111\) than the bundle's \(\w{12}\)"),
         ({"gpu": "sm86"}, r"built for sm86, this GPU is sm89 \(NVIDIA L4\)"),
         ({"version": "1.6"}, "built with rtx 1.6, 1.7 is installed"),
-        ({"target": "tensorrt"}, "built with tensorrt, rtx is wanted"),
-        ({"io": {}}, "the network has no tensor"),
+        ({"target": "tensorrt"}, "built with tensorrt, requested is rtx"),
+        ({"io": {}}, "the program binds tensor 'timestep', the network has none"),
         ({"sha256": "0" * 64}, "is not the engine that the bundle's manifest records"),
     ],
 )
@@ -130,20 +135,23 @@ def test_a_record_that_does_not_fit_is_refused_with_wanted_and_found(bundle: Pat
 def test_a_type_other_than_the_slots_is_refused(bundle: Path) -> None:
     io = load_engine_record(bundle / FOLDER / "subnet_00.json").io
     rewrite(bundle, io={name: replace(tensor, dtype="float16") for name, tensor in io.items()})
-    with pytest.raises(InputError, match="is float16 in the network, float32 is wanted"):
+    with pytest.raises(InputError, match="the program needs .* in float32, the network has float16: re-export"):
         checked(bundle)
 
 
 @pytest.mark.parametrize("batch", [9, 64])
 def test_a_batch_past_the_profile_is_refused(bundle: Path, batch: int) -> None:
-    with pytest.raises(UsageError, match=rf"a batch of {batch} images is wanted, engine subnet_00 takes 1 to 8"):
+    with pytest.raises(
+        UsageError,
+        match=rf"batch must be 1 to 8 for engine subnet_00, got {batch}: .* for batch {batch}-{batch}-{batch}",
+    ):
         checked(bundle, batch=batch)
 
 
 def test_a_static_engine_takes_one_batch_alone(bundle: Path) -> None:
     rewrite(bundle, profile={}, batch=BatchRange(4, 4, 4))
     assert checked(bundle, batch=4)
-    with pytest.raises(UsageError, match="takes 4 to 4"):
+    with pytest.raises(UsageError, match="batch must be 4 to 4 for engine"):
         checked(bundle, batch=3)
 
 
@@ -159,7 +167,7 @@ def test_a_missing_and_a_changed_engine_are_refused(bundle: Path) -> None:
 
 def test_an_engine_of_elsewhere_is_loaded_only_on_request(bundle: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("dipgo_deploy.trt.store.cache_folder", lambda: tmp_path / "another machine")
-    with pytest.raises(InputError, match="was not built on this machine, and an engine is code: .*--trust-engines"):
+    with pytest.raises(InputError, match="was not built on this machine, and an engine is code: .*set trust_engines"):
         checked(bundle)
     assert checked(bundle, trust=True)
 
@@ -168,5 +176,8 @@ def test_compatible_engines_serve_later_versions_and_gpus(bundle: Path) -> None:
     for graph in load_manifest(bundle / "bundle.json").graphs:
         rewrite(bundle, graph, flags=("version_compatible", "hardware_compatible"))
     assert checked(bundle, target("1.8", device=Device(0, "NVIDIA H100", (9, 0), 1)))
-    with pytest.raises(InputError, match="are wanted"):
+    with pytest.raises(
+        InputError,
+        match="rtx 2.0 needs engines for sm89, the bundle has rtx-1.7-sm89: build engines of the bundle on this",
+    ):
         checked(bundle, target("2.0"))

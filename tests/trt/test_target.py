@@ -16,11 +16,11 @@ rtx_module = SimpleNamespace(__version__="1.7", ComputeCapability=SimpleNamespac
 
 @pytest.fixture
 def modules(monkeypatch):
-    """Give (or take away) the two modules."""
+    """Install or remove the two modules."""
 
-    def install(**given):
+    def install(**libraries):
         for name in ("tensorrt", "tensorrt_rtx"):
-            monkeypatch.setitem(sys.modules, name, given.get(name))
+            monkeypatch.setitem(sys.modules, name, libraries.get(name))
 
     return install
 
@@ -34,8 +34,8 @@ def test_tensorrt_is_taken_where_both_can_be_used(modules):
 @pytest.mark.parametrize(
     ("name", "purpose", "words"),
     [
-        ("tensorrt", "build", "builds only on an NVIDIA GPU .*cuInit returned 100.*or build with --target rtx"),
-        ("tensorrt", "run", "runs only on an NVIDIA GPU .*run on a machine that has one"),
+        ("tensorrt", "build", "builds only on an NVIDIA GPU .*cuInit returned 100.*or choose target rtx"),
+        ("tensorrt", "run", "runs only on an NVIDIA GPU .*run on a machine with a GPU"),
         ("rtx", "run", "runs only on an NVIDIA GPU"),
         (None, "run", "tensorrt runs only .*; target rtx runs only"),
     ],
@@ -71,7 +71,7 @@ def test_rtx_builds_for_the_architectures_it_knows():
     assert target.check_gpus(["sm120", "sm89", "sm120"]) == ("sm120", "sm89")
     with pytest.raises(UsageError, match="sm75, sm89, sm120, not for sm90: choose among these"):
         target.check_gpus(["sm90"])
-    with pytest.raises(MissingError, match="name one with --gpu"):
+    with pytest.raises(MissingError, match="no GPU to build for .*: set gpus to some of sm75, sm89, sm120"):
         target.check_gpus([])
 
 

@@ -1,33 +1,30 @@
 """Profile: the cost of a model's pieces, fitted to calls that are timed inside whole trajectories.
 
-1. Probe programs (engines/probes.py) are programs that schedules would really run, so that caches behave as later.
-2. Round after round every program runs once, call by call between two marks of a clock.
-3. The medians are fitted (engines/latency_fit.py).
+1. Probe programs (engines/probes.py) are programs of random schedules, so caches behave as in later use.
+2. In every round each program runs once. A clock is read before and after every call.
+3. Costs are fitted to the medians (engines/latency_fit.py).
 
-Programs are loaded together as far as their weights fit ``memory_bytes``, so that rounds mix all of them. For backends
-that run engines, the engines of the probe programs are built first, in a temporary folder.
+Programs are loaded together as long as their weights fit ``memory_bytes``, so that rounds mix all programs. Backends
+that run engines get engines of the probe programs first, in a temporary folder.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from dipgo_deploy.core.blocks import BlockGraph
-from dipgo_deploy.core.contract import Contract, Guidance
+from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.disk import cache_folder
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
-from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.progress import Progress, Work
-from dipgo_deploy.core.run_options import RunOptions
-from dipgo_deploy.engines.latency_fit import TimedProgram, fit_latencies
+from dipgo_deploy.engines.latency_fit import TimedProgram, latency_table
+from dipgo_deploy.engines.options import ProfileOptions
 from dipgo_deploy.engines.probes import ProbeEngines, group_by_memory, probe_programs
 from dipgo_deploy.graphs.cut import cut_program
 from dipgo_deploy.graphs.half_weights import half_trace
@@ -35,60 +32,12 @@ from dipgo_deploy.graphs.trace import Trace
 from dipgo_deploy.models import LoadedModel, make_contract
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.clock import Clock, clock_for
-from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import onnxruntime_class
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 
-__all__ = ["ProfileOptions", "latency_table", "median_times", "profile", "time_calls"]
-
-
-@dataclass(frozen=True)
-class ProfileOptions:
-    """What a profile measures, and how often.
-
-    Attributes:
-        run: backend, device and threads.
-        batch: images of a call.
-        guidance: guidance layout. None takes the model's own.
-        precision: half precision of the graphs. None takes the model's own dtype.
-        rounds: timed rounds, after one to warm up.
-        steps: steps of every random schedule.
-        seed: of the random schedules.
-        memory_bytes: programs whose weights exceed this together are timed apart.
-        command: the command line, for the record.
-
-    Raises:
-        UsageError: a number below its minimum, or a precision that the backend cannot be converted to.
-    """
-
-    run: RunOptions = RunOptions()
-    batch: int = 8
-    guidance: Guidance | None = None
-    precision: HalfType | None = None
-    rounds: int = 10
-    steps: int = 12
-    seed: int = 0
-    memory_bytes: int = 4 * 2**30
-    command: str = ""
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for name, least in {"batch": 1, "rounds": 1, "steps": 2, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        # The CPU has no half-precision arithmetic, and the torch backend runs no converted graphs.
-        can_convert = self.run.on_engines or self.target == "onnxruntime-cuda"
-        if self.precision is not None and not can_convert:
-            raise UsageError(
-                f"precision is for onnxruntime on cuda, tensorrt and rtx, not for {self.target}: leave it out"
-            )
-
-    @property
-    def target(self) -> str:
-        """What is measured, as the latency table names it: ``onnxruntime-cpu``, ``torch-cuda``, ``rtx``."""
-        return self.run.backend if self.run.on_engines else f"{self.run.backend}-{self.run.device}"
+__all__ = ["median_times", "profile", "time_calls"]
 
 
 def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Work[LatencyTable]:
@@ -169,7 +118,7 @@ def time_calls(session: Session, model: LoadedModel, clock: Clock) -> list[float
 
     Args:
         session: the session to run.
-        model: where the inputs come from.
+        model: gives the inputs.
         clock: of the session's device.
 
     Returns:
@@ -197,52 +146,3 @@ def median_times(program: Program, rounds: Sequence[Sequence[float]]) -> TimedPr
     """
     *calls, whole = (median(times) for times in zip(*rounds, strict=True))
     return TimedProgram(program, tuple(calls), whole)
-
-
-def latency_table(timed: Sequence[TimedProgram], blocks: BlockGraph, options: ProfileOptions) -> LatencyTable:
-    """The latency table of timed programs.
-
-    Args:
-        timed: programs with their times.
-        blocks: the blocks of the model that ran.
-        options: of the profile, for the record.
-
-    Returns:
-        Fitted costs, and the cost of each block.
-    """
-    costs = fit_latencies(timed, blocks, options.batch)
-    contract = timed[0].program.contract
-    table = LatencyTable(
-        model_class=blocks.model_class,
-        model_digest=blocks.model_digest,
-        granularity=blocks.granularity,
-        patterns=blocks.patterns,
-        dtype=blocks.dtype,
-        target=options.target,
-        batch=options.batch,
-        rows=options.batch * contract.rows_per_image,
-        threads=options.run.threads,
-        blocks_ms={},
-        forward_ms=0.0,
-        environment=_environment(options),
-        latent_shape=contract.latent_shape,
-        **asdict(costs),
-    )
-    return _with_blocks(table, blocks)
-
-
-def _with_blocks(table: LatencyTable, blocks: BlockGraph) -> LatencyTable:
-    """Add the cost of every block: that of the pieces which a full step runs for this block alone."""
-    prices = table.prices_ms(blocks)
-    owners: dict[int, set[str | None]] = {
-        piece.index: {blocks.block_of_feature.get(value) for value in piece.gives} for piece in blocks.pieces
-    }
-    by_block = {
-        name: sum(prices[index] for index, owner in owners.items() if owner == {name}) for name in blocks.block_names
-    }
-    return replace(table, blocks_ms=by_block, forward_ms=sum(prices) + table.call_ms)
-
-
-def _environment(options: ProfileOptions) -> Mapping[str, Any]:
-    settings = asdict(options)
-    return {**environment(), "command": settings.pop("command"), "profile": settings}

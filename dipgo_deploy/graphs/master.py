@@ -1,0 +1,120 @@
+"""Write the files of a trace: capture, simplify, weights, shapes, and the BlockGraph.
+
+1. The blocks are ordered by running the model on fake tensors, which takes no memory.
+2. The model is exported once, with every feature as an output, and simplified.
+3. Weights go into their file before shapes are inferred. A model of 2 GB cannot be serialized with weights inside.
+4. ``blocks.json`` is written last, so that an incomplete trace is recognized.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
+import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dipgo_deploy.core.blocks import BLOCKS_FILE
+from dipgo_deploy.core.disk import write_atomic
+from dipgo_deploy.core.errors import DipgoError, InputError, first_line
+from dipgo_deploy.core.files import save_block_graph
+from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.graphs.block_graph import BlockPatterns, build_block_graph
+from dipgo_deploy.graphs.capture import EXAMPLE_ROWS, PARAMETER_PREFIX, capture
+from dipgo_deploy.graphs.cut import MASTER_FILE
+from dipgo_deploy.graphs.shapes import infer_specs, make_shapes_constant
+from dipgo_deploy.graphs.simplify import simplify
+from dipgo_deploy.graphs.weights import INLINE_BYTES, WEIGHTS_FILE, externalize, save_weights
+from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.models.loading import canonical_config
+from dipgo_deploy.supernet import execution_order, match_blocks
+
+__all__ = ["write_trace"]
+
+
+def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None:
+    """Trace a model into an empty folder.
+
+    Args:
+        model: the denoiser.
+        chosen: the blocks.
+        folder: an existing folder.
+
+    Raises:
+        InputError: the model cannot be exported, or does not take latents of its size.
+        UsageError: patterns that match nothing or nest.
+    """
+    names = match_blocks(model.module, chosen.patterns, strict=chosen.strict)
+    captured = capture(model, _execution_order(model, names))
+    graph = captured.model.graph
+    state = model.module.state_dict()
+    simplify(captured.model, captured.outputs, [PARAMETER_PREFIX + name for name in state])
+    external = _write_weights(model, graph, folder)
+    make_shapes_constant(captured.model, infer_specs(captured.model))
+    specs = infer_specs(captured.model)
+    _write_config(model, folder)
+    # Before the master graph is written, for writing removes the module scopes that assign nodes to blocks.
+    blocks = build_block_graph(model, chosen, captured, specs, external)
+    if model.has_weights:
+        _write_master(captured.model, specs, folder)
+    save_block_graph(folder / BLOCKS_FILE, blocks)
+
+
+def _execution_order(model: LoadedModel, names: Sequence[str]) -> list[str]:
+    """The blocks in execution order. Raises InputError where the model does not keep the size of its latent."""
+
+    def forward() -> None:
+        shape = tuple(model.forward(**example).shape)
+        if shape[2:] != model.latent_shape[1:]:
+            raise InputError(
+                f"this {model.class_name} makes outputs of shape {shape[1:]} from latents of shape "
+                f"{model.latent_shape}, but height and width must stay the same: choose another size"
+            )
+
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            example = model.example_inputs(EXAMPLE_ROWS)
+            return execution_order(model.module, names, forward)
+    except DipgoError:
+        raise
+    except Exception as error:
+        line = first_line(error)
+        raise InputError(
+            f"this {model.class_name} cannot run on latents of shape {model.latent_shape} ({line}): choose another size"
+        ) from error
+
+
+def _write_config(model: LoadedModel, folder: Path) -> None:
+    entries = {"_class_name": model.class_name, **json.loads(canonical_config(model.config))}
+    write_atomic(folder / "config.json", json.dumps(entries, indent=2) + "\n")
+
+
+def _write_master(master: ir.Model, specs: Mapping[str, TensorSpec], folder: Path) -> None:
+    passes.ClearMetadataAndDocStringPass()(master)
+    for value in (v for node in master.graph for v in node.outputs):
+        value.shape = ir.Shape(specs[str(value.name)].shape)
+    write_atomic(folder / MASTER_FILE, ir.to_proto(master).SerializeToString())
+
+
+def _write_weights(model: LoadedModel, graph: ir.Graph, folder: Path) -> dict[str, int]:
+    """Write the weights file and make the graph refer to it. Returns the bytes of each initializer in the file."""
+    state = model.module.state_dict()
+    names, extras = {}, {}
+    for initializer, value in graph.initializers.items():
+        tensor = value.const_value
+        assert tensor is not None
+        short = initializer.removeprefix(PARAMETER_PREFIX)
+        if short in state and initializer.startswith(PARAMETER_PREFIX):
+            names[initializer] = short
+        elif tensor.nbytes >= INLINE_BYTES:
+            names[initializer] = short
+            extras[short] = tensor
+    sizes = {initializer: graph.initializers[initializer].const_value.nbytes for initializer in names}  # type: ignore[union-attr]
+    if model.has_weights:
+        save_weights(folder / WEIGHTS_FILE, state, {name: tensor.numpy() for name, tensor in extras.items()})
+        externalize(graph, folder / WEIGHTS_FILE, names)
+    else:
+        externalize(graph, folder / WEIGHTS_FILE, names, {names[name]: (0, size) for name, size in sizes.items()})
+    return sizes
