@@ -62,7 +62,7 @@ def search_text(summary: Mapping[str, Any], method: str) -> str:
     if "time_ratio" in summary:
         lines = [f"{method}: ratio {summary['time_ratio']:.4f} of the estimated time{requested}"]
         lines += [f"ratio of MACs: {summary['ratio']:.4f}"]
-    lines += [f"made for {summary['sampler']}, guidance {summary['guidance']}"]
+    lines += [f"made for {summary['sampler']}, guidance layout {summary['guidance']}"]
     lines += [f"network calls: {summary['calls']} of {summary['steps']}"]
     lines += [f"lowers to {count_text(summary['graphs'], 'graph')}, slots {mib_text(summary['slot_bytes'])} per image"]
     for convention in ("papers", "full"):

@@ -101,12 +101,7 @@ def test_a_guidance_scale_without_guidance(bundle_folder, monkeypatch, capsys):
         bundle, manifest=replace(bundle.manifest, contract=plain), program=replace(bundle.program, contract=plain)
     )
     monkeypatch.setattr("dipgo_deploy.bundle.load_bundle", lambda *_, **__: other)
-    refused(
-        ["generate", bundle_folder, "--guidance-scale", 3],
-        "--guidance-scale is 3, but the program was made without guidance",
-        capsys,
-        2,
-    )
+    refused(["generate", bundle_folder, "--guidance-scale", 3], "--guidance-scale is 3, but the program was made without guidance", capsys, 2)
 
 
 def test_verify_finds_forged_weights(bundle_copy, capsys):
