@@ -90,7 +90,7 @@ def draw_schedule(path: Path, schedule: Schedule, graph: BlockGraph, pruner: Pat
         path: the picture, .png or .svg.
         schedule: the result of the search.
         graph: blocks of the model.
-        pruner: file of the trained pruner; None for other methods.
+        pruner: file of the trained pruner. None for other methods.
     """
     from dipgo_deploy.bench.schedule_picture import schedule_picture
     from dipgo_deploy.search.dipgo.pruner_file import read_scores

@@ -53,8 +53,8 @@ def calibrate(
         graph: its blocks.
         contract: sampler, steps and guidance.
         seeds: one per image.
-        classes: labels that images take in turn; all that the model has, if empty.
-        guidance_scale: guidance scale; None takes the contract's usual scale.
+        classes: labels that images take in turn. All that the model has, if empty.
+        guidance_scale: guidance scale. None takes the contract's usual scale.
 
     Returns:
         The noise, its conditioning and the full run's images.

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 ComputeSets = Sequence[frozenset[str]]
-"""Names of the computed blocks, step by step; step 0 holds all of them."""
+"""Names of the computed blocks, step by step. Step 0 holds all of them."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def check_computes(schedule: Schedule, nearest: ComputeSets, name: str) -> None:
         name: the settings of the format that give ``nearest``, for the message.
 
     Raises:
-        InputError: the schedules differ; the message names the first step and block.
+        InputError: the schedules differ. The message names the first step and block.
     """
     step = agreeing_steps(schedule, nearest)
     if step == schedule.steps:

@@ -113,7 +113,7 @@ class GateCost:
 
     Args:
         pricer: of the model and kind of reuse.
-        graph: the blocks; columns of the gates.
+        graph: the blocks. Columns of the gates.
         attribution: see Attribution.
 
     Raises:

@@ -69,7 +69,7 @@ class Evaluator:
         graph: blocks of the model.
         kind: what a reused block stands for.
         states: most states kept of the base run, 0 for none.
-        table: latency table; costs are shares of time then.
+        table: latency table. Costs are shares of time then.
 
     Attributes:
         search_cost: cost so far in full trajectories of one image, the calibration's own included. A schedule that

@@ -65,7 +65,7 @@ class Genomes:
         Every other flip is of a prediction bit, so that whole steps are switched as often as single blocks.
 
         Args:
-            genome: the genome to start from; it is not changed.
+            genome: the genome to start from. It is not changed.
             ratio: pruned share to reach.
             tolerance: distance from ``ratio`` that is near enough.
 
@@ -144,7 +144,7 @@ def survivors(points: Floats, violations: Floats, count: int) -> list[int]:
 
     Args:
         points: (n, objectives), all to be minimised.
-        violations: (n,) by how much each point violates the constraint; 0 or less is allowed.
+        violations: (n,) by how much each point violates the constraint. 0 or less is allowed.
         count: how many points survive.
 
     Returns:

@@ -44,7 +44,7 @@ class Method:
         options: the dataclass of the method's own options.
         function: ``module:name`` of what runs. The module is imported on first use, so that options are checked
             before PyTorch is imported.
-        needs: arguments of the function. ``blocks``: block graph, number of steps and SearchOptions; returns a
+        needs: arguments of the function. ``blocks``: block graph, number of steps and SearchOptions. Returns a
             Candidate. ``evaluator``: an Evaluator and SearchOptions. ``model``: a Problem. The last two return a
             generator of Progress whose result is a Candidate.
         presets: named options; ``default`` is always there.
@@ -93,15 +93,15 @@ class SearchOptions:
             ``latency`` is given.
         kind: what a reused block stands for: its output, or its output minus its input.
         seed: of everything that the method draws.
-        settings: options of the method; None takes the method's defaults.
+        settings: options of the method. None takes the method's defaults.
         granularity: block set that the model is traced with.
         patterns: block paths, instead of a granularity.
-        max_graphs: most distinct graphs that the schedule lowers to; None sets no limit.
+        max_graphs: most distinct graphs that the schedule lowers to. None sets no limit.
         latency: a latency table. Ratios are then shares of time.
-        images: images that evaluate schedules; None takes 8, or what a pruner from a file was polished with.
-        classes: class labels that images take in turn; all that the model has, if empty.
+        images: images that evaluate schedules. None takes 8, or what a pruner from a file was polished with.
+        classes: class labels that images take in turn. All that the model has, if empty.
         prompts: prompts that images take in turn, instead of classes.
-        guidance_scale: guidance scale of all runs; None takes the contract's usual scale.
+        guidance_scale: guidance scale of all runs. None takes the contract's usual scale.
 
     Raises:
         UsageError: a value out of range, or an option that does not fit the method.
@@ -172,7 +172,7 @@ def method_options(method: str, preset: str = "default", **options: Any) -> Meth
     Args:
         method: a name in METHODS.
         preset: named options of the method to start from.
-        options: by field name; None takes the value of the preset.
+        options: by field name. None takes the value of the preset.
 
     Returns:
         The method's options dataclass.

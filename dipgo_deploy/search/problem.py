@@ -80,7 +80,7 @@ def schedule_by_rule(graph: BlockGraph, contract: Contract, options: SearchOptio
     Args:
         graph: blocks of the model.
         contract: sampler, steps and guidance.
-        options: of the search; the method is one of RULES.
+        options: of the search. The method is one of RULES.
 
     Returns:
         The schedule whose ratio is nearest to the requested ratio. A ratio out of reach is not an error.

@@ -64,7 +64,7 @@ def fora(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidate:
 
 
 def deepcache(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidate:
-    """Compute everything at every N-th step; in between, d blocks at each end of the model and the tail.
+    """Compute everything at every N-th step. In between, d blocks at each end of the model and the tail.
 
     DeepCache (arXiv 2312.00858) describes a U-Net's skip branch. In execution order that is the first and last d
     blocks. On a chain of blocks a middle range is reused. Of the pairs (N, d) that reach the ratio the smallest N is

@@ -104,7 +104,7 @@ def evaluated(evaluator: Evaluator, options: SearchOptions) -> Work[Candidate]:
 
     Args:
         evaluator: gives the PSNR of schedules and counts their cost.
-        options: of the search; the method needs an evaluator.
+        options: of the search. The method needs an evaluator.
 
     Returns:
         A generator of Progress whose result is the candidate, with ``score_db`` and ``search_cost`` among its knobs.

@@ -83,7 +83,7 @@ def random_probes(run: FullRun, count: int, seed: int) -> torch.Tensor:
 
 
 class _Adjoint:
-    """Gradients of <v, image> by latents and outputs, as far as later steps use them; each (P, B, C, H, W)."""
+    """Gradients of <v, image> by latents and outputs, as far as later steps use them. Each (P, B, C, H, W)."""
 
     def __init__(self, sampler: LinearSampler, last: torch.Tensor) -> None:
         self.updates: tuple[Update, ...] = sampler.updates
@@ -107,7 +107,7 @@ class _Adjoint:
 
 
 def _column(adjoint: _Adjoint, outputs: tuple[torch.Tensor, ...], end: int) -> NDArray[np.float64]:
-    """Mean squared image error for every start i of a segment that ends before ``end``; 0 where nothing is held."""
+    """Mean squared image error for every start i of a segment that ends before ``end``. 0 where nothing is held."""
     column = np.zeros(len(outputs))
     held, own = torch.zeros_like(adjoint.latents[end]), torch.zeros(adjoint.latents[end].shape[:2])
     for step in range(end - 1, 0, -1):

@@ -52,12 +52,12 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 _WITH_A_TRAINED_PRUNER = ("from_pruner", "order", "polish")
-"""Options that go with ``from_pruner``; the others belong to training."""
+"""Options that go with ``from_pruner``. The others belong to training."""
 
 
 @dataclass(frozen=True)
 class DipgoOptions(MethodOptions):
-    """Options of one gradient search; the defaults are those of the preset ``default``.
+    """Options of one gradient search. The defaults are those of the preset ``default``.
 
     Attributes:
         iterations: gradient steps.
@@ -65,7 +65,7 @@ class DipgoOptions(MethodOptions):
         pool: distinct batches, used in turn. Each costs one full run.
         optimiser, learning_rate, weight_decay, clip: of the descent. The rate falls to 0 along half a cosine.
         loss: consistency between final images.
-        sparsity_weight: weight of the cost under ``penalty`` (DiP-GO's α; 1 in the paper).
+        sparsity_weight: weight of the cost under ``penalty`` (DiP-GO's α, 1 in the paper).
         floor: share of compute below which consistency counts alone (DiP-GO's τ).
         budget: ``penalty`` adds the cost to the loss, as the paper does. ``projection`` draws a ratio from ``ratios``
             in every iteration, opens the best entries that fit, and moves the scores by benefit per cost.
@@ -75,7 +75,7 @@ class DipgoOptions(MethodOptions):
         encoder, width, hidden: of the pruner.
         checkpoint: what is computed again on the way back. ``auto`` takes the least that is estimated to fit half of
             the free memory. It changes speed and memory, never the result.
-        dtype: of network and features; None keeps the model's.
+        dtype: of network and features. None keeps the model's.
         first_seed: seed of the first image that the pruner is trained on.
         polish: full trajectories that exchanges after training may cost, 0 for none. None is 100 after training, and
             none for a trained pruner.
@@ -157,7 +157,7 @@ class DipgoOptions(MethodOptions):
 
     @property
     def polish_budget(self) -> int:
-        """Full trajectories for exchanges; 0 makes none."""
+        """Full trajectories for exchanges. 0 makes none."""
         if self.polish is None:
             return 0 if self.from_pruner else 100
         return self.polish

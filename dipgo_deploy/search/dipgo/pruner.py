@@ -71,7 +71,7 @@ class Pruner(nn.Module):
             self.second_bias.data[:, 1] += torch.as_tensor(prior.reshape(-1), dtype=torch.float32)
 
     def forward(self) -> torch.Tensor:
-        """Logits of keep against reuse, (steps, blocks); positive keeps."""
+        """Logits of keep against reuse, (steps, blocks). Positive keeps."""
         seen = self.encoder(self.queries.unsqueeze(0)).squeeze(0)
         inner = torch.relu(torch.einsum("qw,qwh->qh", seen, self.first) + self.first_bias)
         votes = torch.einsum("qh,qhv->qv", inner, self.second) + self.second_bias
@@ -94,7 +94,7 @@ def spread_prior(steps: int, blocks: int, scale: float) -> np.ndarray:
     Args:
         steps: network calls.
         blocks: columns of the prior.
-        scale: value of the first step; values fall to 0.
+        scale: value of the first step. Values fall to 0.
 
     Returns:
         The prior (steps, blocks).

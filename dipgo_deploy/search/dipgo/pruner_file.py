@@ -118,7 +118,7 @@ def options_of_trained(options: SearchOptions, path: Path) -> SearchOptions:
     """Complete the options of a search by those that the trained pruner in ``path`` brings along.
 
     Args:
-        options: of the search; ratio, order, polish and latency table are kept.
+        options: of the search. Ratio, order, polish and latency table are kept.
         path: the pruner's file.
 
     Returns:
@@ -257,7 +257,7 @@ def _digest(record: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _checked(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """Header and tensors; InputError where they differ from the file's sha256."""
+    """Header and tensors. InputError where they differ from the file's sha256."""
     header, tensors = _read(path)
     if header.get("sha256") != _digest(header.get("record", ""), tensors):
         raise InputError(f"{path} is damaged (it differs from its own sha256): train the pruner again")

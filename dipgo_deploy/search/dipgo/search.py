@@ -113,7 +113,7 @@ class GradientSearch:
             yield progress
 
     def candidate(self, ratio: float) -> Candidate:
-        """The compute sets of ``ratio`` by the pruner's scores; the model is not run. UsageError for a ratio of 1."""
+        """The compute sets of ``ratio`` by the pruner's scores. The model is not run. UsageError for a ratio of 1."""
         if not 0 <= ratio < 1:
             raise UsageError(f"ratio {ratio} is not in [0, 1): give the share of MACs to prune, such as 0.8")
         training = self.training
@@ -139,11 +139,11 @@ class GradientSearch:
             PolishOptions(seed=problem.options.seed),
         )  # fmt: skip
         for polished in rounds:
-            spent, budget = polished.search_cost + objective.search_cost, self.settings.polish_budget
-            yield Progress("polish", spent, budget, f"{polished.score_db:.2f} dB")
-            if spent >= budget:
+            cost_so_far, budget = polished.search_cost + objective.search_cost, self.settings.polish_budget
+            yield Progress("polish", cost_so_far, budget, f"{polished.score_db:.2f} dB")
+            if cost_so_far >= budget:
                 break
-        return Polished(polished.mask, polished.score_db, spent)
+        return Polished(polished.mask, polished.score_db, cost_so_far)
 
     def _evaluator(self) -> StagedEvaluator:
         """Evaluators of the polish, on images apart from those of the training: a third first, then the others."""

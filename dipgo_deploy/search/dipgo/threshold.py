@@ -84,7 +84,7 @@ def _kept(mask: np.ndarray, graph: BlockGraph, pricer: Pricer) -> float:
 
 
 def _by_score(scores: np.ndarray) -> np.ndarray:
-    """Flat indices of all entries after step 0, highest score first; ties by step, then block."""
+    """Flat indices of all entries after step 0, highest score first. Ties by step, then block."""
     flat = np.arange(scores.shape[1], scores.size)
     ranked: np.ndarray = flat[np.argsort(-scores.reshape(-1)[flat], kind="stable")]
     return ranked

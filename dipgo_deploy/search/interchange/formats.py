@@ -53,7 +53,7 @@ FORMATS: Mapping[str, Format] = {
 
 
 def format_named(name: str) -> Format:
-    """The format of that name; UsageError where there is none."""
+    """The format of that name. UsageError where there is none."""
     if name not in FORMATS:
         raise UsageError(f"format {name!r} is unknown: choose {', '.join(FORMATS)}")
     return FORMATS[name]
@@ -95,7 +95,7 @@ def export_schedule(name: str, schedule: Schedule) -> dict[str, Any]:
         The tool's settings.
 
     Raises:
-        InputError: the format cannot express the schedule; the message names the first step and block.
+        InputError: the format cannot express the schedule. The message names the first step and block.
     """
     form = format_named(name)
     check_schedule(schedule)
