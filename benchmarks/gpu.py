@@ -49,7 +49,7 @@ from dipgo_deploy.runtime.generate import Inputs, run_inputs
 from dipgo_deploy.runtime.open import onnxruntime_class
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 
 HERE = Path(__file__).parent
 CONFIGS = {"sd15": "sd15", "dit-xl-2": "dit-xl-2-256"}
@@ -138,7 +138,7 @@ def subject(name: str, given: Given) -> Subject:
         return Subject(model, traced, full, published_schedule(blocks, contract))
     kind = "residual" if any(block.residual_input for block in blocks.blocks) else "output"
     options = SearchOptions("random", RATIO, kind=kind)  # type: ignore[arg-type]
-    return Subject(model, traced, full, search_schedule(blocks, contract, options))
+    return Subject(model, traced, full, schedule_by_rule(blocks, contract, options))
 
 
 def session_of(of: Subject, schedule: Schedule, cell: Cell, given: Given) -> Session:

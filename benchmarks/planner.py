@@ -38,7 +38,7 @@ from dipgo_deploy.runtime.clock import Clock, HostClock
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.session import Session
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 
 RESULTS = Path(__file__).parent / "results" / "planner.json"
 TOLERANCE = 0.15

@@ -33,7 +33,7 @@ def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """
     import torch
 
-    from dipgo_deploy.search.losses import ssim_of
+    from dipgo_deploy.search.dipgo.losses import ssim_of
 
     ours, theirs = (torch.from_numpy(unit_range(array)) for array in (images, reference))
     return ssim_of(ours, theirs, data_range=1.0).numpy()

@@ -90,7 +90,7 @@ def demo(
 def _lay_out_pruner(options: DemoOptions, out: Path) -> None:
     """Put the shipped pruner where the search looks for one: what is left of its training fits into a demo."""
     from dipgo_deploy.core.disk import write_atomic
-    from dipgo_deploy.search.pruner_file import read_record, shipped_pruner
+    from dipgo_deploy.search.dipgo.pruner_file import read_record, shipped_pruner
 
     shipped = shipped_pruner(options.model)
     record = read_record(shipped)

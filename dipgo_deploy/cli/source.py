@@ -117,7 +117,7 @@ def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> 
     if not is_python_name(own_model):
         raise UsageError(f"--model {own_model!r} names no Python object: give package.module:attribute")
     bundle = load_bundle(folder, whole=whole, model=model_from_python(own_model, "float32"))
-    bundle.model
+    bundle.model  # noqa: B018 - refuses another model now, not at its first use
     return bundle
 
 

@@ -94,7 +94,7 @@ def ensure_precision(
         UsageError: see ``precision_status``.
     """
     status = precision_status(bundle, precision, options)
-    bundle.compiled
+    bundle.compiled  # noqa: B018 - checks the graphs as untrusted input
     if status.action == "up to date":
         yield Progress("half precision", 1, 1, "the half-precision graphs are up to date")
     elif status.action == "search" and precision is not None:

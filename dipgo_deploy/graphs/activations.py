@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import onnx
-import onnx_ir as ir
+import onnx  # noqa: TID251 - the home of onnx
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.cut import load_master

@@ -11,7 +11,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph, Macs
 from dipgo_deploy.core.tensors import TensorSpec

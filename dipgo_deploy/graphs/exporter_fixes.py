@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 __all__ = ["apply_exporter_fixes", "drop_void_squeezes", "fold_known_sizes", "put_placeholders"]
 

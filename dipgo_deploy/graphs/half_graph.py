@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.precision import HalfType

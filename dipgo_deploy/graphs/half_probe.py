@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 
-import onnx
-import onnx_ir as ir
+import onnx  # noqa: TID251 - the home of onnx
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.precision import HalfType

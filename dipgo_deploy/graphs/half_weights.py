@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import torch
 from safetensors import safe_open
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import prod
 
-import onnx
-import onnx_ir as ir
+import onnx  # noqa: TID251 - the home of onnx
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import ZERO_MACS, Macs
 from dipgo_deploy.core.tensors import TensorSpec

@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import onnx_ir as ir
-import onnx_ir.passes.common as passes
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
+import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dipgo_deploy.core.blocks import BLOCKS_FILE

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-import onnx_ir.passes.common as passes
+import onnx  # noqa: TID251 - the home of onnx
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
+import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.tensors import Dim, TensorSpec

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-import onnx_ir as ir
-import onnx_ir.passes.common as passes
-from onnxscript import rewriter
-from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter.rules import common as rules
+import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
+import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
+from onnxscript import rewriter  # noqa: TID251 - the home of onnxscript
+from onnxscript.optimizer import fold_constants_ir  # noqa: TID251 - the home of onnxscript
+from onnxscript.rewriter.rules import common as rules  # noqa: TID251 - the home of onnxscript
 
 __all__ = ["simplify"]
 

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import onnx
+import onnx  # noqa: TID251 - the home of onnx
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE, read_layout

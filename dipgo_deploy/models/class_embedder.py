@@ -7,8 +7,8 @@ shipped and tested without a text encoder. Saved pipelines name this module: it 
 from __future__ import annotations
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config  # noqa: TID251 - the home of diffusers
+from diffusers.models.modeling_utils import ModelMixin  # noqa: TID251 - the home of diffusers
 from torch import nn
 
 __all__ = ["ClassEmbedder"]

@@ -117,7 +117,7 @@ def default_steps(model: LoadedModel) -> int:
 
 def _pipeline_defaults(model: LoadedModel) -> Mapping[str, Any] | None:
     """Default arguments of the call of the model's own pipeline, or None where the pipeline is unknown."""
-    import diffusers
+    import diffusers  # noqa: TID251 - the home of diffusers
 
     index = None if model.folder is None else model.folder / "model_index.json"
     if index is None or not index.is_file():

@@ -20,7 +20,7 @@ def exportable() -> Iterator[None]:
     1. ``Attention.prepare_attention_mask`` repeats its mask over the batch by ``repeat_interleave``. The exporter
        cannot divide the resulting number of rows again (PixArt).
     """
-    from diffusers.models.attention_processor import Attention
+    from diffusers.models.attention_processor import Attention  # noqa: TID251 - the home of diffusers
 
     original = Attention.prepare_attention_mask
     Attention.prepare_attention_mask = _prepare_attention_mask  # type: ignore[method-assign,assignment]

@@ -62,7 +62,7 @@ def loras_from_texts(texts: Sequence[str] | None) -> tuple[LoraFile, ...]:
 
 def lora_loader(class_name: str) -> Any:
     """The part of diffusers that reads LoRA files for this class of models."""
-    import diffusers.loaders.lora_pipeline as loaders
+    import diffusers.loaders.lora_pipeline as loaders  # noqa: TID251 - the home of diffusers
 
     return getattr(loaders, _LOADERS[class_name])
 

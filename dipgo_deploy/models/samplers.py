@@ -17,7 +17,7 @@ from dipgo_deploy.models.schedulers import (
 )
 
 if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
+    from diffusers import SchedulerMixin  # noqa: TID251 - the home of diffusers
 
 __all__ = ["SAMPLERS", "SamplerPreset", "default_sampler", "sampler_spec", "scheduler_class"]
 

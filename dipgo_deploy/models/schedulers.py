@@ -17,7 +17,7 @@ from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError, first_line
 
 if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
+    from diffusers import SchedulerMixin  # noqa: TID251 - the home of diffusers
 
 __all__ = [
     "SCHEDULER_ERRORS",
@@ -93,7 +93,7 @@ def scheduler_type(name: str) -> Any:
 
     Raises InputError where diffusers has no such scheduler, MissingError where a package that it needs is absent.
     """
-    import diffusers
+    import diffusers  # noqa: TID251 - the home of diffusers
 
     cls = getattr(diffusers, name, None)
     # diffusers puts a placeholder in the place of a class whose packages are absent.

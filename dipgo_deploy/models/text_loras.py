@@ -63,7 +63,7 @@ def save_text_encoder(model: LoadedModel, name: str, folder: Path) -> None:
 
 
 def _fuse(model: LoadedModel, lora: LoraFile, name: str, encoder: Any) -> None:
-    from diffusers.loaders.lora_base import (
+    from diffusers.loaders.lora_base import (  # noqa: TID251 - the home of diffusers
         _remove_text_encoder_monkey_patch,
         fuse_text_encoder_lora,
     )

@@ -17,9 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import ConfigMixin  # noqa: TID251 - pipelines accept only models of diffusers
+from diffusers.models.modeling_outputs import Transformer2DModelOutput  # noqa: TID251 - what a denoiser returns
+from diffusers.models.modeling_utils import ModelMixin  # noqa: TID251 - pipelines accept only models of diffusers
 
 from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.bundle.load import load_bundle
@@ -204,7 +204,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
 @cache
 def _class_for(model_class: str) -> type[DeployedDenoiser]:
     """The class that replaces a diffusers class. Saved pipelines record it as DeployedDenoiser of this module."""
-    import diffusers
+    import diffusers  # noqa: TID251 - the class whose place is taken
 
     members = {"replaces": getattr(diffusers, model_class, None), "__module__": __name__}
     return _ReplacementType(DeployedDenoiser.__name__, (DeployedDenoiser,), members)

@@ -53,7 +53,7 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, **options: Any)
         InputError: the folder holds no complete pipeline, or a part that is not of diffusers or transformers.
         MissingError: transformers is needed but not installed.
     """
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline  # noqa: TID251 - loads the components around the denoiser
 
     home = Path(folder)
     index = _checked_index(home)

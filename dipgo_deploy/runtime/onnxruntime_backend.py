@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
+import onnxruntime as ort  # noqa: TID251 - the home of onnxruntime
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import TIMESTEP, Combine, Run

@@ -68,7 +68,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
     target = load_target(job.target)
     # Polygraphy reads this variable once, when it is imported.
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if target.name == "rtx" else "0"
-    from polygraphy.backend.trt import engine_bytes_from_network
+    from polygraphy.backend.trt import engine_bytes_from_network  # noqa: TID251 - the home of polygraphy
 
     logger = build_logger(target.module)
     builder = target.module.Builder(logger)
@@ -111,7 +111,7 @@ def build_engine(job: EngineJob) -> EngineRecord:
 
 
 def _config(target: Target, builder: Any, network: Any, job: EngineJob) -> Any:
-    from polygraphy.backend.trt import CreateConfig, Profile
+    from polygraphy.backend.trt import CreateConfig, Profile  # noqa: TID251 - the home of polygraphy
 
     trt, flags = target.module, job.flags
     profile = Profile()

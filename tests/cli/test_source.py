@@ -86,7 +86,7 @@ def test_shapes_alone_are_traced_searched_and_shown(config, tmp_path, capsys):
     assert run(["show", schedule]) == 0
     assert "batch 8: slots" in capsys.readouterr().out
     assert run(["search", *meta, "--method", "dipgo"]) == 2
-    assert "dipgo runs the model, which has shapes alone" in capsys.readouterr().err
+    assert "dipgo runs the model, which was loaded without weights" in capsys.readouterr().err
 
 
 def test_random_weights_that_do_not_fit_leave_shapes(config, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import pytest
 from dipgo_deploy.core.program import Combine
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.lowering.latency import combine_features, lost_mib, predict_ms, reuse_distances, run_features
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions
 from tests.lowering.cases import made_up_sampler
 from tests.search.graphs import chain_like, contract_of, unet_like
 from tests.search.tables import table_for
@@ -19,7 +19,7 @@ SAMPLER = made_up_sampler(6, (1, 1), np.random.default_rng(0))
 
 
 def program_of(graph, layout="subnets", ratio=0.5, kind="output"):
-    schedule = search_schedule(graph, contract_of(graph, 6), SearchOptions("random", ratio, kind=kind, seed=3))
+    schedule = schedule_by_rule(graph, contract_of(graph, 6), SearchOptions("random", ratio, kind=kind, seed=3))
     return lower(schedule, graph, SAMPLER, LowerOptions(layout=layout))
 
 

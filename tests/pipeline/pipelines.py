@@ -18,7 +18,7 @@ from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import load_model, make_contract
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from tests.models.families import tiny
 from tests.models.pipelines import TEXT, save_tokenizer, tiny_vae
 

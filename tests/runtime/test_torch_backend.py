@@ -284,7 +284,7 @@ def test_compiled_calls_give_what_eager_ones_give(digits_unet, traced, keep):
     from dipgo_deploy.models import make_contract
     from dipgo_deploy.models.sampler_coefficients import read_sampler
     from dipgo_deploy.runtime.session import Session
-    from dipgo_deploy.search.random_schedule import random_schedule
+    from dipgo_deploy.search.random_schedules import random_schedule
 
     blocks, contract = traced("digits-unet", "stage").blocks, make_contract(digits_unet, steps=3)
     schedule = random_schedule(blocks, contract, "output", np.random.default_rng(0), keep)

@@ -10,9 +10,8 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.search.calibration import calibrate
 from dipgo_deploy.search.candidate import schedule_from_sets
-from dipgo_deploy.search.cost import GateCost
-from dipgo_deploy.search.pricing import Pricer
-from dipgo_deploy.search.threshold import sets_of
+from dipgo_deploy.search.cost import GateCost, Pricer
+from dipgo_deploy.search.dipgo.threshold import sets_of
 from dipgo_deploy.supernet.chain import SoftChain
 from dipgo_deploy.supernet.rollout import reference_trajectory
 from tests.supernet.chains import GRAPH, LAST, STEPS, Tiny, contract, loss_of, run, soft_chain

@@ -16,7 +16,7 @@ from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime import open_session
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from dipgo_deploy.verify import VerifyOptions, verify_bundle
 from tests.models.families import FAMILIES, tiny
 

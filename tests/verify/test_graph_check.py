@@ -12,7 +12,7 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.program import Run
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from dipgo_deploy.verify.graph_check import check_graphs, record_first_calls
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from dipgo_deploy.verify import VerifyOptions, verify_bundle
 
 GRANULARITIES = (

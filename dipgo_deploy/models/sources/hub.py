@@ -57,7 +57,7 @@ def fetch(name: str, *, revision: str | None = None, variant: str | None = None,
 
 
 def _download_pipeline(name: str, revision: str | None, variant: str | None, offline: bool) -> str:
-    import diffusers
+    import diffusers  # noqa: TID251 - the home of diffusers
 
     folder: str = diffusers.DiffusionPipeline.download(
         name, revision=revision, variant=variant, use_safetensors=True, local_files_only=offline

@@ -51,7 +51,7 @@ def load_single_file(path: Path, dtype: str, config: str | None = None, meta: bo
         InputError: the file is a pickle, is damaged, is of an unknown kind or does not fit the config.
         UsageError: diffusers loads no such class from a single file.
     """
-    import diffusers
+    import diffusers  # noqa: TID251 - the home of diffusers
 
     if path.suffix in PICKLES:
         refuse_pickle(path)
@@ -86,7 +86,7 @@ def _read_checkpoint(path: Path, model_class: type, architecture: RandomConfig, 
 
 
 def _recognized_config(path: Path) -> str:
-    from diffusers.loaders.single_file_utils import (
+    from diffusers.loaders.single_file_utils import (  # noqa: TID251 - the home of diffusers
         infer_diffusers_model_type,
     )
 

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 
-__all__ = ["CONSISTENCY", "Consistency", "ssim_of"]
-
-Consistency = Literal["ssim", "l1", "l2", "psnr"]
-"""``ssim`` is DiP-GO's, of images mapped to [0, 1] as bench does (it compares brightness, so it heeds where 0 lies);
-``psnr`` the mean of the logarithms of squared errors, so that good images count too."""
+__all__ = ["CONSISTENCY", "ssim_of"]
 
 _RADIUS = 5
 _FLOOR = 1e-6
-"""Squared error below which ``psnr`` asks for no more: 66 dB on images in [-1, 1]."""
+"""Squared error that ``psnr`` hardly improves on: 66 dB on images in [-1, 1]."""
 
 
 def ssim_of(images: torch.Tensor, reference: torch.Tensor, data_range: float) -> torch.Tensor:
-    """SSIM (N,) of images (N, C, H, W) to their references, differentiable, 1 for identical ones.
+    """Structural similarity of images to their references, differentiable, 1 for identical images.
 
-    The window is the usual Gaussian of 11 pixels (sigma 1.5; Wang et al. 2004), smaller on images below 11 pixels.
+    The window is the usual Gaussian of 11 pixels (sigma 1.5, Wang et al. 2004), smaller on images below 11 pixels.
+
+    Args:
+        images: (N, C, H, W).
+        reference: (N, C, H, W).
+        data_range: largest minus smallest possible value.
+
+    Returns:
+        SSIM (N,).
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     radius = max(1, min(_RADIUS, (min(images.shape[2:]) - 1) // 2))
     # torchmetrics derives the window from sigma: 0.3 of the radius gives exactly that radius.
-    found = structural_similarity_index_measure(
+    similarity = structural_similarity_index_measure(
         images, reference, sigma=0.3 * radius, data_range=data_range, reduction="none"
     )
-    assert isinstance(found, torch.Tensor)
-    return found.reshape(-1)
+    assert isinstance(similarity, torch.Tensor)
+    return similarity.reshape(-1)
 
 
 def _psnr_loss(images: torch.Tensor, full: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Moves between masks of one ratio: rows that become richer where the gradient promises most, and others that pay.
+"""Moves between masks of one ratio: some rows compute more where the gradient promises most, other rows pay.
 
-A mask is (steps, blocks), True where computed. A *change* gives one step another row: one entry toggled, a row that
-another step has, a shallow row (some blocks at both ends), everything, or nothing. To first order it gains the sum of
-its entries' benefits; a closed step gains its prediction's benefit, less where the new row computes less.
+A mask is (steps, blocks), True where computed. A *change* gives one step another row: one entry toggled, the row of
+another step, a shallow row (some blocks at both ends), everything, or nothing. To first order its gain is the sum of
+its entries' benefits. A closed step gains the benefit of its prediction, less where the new row computes less.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.search.candidate import mask_from_sets
 from dipgo_deploy.search.cost import GateCost
-from dipgo_deploy.search.threshold import sets_of
+from dipgo_deploy.search.dipgo.threshold import sets_of
 
 __all__ = ["Change", "Moves"]
 
@@ -25,7 +25,7 @@ _LAST = -1
 
 @dataclass(frozen=True)
 class Change:
-    """Another row for a step: its gain to first order, and what it costs as a share of one full step."""
+    """Another row for a step: its gain to first order, and its cost as a share of one full step."""
 
     step: int
     row: tuple[bool, ...]
@@ -34,19 +34,19 @@ class Change:
 
     @property
     def rate(self) -> float:
-        """Gain over cost: high is good for a change that costs, low for one that saves."""
+        """Gain over cost: high is good for a change that costs, low for a change that saves."""
         return self.gain / self.cost
 
 
 class Moves:
-    """The neighbourhood of masks of one block graph, none dearer than ``ratio`` allows.
+    """The neighbourhood of masks of one block graph, none more expensive than ``ratio`` allows.
 
     Args:
         graph: the blocks.
         cost: of a step.
         ratio: pruned share of compute that every neighbour keeps.
-        ups: changes to spend on, those first that gain most for their cost or most at all.
-        payers: ways to pay for each: many small changes, the best single one, the next best, and so on.
+        ups: changes to pay for, first those that gain most for their cost or most at all.
+        payers: ways to pay for each: many small changes, the best single change, the next best, and so on.
     """
 
     def __init__(self, graph: BlockGraph, cost: GateCost, ratio: float, ups: int = 8, payers: int = 3) -> None:
@@ -55,30 +55,39 @@ class Moves:
         self._shallow = [self._ends(depth) for depth in range(1, (len(graph.blocks) - 1) // 2 + 1)]
 
     def sets(self, mask: np.ndarray) -> list[frozenset[str]]:
-        """The compute sets of ``mask``, without what no prediction of its own step needs."""
+        """The compute sets of ``mask``, without blocks that their own step's prediction does not need."""
         return list(sets_of(mask, self._graph, self._cost.pricer))
 
     def clean(self, mask: np.ndarray) -> np.ndarray:
-        """``mask`` without entries that live for nothing."""
+        """``mask`` without dead entries."""
         return mask_from_sets(self.sets(mask), self._graph.block_names)
 
-    def wished(self, mask: np.ndarray) -> np.ndarray:
-        """``mask`` in which every closed step wishes to be computed in full, its prediction excepted."""
-        wished = mask.copy()
-        wished[~mask[:, _LAST], :_LAST] = True
-        return wished
+    def opened(self, mask: np.ndarray) -> np.ndarray:
+        """``mask`` with all blocks of every closed step, except the prediction: the gradient is taken there."""
+        opened = mask.copy()
+        opened[~mask[:, _LAST], :_LAST] = True
+        return opened
 
     def around(self, mask: np.ndarray, benefit: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Neighbours of ``mask``: two exchanges by rate for every shift of a step, as long as there are any."""
+        """Yield neighbours of a mask: two exchanges for every shift of a step, as long as there are any.
+
+        Args:
+            mask: (steps, blocks).
+            benefit: gain of every entry by being computed, (steps, blocks).
+            rng: draws the order of shifts.
+
+        Yields:
+            Masks without dead entries that prune enough.
+        """
         exchanges, shifts = self._exchanges(mask, benefit), self._shifts(mask, rng)
         while True:
-            found = [next(exchanges, None), next(exchanges, None), next(shifts, None)]
-            if all(trial is None for trial in found):
+            trials = [next(exchanges, None), next(exchanges, None), next(shifts, None)]
+            if all(trial is None for trial in trials):
                 return
-            yield from (self.clean(trial) for trial in found if trial is not None)
+            yield from (self.clean(trial) for trial in trials if trial is not None)
 
     def changes(self, mask: np.ndarray, benefit: np.ndarray) -> list[Change]:
-        """Every change of every step but the first that costs or saves anything."""
+        """All changes that cost or save anything, of every step except the first."""
         library = {tuple(row) for row in mask.tolist()} | set(self._shallow)
         return [change for step in range(1, len(mask)) for change in self._of_step(step, mask[step], benefit, library)]
 
@@ -113,7 +122,7 @@ class Moves:
                     yield trial
 
     def _paid(self, mask: np.ndarray, up: Change, downs: list[Change]) -> np.ndarray | None:
-        """Paid by the changes that lose least for what they save, as many as it takes."""
+        """Pay with the changes that lose least for their saving, as many as needed."""
         trial, used = mask.copy(), {up.step}
         trial[up.step] = up.row
         for down in downs:
@@ -125,7 +134,7 @@ class Moves:
         return trial if self.fits(trial) else None
 
     def _paid_by_one(self, mask: np.ndarray, up: Change, downs: list[Change], place: int) -> np.ndarray | None:
-        """Paid by a single change: of those that save enough the one that loses least, or the next after it."""
+        """Pay with a single change that saves enough: the one that loses least, or the next ``place`` after it."""
         kept = self._cost.kept(self.sets(mask)) * len(mask)
         need = kept + up.cost - (1 - self._ratio) * len(mask)
         able = sorted((d for d in downs if -d.cost >= need and d.step != up.step), key=lambda d: -d.gain)
@@ -136,7 +145,7 @@ class Moves:
         return trial if self.fits(trial) else None
 
     def fits(self, mask: np.ndarray) -> bool:
-        """Whether ``mask`` prunes as much as is asked."""
+        """Whether ``mask`` prunes as much as requested."""
         return self._cost.kept(self.sets(mask)) <= 1 - self._ratio + 1e-9
 
     def _shifts(self, mask: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -1,33 +1,32 @@
-"""The pruner: learnt queries, one for every step and block, that attend to each other and vote to keep or to reuse.
+"""The pruner: learned queries, one per step and block, that attend to each other and vote to keep or to reuse.
 
-DiP-GO §3.3. A query is a learnt vector; an encoder lets the queries see each other; a two-layer head of its own turns
-each into a vote. Heads start with weight 0 and bias 1 on keep: the search begins at the full model, or, with a prior,
-at votes of that order. How votes become gates is the training's affair (training.py).
+DiP-GO §3.3. A query is a learned vector. An encoder lets the queries see each other, and every query has a two-layer
+head that turns it into a vote. Heads start with weight 0 and bias 1 on keep, so the search begins at the full model, or
+at the votes of a prior. training.py turns votes into gates.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import nn
 
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.search.dipgo.options import Encoder
 
-__all__ = ["Encoder", "Pruner", "PrunerShape", "spread_prior"]
-
-Encoder = Literal["attention", "linear", "none"]
-"""What connects the queries: self-attention, one linear layer over each query, or nothing."""
+__all__ = ["Pruner", "PrunerShape", "spread_prior"]
 
 
 @dataclass(frozen=True)
 class PrunerShape:
     """Sizes of a pruner: ``steps`` × ``blocks`` queries of ``width``, heads with ``hidden`` units.
 
-    Raises UsageError for sizes below 1, an unknown encoder, or a width that the attention heads do not divide.
+    Raises:
+        UsageError: a size below 1, an unknown encoder, or a width that is not a multiple of the attention heads.
     """
 
     steps: int
@@ -41,12 +40,12 @@ class PrunerShape:
         """Check every field."""
         for name in ("steps", "blocks", "width", "hidden", "attention_heads"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} {getattr(self, name)} of a pruner makes no sense: give 1 or more")
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.encoder not in get_args(Encoder):
             raise UsageError(f"encoder {self.encoder!r} is unknown: choose {', '.join(get_args(Encoder))}")
         if self.width % self.attention_heads:
             raise UsageError(
-                f"a pruner's width {self.width} is no multiple of {self.attention_heads} attention heads: change one"
+                f"width {self.width} is not a multiple of {self.attention_heads} attention heads: change width"
             )
 
 
@@ -72,7 +71,7 @@ class Pruner(nn.Module):
             self.second_bias.data[:, 1] += torch.as_tensor(prior.reshape(-1), dtype=torch.float32)
 
     def forward(self) -> torch.Tensor:
-        """Logits of keep against reuse, (steps, blocks); positive keeps."""
+        """Logits of keep against reuse, (steps, blocks). Positive keeps."""
         seen = self.encoder(self.queries.unsqueeze(0)).squeeze(0)
         inner = torch.relu(torch.einsum("qw,qwh->qh", seen, self.first) + self.first_bias)
         votes = torch.einsum("qh,qhv->qv", inner, self.second) + self.second_bias
@@ -88,9 +87,17 @@ def _encoder(shape: PrunerShape) -> nn.Module:
 
 
 def spread_prior(steps: int, blocks: int, scale: float) -> np.ndarray:
-    """A prior (steps, blocks) under which the first steps to be kept are evenly spread: from ``scale`` down to 0.
+    """Make a prior under which the steps that are kept first are evenly spread.
 
-    Every step halves the longest gap that those before it left, as a computed step is held until the next one.
+    Every step halves the longest gap that earlier steps left, because a computed step is held until the next.
+
+    Args:
+        steps: network calls.
+        blocks: columns of the prior.
+        scale: value of the first step. Values fall to 0.
+
+    Returns:
+        The prior (steps, blocks).
     """
     chosen = [0]
     while len(chosen) < steps:
