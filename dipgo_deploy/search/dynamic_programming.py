@@ -127,7 +127,7 @@ def _linear(spec: SamplerSpec) -> LinearSampler:
 def cheapest_key_steps(cost: NDArray[np.float64]) -> list[tuple[int, ...]]:
     """The K key steps of the least total cost, for K = 1 to T. Entry K - 1 has K steps, step 0 first.
 
-    ``cost`` (T, T + 1) holds at [i, j] the cost of computing step i and then no step before j. J = T means no further
+    ``cost`` (T, T + 1) holds at [i, j] the cost of computing step i and then no step before j. j = T means no further
     step. Only j > i is read. With best(K, j) the least cost of K segments that end at j,
     best(K, j) = min over i < j of best(K - 1, i) + cost[i, j]. All K together take O(T^3).
     """
