@@ -30,6 +30,7 @@ from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
+from dipgo_deploy.runtime import open_session
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
@@ -82,7 +83,7 @@ def time_schedule(network: FullNetwork, schedule: Schedule, rounds: int) -> dict
     """One schedule against the full run, interleaved."""
     bundle, options = network.bundle, network.options
     full = network.full().session
-    own = bundle.session(options.batch, compiled=bundle.compile(schedule), threads=options.run.threads)
+    own = open_session(bundle, options.batch, options.run, compiled=bundle.compile(schedule))
     inputs = run_inputs(bundle.model, bundle.manifest.contract, range(options.batch))
     acts = {"full": partial(full.run, *inputs), "schedule": partial(own.run, *inputs)}
     watch = Stopwatch("full")

@@ -11,10 +11,8 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from published_schedule import published_schedule
 from resumable import Row, completed
@@ -24,6 +22,8 @@ from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.disk import cache_folder
 from dipgo_deploy.core.program import Layout
+from dipgo_deploy.core.progress import finish
+from dipgo_deploy.engines import build_bundle_engines
 from dipgo_deploy.engines.options import EngineOptions, PlanOptions
 from dipgo_deploy.engines.planner import plan
 from dipgo_deploy.graphs import trace
@@ -65,15 +65,13 @@ def measured(cell: Cell) -> Row:
     bundle = load_bundle(bundle_of(cell))
     gpus = (cell.gpu,) if cell.target == "rtx" else ()
     flags = BuildFlags(static=True)
-    options = EngineOptions(
-        target=cell.target, gpus=gpus, batch=BatchRange(1, 1, 1), flags=flags, checked=False
-    )  # the search for islands runs the schedule on the CPU, which takes minutes and is no part of a build
+    # The check of finite numbers runs the schedule on the CPU, which takes minutes and is no part of a build.
+    options = EngineOptions(target=cell.target, gpus=gpus, batch=BatchRange(1, 1, 1), flags=flags, check_finite=False)
     started = time.perf_counter()
-    steps: Iterator[tuple[float, str, Any]] = build(bundle, options)
-    report = list(steps)[-1][2]
+    report = finish(build_bundle_engines(bundle, options))
     seconds = time.perf_counter() - started
     records = report.records
-    built, foretold = sum(record.bytes for record in records), sum(report.foretold.values())
+    built = sum(record.bytes for record in records)
     planned = next(one for one in plan(bundle, PlanOptions(batch=1)).layouts if one.layout == cell.layout)
     return {
         "seconds": seconds,
@@ -82,9 +80,9 @@ def measured(cell: Cell) -> Row:
         "model_weight_bytes": bundle.manifest.model_weight_bytes,
         "weights_over_model": sum(r.weight_bytes for r in records) / bundle.manifest.model_weight_bytes,
         "engine_bytes_over_model": built / bundle.manifest.model_weight_bytes,
-        "foretold_bytes": foretold,
-        "foretold_error": foretold / built - 1,
-        "foretold_activation_bytes": planned.activation_bytes,
+        "estimated_bytes": planned.engine_bytes,
+        "estimate_error": planned.engine_bytes / built - 1,
+        "estimated_activation_bytes": planned.activation_bytes,
         "peak_memory_bytes": max(r.build_memory_bytes for r in records),
         "peak_memory_bytes_of_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }

@@ -186,7 +186,7 @@ def run_check(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
 def run_cut(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
     """SubNets of other schedules, written as files beside the weights."""
     clock, bundle = Clock(), load_bundle(folder / "bundle")
-    seconds = []
+    seconds: list[float] = []
     contract, master = bundle.manifest.contract, bundle.denoiser / "master.onnx"
     with clock.part("cut"):
         for seed in range(3):
@@ -224,7 +224,8 @@ STAGES: dict[str, Callable[[Size, str, Path], dict[str, Any]]] = {
 
 def measured(case: Case) -> dict[str, Any]:
     """All stages of a case, each in a process of its own, over one folder that is gone afterwards."""
-    size, row = SIZES[case.name], {}
+    size = SIZES[case.name]
+    row: dict[str, Any] = {}
     parts: dict[str, Any] = {}
     folder = Path(tempfile.mkdtemp(prefix="full_size_"))
     try:

@@ -36,6 +36,8 @@ from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.files import load_schedule
 from dipgo_deploy.core.program import Layout
+from dipgo_deploy.core.progress import finish
+from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.engines.options import PlanOptions
 from dipgo_deploy.engines.planner import plan
@@ -46,7 +48,7 @@ from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.sources.random import load_random, read_random_config
 from dipgo_deploy.runtime.clock import clock_for
 from dipgo_deploy.runtime.generate import Inputs, run_inputs
-from dipgo_deploy.runtime.open import onnxruntime_class
+from dipgo_deploy.runtime.open import onnxruntime_class, open_session
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
@@ -161,7 +163,7 @@ def session_of(of: Subject, schedule: Schedule, cell: Cell, given: Given) -> Ses
 
 def engines_of(of: Subject, schedule: Schedule, layout: Layout, given: Given, cuda_graph: bool) -> Session:
     """As ``session_of``, through a bundle and its engines, which stay in the work folder: a second try goes on."""
-    from dipgo_deploy.engines.options import EngineOptions
+    from dipgo_deploy.engines import EngineOptions, build_bundle_engines
     from dipgo_deploy.trt.target import load_target
 
     load_target("tensorrt", "run")
@@ -169,10 +171,9 @@ def engines_of(of: Subject, schedule: Schedule, layout: Layout, given: Given, cu
     if not folder.is_dir():
         export(of.model, schedule, folder, ExportOptions(layout=layout))
     # Random weights need no islands, and the search for them would run the schedule on the CPU.
-    for _ in build(load_bundle(folder), EngineOptions(target="tensorrt", checked=False)):
-        pass
-    bundle = load_bundle(folder)
-    return bundle.session(given.batch, backend="tensorrt", guidance_scale=SCALE, cuda_graph=cuda_graph)
+    finish(build_bundle_engines(load_bundle(folder), EngineOptions(target="tensorrt", check_finite=False)))
+    run = RunOptions("tensorrt", cuda_graph=cuda_graph)
+    return open_session(load_bundle(folder), given.batch, run, guidance_scale=SCALE)
 
 
 def bundle_name(schedule: Schedule, layout: Layout) -> str:

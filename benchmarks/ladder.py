@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -60,7 +60,7 @@ class Cell:
     steps: int
 
 
-def cells(models: Sequence[str], schedules: int, steps: int) -> Iterator[Cell]:
+def cells(models: Iterable[str], schedules: int, steps: int) -> Iterator[Cell]:
     """Every model × granularity × kind × guidance; kinds only where a block has a residual."""
     for name in models:
         model = model_of(name)
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued where it stands")
     given = parser.parse_args()
-    models = [given.model] if given.model else FAMILIES if given.families else REFERENCE_MODELS
+    models: Iterable[str] = [given.model] if given.model else FAMILIES if given.families else REFERENCE_MODELS
     failed = []
     for row in completed(given.out, cells(models, given.schedules, given.steps), climb):
         print(json.dumps(row), flush=True)

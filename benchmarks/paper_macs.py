@@ -61,7 +61,7 @@ def counted(figure: Figure) -> tuple[Macs, int]:
 
 
 def _options(method: str, ratio: float, kind: Kind = "output", **knobs: int) -> SearchOptions:
-    return SearchOptions(method, ratio, kind, settings=method_options(method, **knobs))
+    return SearchOptions(method, ratio, kind, settings=method_options(method, **dict[str, Any](knobs)))
 
 
 def scheduled(architecture: str, setting: Setting, step: int | None) -> tuple[Macs, int]:

@@ -24,11 +24,12 @@ from resumable import Row, completed
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.program import Layout, Program
+from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.engines.latency_fit import latency_table
 from dipgo_deploy.engines.options import ProfileOptions
 from dipgo_deploy.engines.probes import probe_programs
-from dipgo_deploy.engines.profiling import time_calls
+from dipgo_deploy.engines.profiling import median_times, time_calls
 from dipgo_deploy.graphs import Trace, cut_program, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.lowering.latency import predict_ms
@@ -90,7 +91,7 @@ def measure(cell: Cell, sizes: Sizes) -> Row:
     """Predictions and measurements of one cell."""
     model = load_model(cell.model)
     traced = trace(model, granularity=cell.granularity)
-    options = ProfileOptions(batch=sizes.batch, rounds=sizes.rounds, threads=sizes.threads)
+    options = ProfileOptions(batch=sizes.batch, rounds=sizes.rounds, run=RunOptions(threads=sizes.threads))
     clock = CLOCKS[sizes.clock]
     probes = [
         Timer(model, traced, program, options, clock)
@@ -112,7 +113,7 @@ def measure(cell: Cell, sizes: Sizes) -> Row:
             turn()
         print(f"{cell.model} round {done} of {sizes.rounds}", file=sys.stderr, flush=True)
     table = latency_table(
-        [medians(timer.session.program, timer.calls_ms[1:]) for timer in probes], traced.blocks, options
+        [median_times(timer.session.program, timer.calls_ms[1:]) for timer in probes], traced.blocks, options
     )
     rows = [judged(timer, predict_ms(timer.session.program, traced.blocks, table)) for timer in tested]
     errors = [abs(row["error"]) for row in rows]
@@ -148,7 +149,7 @@ class Timer:
         self, model: LoadedModel, traced: Trace, program: Program, options: ProfileOptions, clock: Clock
     ) -> None:
         graphs = cut_program(traced.master, program, traced.blocks)
-        backend = OnnxRuntimeBackend(graphs, traced.folder, threads=options.threads)
+        backend = OnnxRuntimeBackend(graphs, traced.folder, threads=options.run.threads)
         self.clock = clock
         self.session, self.model = Session(program, backend, options.batch), model
         self.inputs = run_inputs(model, program.contract, range(options.batch))

@@ -32,6 +32,7 @@ from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.sampler import noise_for
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
+from dipgo_deploy.runtime import open_session
 from dipgo_deploy.runtime.environment import environment
 
 RESULTS = Path(__file__).parent / "results" / "published_latency.json"
@@ -60,7 +61,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     made = time.perf_counter() - started
     network = FullNetwork(bundle, BenchOptions(batch=given.batch, run=RunOptions(threads=given.threads)))
     full = network.full().session
-    own = bundle.session(given.batch, threads=given.threads, guidance_scale=network.guidance_scale)
+    own = open_session(bundle, given.batch, RunOptions(threads=given.threads), guidance_scale=network.guidance_scale)
     noise = noise_for(range(given.batch), bundle.manifest.contract.latent_shape)
     acts = {"full": partial(full.run, noise, conditioning), "schedule": partial(own.run, noise, conditioning)}
     watch = Stopwatch("full")

@@ -10,7 +10,7 @@ import pytest
 from dipgo_deploy.core.program import Combine
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.lowering.latency import combine_features, lost_mib, predict_ms, reuse_distances, run_features
-from dipgo_deploy.search import SearchOptions
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from tests.lowering.cases import made_up_sampler
 from tests.search.graphs import chain_like, contract_of, unet_like
 from tests.search.tables import table_for
