@@ -4,7 +4,7 @@ SD-1.5 (64x64 latents, DiP-GO's published schedule) and DiT-XL/2 at 256 (random 
 weights, half precision, DDIM with 50 steps, one image under guidance: two rows a call. Every cell is one model on one
 backend: full run and schedule in turns, speed-up, its share of what the MACs promise (``efficiency``: speed-up over
 MACs ratio, convention full), the share of a run that the device waits for the host between calls, and the device
-memory, beside what the planner foretells of engines.
+memory, next to the planner's estimate for engines.
 
 A cell takes minutes and stands in the results when it is done; ``--cells sd15:torch-eager`` measures one. Cells that
 cannot run here are named and left out. ``--rehearse`` goes the same way with tiny configs of the same blocks, on the
@@ -170,7 +170,7 @@ def engines_of(of: Subject, schedule: Schedule, layout: Layout, given: Given, cu
     folder = given.work / bundle_name(schedule, layout)
     if not folder.is_dir():
         export(of.model, schedule, folder, ExportOptions(layout=layout))
-    # Random weights need no islands, and the search for them would run the schedule on the CPU.
+    # The search for fp32 fallback nodes would run the schedule on the CPU, and random weights need none.
     finish(build_bundle_engines(load_bundle(folder), EngineOptions(target="tensorrt", check_finite=False)))
     run = RunOptions("tensorrt", cuda_graph=cuda_graph)
     return open_session(load_bundle(folder), given.batch, run, guidance_scale=SCALE)
@@ -222,7 +222,7 @@ def measure(cell: Cell, given: Given) -> Row:
 
 
 def planned_bytes(schedule: Schedule, cell: Cell, given: Given) -> int | None:
-    """What ``plan`` foretells of the device memory of a cell's engines; None where there are none.
+    """The device memory of a cell's engines as ``plan`` estimates it. None where there are no engines.
 
     It knows no code and no workspace of TensorRT's engines: weights, slots and activations.
     """

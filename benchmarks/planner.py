@@ -1,7 +1,7 @@
-"""Does the planner foretell what is measured? Latency of random schedules on ONNX Runtime, in both layouts.
+"""How well does the planner estimate what is measured? Latency of random schedules on ONNX Runtime, in both layouts.
 
 For each model: a table is fitted to probe programs (dipgo_deploy/runtime/profiling.py), which are never the schedules
-that are foretold; probes and schedules are timed in the same rounds, every schedule twice a round. A prediction holds
+that are estimated; probes and schedules are timed in the same rounds, every schedule twice a round. A prediction holds
 within 15 %, or within twice the schedule's own A/A noise where that is more. Cells stand in
 ``benchmarks/results/planner.json`` and are not run again; the last line printed is a summary of all.
 """
@@ -115,7 +115,7 @@ def measure(cell: Cell, sizes: Sizes) -> Row:
     table = latency_table(
         [median_times(timer.session.program, timer.calls_ms[1:]) for timer in probes], traced.blocks, options
     )
-    rows = [judged(timer, predict_ms(timer.session.program, traced.blocks, table)) for timer in tested]
+    rows = [compare(timer, predict_ms(timer.session.program, traced.blocks, table)) for timer in tested]
     errors = [abs(row["error"]) for row in rows]
     return {
         **asdict(sizes),
@@ -167,7 +167,7 @@ class Timer:
         self.whole_ms.append(self.clock.elapsed_ms(started, self.clock.mark()))
 
 
-def judged(timer: Timer, predicted_ms: float) -> dict[str, Any]:
+def compare(timer: Timer, predicted_ms: float) -> dict[str, Any]:
     """A prediction beside its measurement; the first two runs warm up."""
     program, times = timer.session.program, timer.whole_ms[2:]
     measured, noise = median(times), abs(median(times[::2]) / median(times[1::2]) - 1)
