@@ -26,7 +26,7 @@ from dipgo_deploy.graphs import cut, trace
 from dipgo_deploy.graphs.cut import load_master
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
 from dipgo_deploy.runtime.environment import environment
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 
 RESULTS = Path(__file__).parent / "results" / "cuts.json"
 

@@ -30,6 +30,7 @@ from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
+from dipgo_deploy.runtime import open_session
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import open_session
@@ -62,7 +63,7 @@ def measure(cell: Cell, steps: int, rounds: int, options: BenchOptions) -> dict[
     """Efficiency of every schedule of ``cell``, with median and worst."""
     model = load_model(cell.model)
     contract, blocks = make_contract(model, steps=steps), trace(model, granularity=cell.granularity).blocks
-    schedules = [search_schedule(blocks, contract, search) for search in cell.searches]
+    schedules = [schedule_by_rule(blocks, contract, search) for search in cell.searches]
     with tempfile.TemporaryDirectory() as folder:
         bundle = load_bundle(export(model, schedules[0], Path(folder) / "bundle"))
         network = FullNetwork(bundle, options)

@@ -28,7 +28,7 @@ from dipgo_deploy.engines.options import EngineOptions, PlanOptions
 from dipgo_deploy.engines.planner import plan
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.models.random_weights import load_random
+from dipgo_deploy.models.sources.random import load_random
 from dipgo_deploy.trt.job import BuildFlags
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"

@@ -33,8 +33,8 @@ from dipgo_deploy.core.program import memory_bytes
 from dipgo_deploy.graphs import cut_program, trace
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import LoadedModel, load_random, make_contract, read_random_config
-from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from dipgo_deploy.verify.graph_check import check_graphs
 
 RESULTS = Path(__file__).parent / "results" / "full_size.json"
@@ -145,7 +145,7 @@ def run_trace(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
         if size.config == "sd15":
             schedule = published_schedule(blocks, contract)
         else:
-            schedule = search_schedule(blocks, contract, SearchOptions("random", 0.8))
+            schedule = schedule_by_rule(blocks, contract, SearchOptions("random", 0.8))
     with clock.part("export"):
         export(model, schedule, folder / "bundle", ExportOptions(max_graphs=MAX_GRAPHS))
     program = load_bundle(folder / "bundle").program
@@ -186,11 +186,11 @@ def run_check(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
 def run_cut(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
     """SubNets of other schedules, written as files next to the weights."""
     clock, bundle = Clock(), load_bundle(folder / "bundle")
-    seconds = []
+    seconds: list[float] = []
     contract, master = bundle.manifest.contract, bundle.denoiser / "master.onnx"
     with clock.part("cut"):
         for seed in range(3):
-            schedule = search_schedule(bundle.blocks, contract, SearchOptions("random", 0.7, seed=seed))
+            schedule = schedule_by_rule(bundle.blocks, contract, SearchOptions("random", 0.7, seed=seed))
             program = lower(schedule, bundle.blocks, read_sampler(contract.sampler))
             for graph in program.graphs[:3]:
                 started = time.perf_counter()
@@ -209,7 +209,7 @@ def run_meta(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
     guidance = read_random_config(size.config).guidance or "none"
     contract = make_contract(model, steps=50, guidance=guidance)
     program = lower(
-        search_schedule(blocks, contract, SearchOptions("uniform", 0.8)), blocks, read_sampler(contract.sampler)
+        schedule_by_rule(blocks, contract, SearchOptions("uniform", 0.8)), blocks, read_sampler(contract.sampler)
     )
     return {**_counts(size, model, blocks), "parts": clock.parts, "slot_bytes": memory_bytes(program, 1)["slots"]}
 

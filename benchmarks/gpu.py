@@ -46,8 +46,8 @@ from dipgo_deploy.engines.planner import plan
 from dipgo_deploy.graphs import Trace, cut_program, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models import LoadedModel, make_contract
-from dipgo_deploy.models.random_weights import load_random, read_random_config
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.sources.random import load_random, read_random_config
 from dipgo_deploy.runtime.clock import clock_for
 from dipgo_deploy.runtime.generate import Inputs, run_inputs
 from dipgo_deploy.runtime.open import onnxruntime_class, open_session
@@ -143,7 +143,7 @@ def subject(name: str, settings: Settings) -> Subject:
         return Subject(model, traced, full, published_schedule(blocks, contract))
     kind = "residual" if any(block.residual_input for block in blocks.blocks) else "output"
     options = SearchOptions("random", RATIO, kind=kind)  # type: ignore[arg-type]
-    return Subject(model, traced, full, search_schedule(blocks, contract, options))
+    return Subject(model, traced, full, schedule_by_rule(blocks, contract, options))
 
 
 def session_of(of: Subject, schedule: Schedule, cell: Cell, settings: Settings) -> Session:

@@ -19,12 +19,12 @@ from published_macs import FIGURES, SETTINGS, Figure, Setting
 from published_schedule import TABLE
 from resumable import completed
 
-from dipgo_deploy.core.blocks import ZERO_MACS, BlockGraph, Macs
+from dipgo_deploy.core.blocks import ZERO_MACS, BlockGraph, Kind, Macs
 from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.liveness import plan_steps
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, method_options, schedule_by_rule
 from dipgo_deploy.search.interchange import FORMATS, import_schedule
 
 RESULTS = Path(__file__).parent / "results" / "paper_macs.json"
@@ -60,13 +60,17 @@ def counted(figure: Figure) -> tuple[Macs, int]:
     return Macs(macs.papers * figure.calls, macs.full * figure.calls), figure.calls
 
 
+def _options(method: str, ratio: float, kind: Kind = "output", **knobs: int) -> SearchOptions:
+    return SearchOptions(method, ratio, kind, settings=method_options(method, **dict[str, Any](knobs)))
+
+
 def scheduled(architecture: str, setting: Setting, step: int | None) -> tuple[Macs, int]:
     """MACs and calls of a schedule, as a whole or at one step."""
     rule = setting.form == "rule"
     graph = graph_of(architecture, "stage" if rule else FORMATS[setting.form].granularity)
     contract = make_contract(model_of(architecture), sampler=setting.sampler, steps=setting.steps)
     if rule:
-        schedule = search_schedule(graph, contract, SearchOptions(**setting.settings))
+        schedule = schedule_by_rule(graph, contract, _options(**setting.settings))
     else:
         schedule = import_schedule(setting.form, setting.settings or read_json(TABLE), graph, contract)
     plans = [plan for plan in plan_steps(schedule, graph) if plan.is_call and step in (None, plan.step)]

@@ -34,12 +34,12 @@ from dipgo_deploy.graphs import Trace, cut_program, trace
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.lowering.latency import predict_ms
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.runtime.clock import Clock, HostClock
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from dipgo_deploy.runtime.session import Session
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 
 RESULTS = Path(__file__).parent / "results" / "planner.json"
 TOLERANCE = 0.15

@@ -1,8 +1,8 @@
-"""Searches compared: schedules of every method, model and ratio, judged on noise that no search has seen.
+"""Searches compared: schedules of every method, model and ratio, measured on noise that no search has seen.
 
 A cell is a model, a granularity, a kind, a method with its settings, a search seed and a ratio. Its schedule is run on
-the live model from the judged seeds; PSNR to the full and to the converged run is kept for every image's percentile,
-with a bootstrap interval of the median, beside what the search cost. Cells in the results file are not run again, and
+the live model from seeds of its own. Percentiles of the PSNR to the full and to the converged run are kept, with a
+bootstrap interval of the median and the cost of the search. Cells in the results file are not run again, and
 pruners are kept under benchmarks/pruners, so an interrupted study goes on where it stopped. Several processes may share
 the file.
 """
@@ -27,20 +27,24 @@ from dipgo_deploy.bench.plain import PLAIN_SAMPLERS, Variant, variants
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.metrics import median_interval, percentiles, psnr_db
+from dipgo_deploy.core.progress import Progress, finish
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
-from dipgo_deploy.search import SearchOptions, search_schedule
-from dipgo_deploy.search.calibration import Calibration, Judge, calibrate, images_of
-from dipgo_deploy.search.dipgo import GradientSearch
-from dipgo_deploy.search.dipgo_options import PRESETS, DipgoOptions
-from dipgo_deploy.search.judged import search_with_model
-from dipgo_deploy.search.options import JUDGED, RULES
+from dipgo_deploy.search import RULES, DipgoOptions, SearchOptions, schedule_by_rule, search
+from dipgo_deploy.search.calibration import Calibration, calibrate, images_of
+from dipgo_deploy.search.dipgo.options import PRESETS
+from dipgo_deploy.search.evaluator import Evaluator
+from dipgo_deploy.search.problem import schedule_of
+from dipgo_deploy.search.run import evaluated
+
+EVALUATED = ("best-random", "evolutionary", "dpcache")
+"""Methods that evaluate schedules by their images, without gradients."""
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "search.json"
 PRUNERS = HERE / "pruners"
-JUDGED_SEEDS = range(1000, 1064)
+MEASURED_SEEDS = range(1000, 1064)
 SEARCH_IMAGES = 8
 SHOWN = ("case", "method", "seed", "ratio", "reached", "psnr_full_db", "seconds")
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.85)
@@ -79,7 +83,7 @@ ABLATION_POOL = 64
 
 @dataclass(frozen=True)
 class Cell:
-    """What a row of the results is about."""
+    """The subject of one row of the results."""
 
     case: str
     method: str
@@ -89,14 +93,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Case:
-    """A model with what its schedules are judged by."""
+    """A model, with the runs that its schedules are compared with."""
 
     name: str
     model: LoadedModel
     graph: BlockGraph
     contract: Contract
     kind: Kind
-    judged: Calibration
+    reference: Calibration
     converged: np.ndarray
 
 
@@ -107,18 +111,18 @@ def case_of(name: str, steps: int) -> Case:
     model = load_model(source)
     graph = trace(model, granularity=granularity).blocks
     contract = make_contract(model, sampler="ddim", steps=steps, guidance="none")
-    judged = calibrate(model, graph, contract, JUDGED_SEEDS)
-    return Case(name, model, graph, contract, kind, judged, _converged(model, graph, judged))
+    reference = calibrate(model, graph, contract, MEASURED_SEEDS)
+    return Case(name, model, graph, contract, kind, reference, _converged(model, graph, reference))
 
 
-def _converged(model: LoadedModel, graph: BlockGraph, judged: Calibration) -> np.ndarray:
-    """DDIM with 1000 calls from the judged noise, kept on disk."""
+def _converged(model: LoadedModel, graph: BlockGraph, reference: Calibration) -> np.ndarray:
+    """DDIM with 1000 calls from the same noise, kept on disk."""
     path = PRUNERS / f"converged-{model.digest[:16]}.npy"
     if not path.is_file():
         long = make_contract(model, sampler="ddim", steps=1000, guidance="none")
         full = full_schedule(long, graph.granularity, "output", graph.block_names)
         PRUNERS.mkdir(exist_ok=True)
-        np.save(path, images_of(replace(judged, contract=long), full))
+        np.save(path, images_of(replace(reference, contract=long), full))
     images: np.ndarray = np.load(path)
     return images
 
@@ -135,21 +139,23 @@ def options_of(method: str, case: str) -> DipgoOptions | None:
     return paper if method == "dipgo-paper" else GRADIENT.get(method)
 
 
-def schedule_of(case: Case, cell: Cell) -> Schedule:
+def searched(case: Case, cell: Cell) -> Schedule:
     """The cell's schedule."""
-    options = options_of(cell.method, cell.case)
-    if options is not None:
-        return _by_gradient(case, cell, replace(options, seed=cell.seed))
+    settings = options_of(cell.method, cell.case)
+    if settings is not None:
+        return _by_gradient(case, cell, settings)
     if cell.method in PLAIN:
         return _plain(case, cell)
-    asked = SearchOptions(cell.method, cell.ratio, kind=case.kind, seed=cell.seed)
+    options = SearchOptions(cell.method, cell.ratio, case.kind, cell.seed)
     if cell.method in RULES:
-        return search_schedule(case.graph, case.contract, asked)
+        return schedule_by_rule(case.graph, case.contract, options)
+    # Every search seed has images of its own, so that the spread over seeds covers the choice of images.
     seeds = range(SEARCH_IMAGES * cell.seed, SEARCH_IMAGES * (cell.seed + 1))
-    judge = Judge(calibrate(case.model, case.graph, case.contract, seeds), case.graph, case.kind)
-    *_, found = search_with_model(judge, asked)
-    assert isinstance(found, Schedule)
-    return found
+    evaluator = Evaluator(calibrate(case.model, case.graph, case.contract, seeds), case.graph, case.kind)
+    started = time.perf_counter()
+    candidate = finish(evaluated(evaluator, options))
+    knobs = {**candidate.knobs, "seconds": f"{time.perf_counter() - started:.1f}"}
+    return schedule_of(replace(candidate, knobs=knobs), case.graph, case.contract, options)
 
 
 def _plain(case: Case, cell: Cell) -> Schedule:
@@ -171,26 +177,39 @@ def _plain(case: Case, cell: Cell) -> Schedule:
     return max(map(full, variants(sampler, calls, case.model.scheduler_config)), key=score)
 
 
-def _by_gradient(case: Case, cell: Cell, options: DipgoOptions) -> Schedule:
-    options = replace(options, first_seed=options.first_seed + 10_000 * cell.seed)
-    name = cell.method.replace("dipgo-unpolished", "dipgo").replace(":", "-")
-    file = PRUNERS / f"{cell.case}-{name}-{cell.seed}-{options.iterations}.pruner"
+def pruner_file(case: str, method: str, seed: int, iterations: int) -> Path:
+    """Where the pruner of a cell is kept; one pruner serves all ratios, polished or not."""
+    name = method.replace("dipgo-unpolished", "dipgo").replace(":", "-")
+    return PRUNERS / f"{case}-{name}-{seed}-{iterations}.pruner"
+
+
+def trained_options(cell: Cell, settings: DipgoOptions, kind: Kind) -> SearchOptions:
+    """The whole options of a gradient search. Every search seed trains on images of its own."""
     PRUNERS.mkdir(exist_ok=True)
-    search = GradientSearch(case.model, case.graph, case.contract, case.kind, options, file)
-    for step in search.search(cell.ratio):
-        if (done := getattr(step, "done", 0)) and done % 50 == 0:
-            print(f"{cell.case} {cell.method} {cell.seed}: {step}", file=sys.stderr, flush=True)
-    assert isinstance(step, Schedule)
-    return step
+    settings = replace(
+        settings,
+        first_seed=settings.first_seed + 10_000 * cell.seed,
+        pruner=pruner_file(cell.case, cell.method, cell.seed, settings.iterations),
+    )
+    return SearchOptions("dipgo", cell.ratio, kind, cell.seed, settings, images=SEARCH_IMAGES)
+
+
+def _by_gradient(case: Case, cell: Cell, settings: DipgoOptions) -> Schedule:
+    def show(progress: Progress) -> None:
+        if progress.stage == "training" and progress.done % 50 == 0:
+            print(f"{cell.case} {cell.method} {cell.seed}: {progress}", file=sys.stderr, flush=True)
+
+    options = trained_options(cell, settings, case.kind)
+    return finish(search(case.model, case.contract, options, blocks=case.graph), show)
 
 
 def measured(cell: Cell, steps: int) -> Row:
     """The row of one cell."""
     case, started = case_of(cell.case, steps), time.monotonic()
-    schedule = schedule_of(case, cell)
+    schedule = searched(case, cell)
     took = time.monotonic() - started
-    images = images_of(case.judged, schedule)
-    full, converged = psnr_db(images, case.judged.images), psnr_db(images, case.converged)
+    images = images_of(case.reference, schedule)
+    full, converged = psnr_db(images, case.reference.images), psnr_db(images, case.converged)
     return {
         "steps": steps,
         "reached": float(schedule.origin["reached"]),
@@ -199,7 +218,7 @@ def measured(cell: Cell, steps: int) -> Row:
         "psnr_converged_db": percentiles(converged, 10, 50),
         "psnr_converged_interval_db": median_interval(converged),
         "seconds": round(float(schedule.origin.get("seconds", took)), 1),
-        "spent": round(float(schedule.origin.get("spent", 0.0)), 1),
+        "search_cost": round(float(schedule.origin.get("search_cost", 0.0)), 1),
         "origin": dict(schedule.origin),
         "calls": sum(bool(step) for step in schedule.computed),
     }
@@ -209,7 +228,7 @@ def cells(cases: Sequence[str], methods: Sequence[str], seeds: int, ratios: Sequ
     """Every combination; methods that draw nothing have one seed."""
     for case in cases:
         for method in methods:
-            drawn = method in JUDGED or method == "random" or options_of(method, case) is not None
+            drawn = method in EVALUATED or method == "random" or options_of(method, case) is not None
             for seed in range(seeds if drawn else 1):
                 yield from (Cell(case, method, seed, ratio) for ratio in ratios)
 
@@ -219,20 +238,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     trained = [*GRADIENT, *(f"ablation:{name}" for name in ABLATIONS)]
-    known = [*RULES, *JUDGED, *PLAIN, *trained]
-    parser.add_argument("--methods", nargs="+", choices=known, default=[*RULES, *JUDGED, *PLAIN, *GRADIENT])
+    known = [*RULES, *EVALUATED, *PLAIN, *trained]
+    parser.add_argument("--methods", nargs="+", choices=known, default=[*RULES, *EVALUATED, *PLAIN, *GRADIENT])
     parser.add_argument("--seeds", type=int, default=3, help="search seeds of methods that draw")
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
     parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
     parser.add_argument("--iterations", type=int, help="gradient steps instead of the preset's: rows NAME@N")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued where it stands")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    suffix = f"@{given.iterations}" if given.iterations else ""
-    methods = [method + suffix * (method in trained) for method in given.methods]
-    asked = cells(given.cases, methods, given.seeds, given.ratios)
-    for row in completed(given.out, asked, partial(measured, steps=given.steps)):
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    suffix = f"@{arguments.iterations}" if arguments.iterations else ""
+    methods = [method + suffix * (method in trained) for method in arguments.methods]
+    all_cells = cells(arguments.cases, methods, arguments.seeds, arguments.ratios)
+    for row in completed(arguments.out, all_cells, partial(measured, steps=arguments.steps)):
         print(json.dumps({key: row[key] for key in SHOWN}), flush=True)
 
 

@@ -26,14 +26,14 @@ def table(rows: Sequence[Row], field: str) -> list[str]:
     """The lines of one case's table."""
     ratios = sorted({row["ratio"] for row in rows})
     lines = [
-        "| method | " + " | ".join(f"{ratio:g}" for ratio in ratios) + " | seconds | spent |",
+        "| method | " + " | ".join(f"{ratio:g}" for ratio in ratios) + " | seconds | search cost |",
         "|---" * (len(ratios) + 3) + "|",
     ]
     found = dict.fromkeys(row["method"] for row in rows)
     for method in sorted(found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
         own = [row for row in rows if row["method"] == method]
         cells = [value([row for row in own if row["ratio"] == ratio], field) for ratio in ratios]
-        cost = f"{mean(row['seconds'] for row in own):.0f} | {mean(row['spent'] for row in own):.0f}"
+        cost = f"{mean(row['seconds'] for row in own):.0f} | {mean(row['search_cost'] for row in own):.0f}"
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {cost} |")
     return lines
 

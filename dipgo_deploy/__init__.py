@@ -1,7 +1,7 @@
 """Prune, cut and run diffusers denoisers as straight-line programs.
 
-The public verbs are ``load_model``, ``trace``, ``lower``, ``export``, ``load_bundle``, ``generate``, ``verify`` and
-``load_pipeline``; ``DeployedDenoiser`` takes a denoiser's place in a diffusers pipeline.
+The public verbs are ``load_model``, ``trace``, ``search``, ``lower``, ``export``, ``load_bundle``, ``generate``,
+``verify`` and ``load_pipeline``. ``DeployedDenoiser`` takes a denoiser's place in a diffusers pipeline.
 Each is imported on first use, so that ``import dipgo_deploy`` costs nothing.
 """
 
@@ -27,7 +27,7 @@ _VERBS = {
 }
 """Public names and the package that each is imported from."""
 
-_PACKAGES = ("verify",)
+_PACKAGES = ("search", "verify")
 """Packages that are verbs too: they can be called (core/callable_package.py)."""
 
 __all__ = ["__version__", *_VERBS, *_PACKAGES]

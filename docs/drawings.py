@@ -35,7 +35,7 @@ from dipgo_deploy.lowering.emission import Emission
 from dipgo_deploy.lowering.folding import drop_unused, fold, reads_of, writes_of
 from dipgo_deploy.lowering.layouts import plan_subnets
 from dipgo_deploy.lowering.slots import assign_slots
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.runtime import GenerateOptions
 
 PICTURES = Path(__file__).parent / "pictures"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel  # noqa: TID251 - this example is about diffusers
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
 import dipgo_deploy
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort  # noqa: TID251 - this example shows that a bundle needs nothing else
+import onnxruntime as ort
 from safetensors.numpy import load_file
 
 
@@ -53,14 +53,14 @@ def interpret(folder: Path, seeds: list[int], labels: list[int], scale: float = 
 
 def sum_of(terms: list[dict], slots: dict[str, np.ndarray], scale: float) -> np.ndarray:
     """The weighted sum of a combination, term by term in float32."""
-    total = None
+    total = np.zeros((), np.float32)
     for term in terms:
         slot = slots[term["slot"]]
         middle = len(slot) // 2
         rows = {"all": slice(None), "first": slice(middle), "second": slice(middle, None)}[term["half"]]
         weight = np.float32(term["constant"] + term["guided"] * scale)  # in float64, then rounded once
         product = weight * slot[rows, : term["channels"]].astype(np.float32)
-        total = product if total is None else total + product
+        total = total + product
     return total
 
 

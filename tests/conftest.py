@@ -78,7 +78,7 @@ def bundle_folder(reference_model, traced, session_folder: Path) -> Path:
 
     from dipgo_deploy.bundle import export
     from dipgo_deploy.models import make_contract
-    from dipgo_deploy.search.random_schedule import random_schedule
+    from dipgo_deploy.search.random_schedules import random_schedule
 
     model, graph = reference_model("digits-unet"), traced("digits-unet", "stage").blocks
     contract = make_contract(model, steps=6, guidance="concat")

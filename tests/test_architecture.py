@@ -292,13 +292,22 @@ def test_modules_import_without_the_libraries_they_do_not_own(case: str) -> None
 
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-COMMAND = re.compile(r"`dipgo-deploy ([a-z][a-z-]*)")
+COMMAND = re.compile(r"(?:^|\$ )dipgo-deploy ([a-z][a-z-]*)", re.MULTILINE)
+TARGET = re.compile(r"(?:^|\$ )make ([a-z-]+)\b", re.MULTILINE)
 
 
-def document_lines() -> Iterator[tuple[Path, int, str]]:
+def code_in_documents() -> Iterator[tuple[Path, int, str]]:
+    """``(document, line, code)`` of every line of a code block and every piece of code within a line."""
     for document in DOCUMENTS:
-        for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
-            yield document, number, line
+        in_block = False
+        text = re.sub(r" *\\\n *", " ", document.read_text(encoding="utf-8"))  # Commands may go on in the next line.
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.lstrip().startswith("```"):
+                in_block = not in_block
+            elif in_block:
+                yield document, number, line.strip()
+            else:
+                yield from ((document, number, code) for code in re.findall(r"`([^`]+)`", line))
 
 
 def test_documents_name_existing_commands_and_every_command() -> None:
@@ -306,13 +315,15 @@ def test_documents_name_existing_commands_and_every_command() -> None:
 
     known = {command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback}
     used = [
-        (place(file, number, name), name) for file, number, line in document_lines() for name in COMMAND.findall(line)
+        (place(file, number, name), name)
+        for file, number, code in code_in_documents()
+        for name in COMMAND.findall(code)
     ]
     offenders("commands that do not exist", [where for where, name in used if name not in known])
     offenders("commands that no document names", sorted(known - {name for _, name in used}))
 
 
-def test_options_in_the_readme_exist() -> None:
+def test_options_in_the_documents_exist() -> None:
     from typer.main import get_command
 
     from dipgo_deploy.cli.main import app
@@ -323,10 +334,11 @@ def test_options_in_the_readme_exist() -> None:
         for name, command in commands.items()
     }
     wrong = [
-        f"{line.split()[0]} {option}"
-        for line in re.findall(r"`dipgo-deploy ([^`]+)`", (ROOT / "README.md").read_text(encoding="utf-8"))
-        for option in re.findall(r"(--[a-z-]+)", line)
-        if option not in options.get(line.split()[0], ())
+        place(file, number, f"{name} {option}")
+        for file, number, code in code_in_documents()
+        for name in COMMAND.findall(code)[:1]
+        for option in re.findall(r"(?<=\s)(--[a-z0-9-]+)", code)
+        if option not in options.get(name, ())
     ]
     offenders("options that do not exist", wrong)
 
@@ -335,8 +347,8 @@ def test_make_targets_in_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     wrong = [
         place(file, number, f"make {target}")
-        for file, number, line in document_lines()
-        for target in re.findall(r"`make ([a-z-]+)\b", line)
+        for file, number, code in code_in_documents()
+        for target in TARGET.findall(code)
         if target not in targets
     ]
     offenders("targets that the Makefile lacks", wrong)

@@ -26,7 +26,7 @@ from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import sampler_spec
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.generate import Inputs, run_inputs
 from dipgo_deploy.runtime.open import engine_records, make_backend, open_session

@@ -33,7 +33,7 @@ def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """
     import torch
 
-    from dipgo_deploy.search.losses import ssim_of
+    from dipgo_deploy.search.dipgo.losses import ssim_of
 
     ours, theirs = (torch.from_numpy(unit_range(array)) for array in (images, reference))
     return ssim_of(ours, theirs, data_range=1.0).numpy()
@@ -57,7 +57,7 @@ class DigitsEvaluator:
         """
         import torch
 
-        from dipgo_deploy.models.digits.classifier import accuracy
+        from dipgo_deploy.models.digits import accuracy
 
         return accuracy(self.classifier, _tensor(images), torch.as_tensor(list(labels)))
 
@@ -76,7 +76,7 @@ class DigitsEvaluator:
     def _distance(self, images: Any, first: int) -> float | None:
         import torch
 
-        from dipgo_deploy.models.digits.evaluate import frechet_distance
+        from dipgo_deploy.models.digits import frechet_distance
 
         real = self._real(first, len(images))
         images = images[: len(real)]
@@ -86,7 +86,7 @@ class DigitsEvaluator:
             return frechet_distance(self.classifier.features(images), self.classifier.features(real))
 
     def _real(self, first: int, count: int) -> Any:
-        from dipgo_deploy.models.digits.data import load_split
+        from dipgo_deploy.models.digits import load_split
 
         return load_split("all").images[first : first + count]
 
@@ -101,8 +101,7 @@ def digits_evaluator(latent_shape: tuple[int, ...], num_classes: int | None) -> 
     Returns:
         None for any other model.
     """
-    from dipgo_deploy.models.digits.classifier import load_classifier
-    from dipgo_deploy.models.digits.data import CLASSES, SIZE
+    from dipgo_deploy.models.digits import CLASSES, SIZE, load_classifier
 
     fits = latent_shape == (1, SIZE, SIZE) and num_classes == CLASSES
     return DigitsEvaluator(load_classifier()) if fits else None

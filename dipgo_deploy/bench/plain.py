@@ -21,7 +21,7 @@ from dipgo_deploy.core.metrics import psnr_db
 from dipgo_deploy.core.progress import Work
 from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.models import sampler_spec
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.time_grid import ddim_on_grid
 from dipgo_deploy.runtime.generate import generate_batches
 

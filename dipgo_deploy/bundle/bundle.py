@@ -21,8 +21,8 @@ from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps
 from dipgo_deploy.models import PRESETS, LoadedModel, load_model
-from dipgo_deploy.models.from_python import with_weights
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.sources.python import with_weights
 
 __all__ = ["Bundle", "CompiledProgram"]
 

@@ -32,7 +32,7 @@ from dipgo_deploy.graphs.half_weights import convert_master
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, lower
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 
 __all__ = ["GraphSource", "graph_source", "load_half_precision", "write_half_precision"]
 

@@ -31,7 +31,7 @@ from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, limit_graphs, lower
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.models.contracts import library_versions
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.text_loras import save_text_encoder
 
 __all__ = ["ExportOptions", "copy_bundle", "export"]

@@ -19,6 +19,7 @@ from dipgo_deploy.cli.interchange import export_schedule, import_schedule
 from dipgo_deploy.cli.outcome import exit_code
 from dipgo_deploy.cli.plan import plan
 from dipgo_deploy.cli.profile import profile
+from dipgo_deploy.cli.run import run as run_command
 from dipgo_deploy.cli.search import search
 from dipgo_deploy.cli.show import show
 from dipgo_deploy.cli.terminal import say
@@ -49,6 +50,7 @@ for _command in (
     generate,
     show,
     bench,
+    run_command,
     demo,
     env,
     doctor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from dipgo_deploy.cli.options import (
     GuidanceLayout,
     Json,
     Lora,
+    MaxGraphs,
     Meta,
     Model,
     PresetName,
@@ -27,7 +28,12 @@ from dipgo_deploy.cli.options import (
     patterns_of,
 )
 from dipgo_deploy.cli.source import ModelSource
-from dipgo_deploy.cli.terminal import emit, result, say
+from dipgo_deploy.cli.terminal import emit, result, say, show_progress, working
+from dipgo_deploy.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from dipgo_deploy.core.progress import Work
+    from dipgo_deploy.core.schedule import Schedule
 
 _METHODS = "dipgo, uniform, deepcache, fora, random, best-random, evolutionary or dpcache."
 
@@ -42,23 +48,24 @@ def search(
     out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
     method: Annotated[str, typer.Option(help=_METHODS)] = "uniform",
     ratio: Annotated[float, typer.Option(help="Share of the full run's MACs to prune, in [0, 1).")] = 0.8,
-    cost: Annotated[
+    latency: Annotated[
         Path | None, typer.Option(help="Latency table that profile wrote: the ratio is then a share of time.")
     ] = None,
     sampler: Sampler = None,
     steps: Steps = None,
-    guidance: GuidanceLayout = None,
+    guidance_layout: GuidanceLayout = None,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     lora: Lora = None,
     kind: Annotated[Literal["output", "residual"], typer.Option(help="What a reused block stands for.")] = "output",
-    interval: Annotated[int | None, typer.Option(help="Full computation every so many steps.")] = None,
+    interval: Annotated[int | None, typer.Option(help="Compute every so many steps in full, at any ratio.")] = None,
+    calls: Annotated[int | None, typer.Option(help="Compute this many even steps, at any ratio (uniform).")] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks computed at each end in between (deepcache).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every method that draws (0).")] = None,
-    candidates: Annotated[int | None, typer.Option(help="Random schedules to judge (best-random).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every method that draws. Default: 0.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Random schedules to evaluate (best-random).")] = None,
     population: Annotated[int | None, typer.Option(help="Schedules of a generation (evolutionary).")] = None,
     trajectories: Annotated[int | None, typer.Option(help="Budget in full trajectories (evolutionary).")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Images that judge schedules (8).")] = None,
+    images: Annotated[int | None, typer.Option(help="Images that evaluate schedules. Default: 8.")] = None,
     conditions: Annotated[
         Path | None, typer.Option(help="File of class numbers or prompts, one a line, to search on.")
     ] = None,
@@ -67,44 +74,82 @@ def search(
     iterations: Annotated[int | None, typer.Option(help="Gradient steps (dipgo).")] = None,
     polish: Annotated[int | None, typer.Option(help="Full trajectories for exchanges; 0: none (dipgo).")] = None,
     order: Annotated[
-        Literal["bisection", "greedy"], typer.Option(help="How scores become a schedule (dipgo).")
-    ] = "bisection",
-    pruner: Annotated[Path | None, typer.Option(help="The pruner's file; continued if it exists.")] = None,
+        Literal["bisection", "greedy"] | None, typer.Option(help="How scores become a schedule (dipgo).")
+    ] = None,
+    pruner: Annotated[Path | None, typer.Option(help="The pruner's file. An existing file is continued.")] = None,
     from_pruner: Annotated[Path | None, typer.Option(help="Use this trained pruner, for any ratio.")] = None,
-    limit_graphs: Annotated[int | None, typer.Option(min=1, help="At most so many distinct graphs.")] = None,
+    max_graphs: MaxGraphs = None,
     dtype: Dtype = "float32",
     meta: Meta = False,
-    picture: Annotated[Path | None, typer.Option(help="Draw learnt scores and schedule (.png or .svg).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw learned scores and schedule (.png or .svg).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Search a schedule for MODEL that prunes the asked share of MACs."""
-    from dipgo_deploy.cli.asked import Asked, GradientAsked, check_asked
-    from dipgo_deploy.cli.search_view import search_summary, search_text, unmet_ratio
-    from dipgo_deploy.cli.searching import search_asked
+    """Search a schedule for MODEL that prunes the requested share of MACs."""
+    from dipgo_deploy.cli.conditions import read_conditions
+    from dipgo_deploy.cli.search_view import draw_schedule, search_summary, search_text, unmet_ratio
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import load_latency_table, save_schedule
-    from dipgo_deploy.search.options import SearchOptions
+    from dipgo_deploy.search import SearchOptions, method_options
 
+    if method == "dipgo" and from_pruner is None:
+        pruner = pruner or out.with_suffix(".pruner")
+    settings = method_options(
+        method, preset, interval=interval, calls=calls, depth=depth, candidates=candidates, population=population,
+        trajectories=trajectories, iterations=iterations, polish=polish, order=order, pruner=pruner,
+        from_pruner=from_pruner,
+    )  # fmt: skip
+    if from_pruner is not None and seed is not None:
+        # SearchOptions cannot tell seed 0 from a seed that is left out.
+        raise UsageError("seed belongs to training, but from_pruner names a trained pruner: leave one out")
+    texts = read_conditions(conditions)
     options = SearchOptions(
-        method, ratio, kind=kind, seed=seed or 0, interval=interval, depth=depth,
-        candidates=candidates, population=population, trajectories=trajectories,
-        cost=None if cost is None else load_latency_table(cost),
+        method, ratio, kind=kind, seed=seed or 0, settings=settings, granularity=granularity,
+        patterns=patterns_of(blocks), max_graphs=max_graphs, images=images, classes=texts.classes,
+        prompts=texts.prompts, guidance_scale=guidance_scale,
+        latency=None if latency is None else load_latency_table(latency),
     )  # fmt: skip
-    gradient = GradientAsked(preset, iterations, polish, order, pruner, from_pruner)
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
-    asked = Asked(
-        source, options, sampler, steps, guidance, granularity, patterns_of(blocks), seed, images, conditions,
-        guidance_scale, gradient, out, picture, limit_graphs,
-    )  # fmt: skip
-    check_asked(asked)
+    if out == (from_pruner or pruner):
+        raise UsageError(f"{out} would be the schedule and the pruner: give --out another name")
     check_target(out)
-    schedule, graph = search_asked(asked)
+    if picture is not None:
+        if picture.suffix not in (".png", ".svg"):
+            raise UsageError(f"{picture} ends in neither .png nor .svg: name a picture")
+        check_target(picture)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
+    from dipgo_deploy.graphs import trace
+    from dipgo_deploy.models import make_contract
+    from dipgo_deploy.search.run import search as search_model
+
+    with working(f"tracing {source.label}"):
+        loaded = source.load()
+        contract = make_contract(loaded, sampler=sampler, steps=steps, guidance=guidance_layout)
+        graph = trace(loaded, granularity=granularity, patterns=options.patterns).blocks
+    work = search_model(loaded, contract, options, blocks=graph)
+    schedule = show_progress(_notes_said(work), f"searching by {method}")
     save_schedule(out, schedule)
+    if picture is not None:
+        draw_schedule(picture, schedule, graph, from_pruner or pruner)
     summary = search_summary(schedule, graph, options)
-    if warning := unmet_ratio(summary, options, limit_graphs):
+    if warning := unmet_ratio(summary, options):
         say(warning)
     if as_json:
         emit({**summary, "out": str(out)})
         return
     result(search_text(summary, method))
     result(f"in {out}")
+
+
+def _notes_said(work: Work[Schedule]) -> Work[Schedule]:
+    """``work`` with every note printed as a line, not as progress."""
+    from dipgo_deploy.search.options import NOTE
+
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as stop:
+            schedule: Schedule = stop.value
+            return schedule
+        if progress.stage == NOTE:
+            say(progress.text)
+        else:
+            yield progress

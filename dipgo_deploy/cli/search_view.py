@@ -1,8 +1,9 @@
-"""What a search has found: its ratio, its calls, what it lowers to and its MACs, as a document and as lines."""
+"""The result of a search: its ratio, calls, lowered size and MACs, as a document, as lines and as a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dipgo_deploy.cli.units import count_text, macs_text, mib_text
@@ -12,24 +13,35 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.schedule import Schedule
     from dipgo_deploy.search.options import SearchOptions
 
-__all__ = ["search_summary", "search_text", "unmet_ratio"]
+__all__ = ["draw_schedule", "search_summary", "search_text", "unmet_ratio"]
 
 
 def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions) -> dict[str, Any]:
-    """Asked and reached ratio, MACs per image in both conventions (guidance rows included), and what it lowers to."""
+    """Summarise a schedule.
+
+    Args:
+        schedule: the result of the search.
+        graph: blocks of the model.
+        options: of the search.
+
+    Returns:
+        Requested ratio (None where the options fix the computed steps), reached ratio, MACs per image in both
+        conventions (guidance rows included), and the size of the lowered program.
+    """
     from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, schedule_macs
     from dipgo_deploy.core.program import memory_bytes
     from dipgo_deploy.lowering import lower
-    from dipgo_deploy.models.sampler_reading import read_sampler
-    from dipgo_deploy.search.pricing import Pricer
+    from dipgo_deploy.models.sampler_coefficients import read_sampler
+    from dipgo_deploy.search.cost import Pricer
 
     program = lower(schedule, graph, read_sampler(schedule.contract.sampler))
     contract = schedule.contract
     rows = contract.rows_per_image
     kept, full = schedule_macs(schedule, graph), graph.macs
-    by_time = {"time_ratio": Pricer(graph, options.kind, options.cost).ratio(schedule.computed)} if options.cost else {}
+    table, fixed = options.latency, options.settings is not None and options.settings.decides_ratio
+    by_time = {"time_ratio": Pricer(graph, options.kind, table).ratio(schedule.computed)} if table else {}
     return {
-        "asked_ratio": options.ratio,
+        "asked_ratio": None if fixed else options.ratio,
         "ratio": pruned_ratio(schedule, graph),
         **by_time,
         "calls": sum(bool(plan.reach.pieces) for plan in plan_steps(schedule, graph)),
@@ -44,26 +56,43 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
 
 
 def search_text(summary: Mapping[str, Any], method: str) -> str:
-    """The lines of a summary that `search_summary` made."""
-    lines = [f"{method}: ratio {summary['ratio']:.4f} (asked {summary['asked_ratio']:g})"]
+    """The summary that `search_summary` made, as lines."""
+    requested = "" if summary["asked_ratio"] is None else f" (requested {summary['asked_ratio']:g})"
+    lines = [f"{method}: ratio {summary['ratio']:.4f}{requested}"]
     if "time_ratio" in summary:
-        lines = [f"{method}: ratio {summary['time_ratio']:.4f} of the time foretold (asked {summary['asked_ratio']:g})"]
+        lines = [f"{method}: ratio {summary['time_ratio']:.4f} of the estimated time{requested}"]
         lines += [f"ratio of MACs: {summary['ratio']:.4f}"]
-    lines += [f"made for {summary['sampler']}, guidance {summary['guidance']}"]
+    lines += [f"made for {summary['sampler']}, guidance layout {summary['guidance']}"]
     lines += [f"network calls: {summary['calls']} of {summary['steps']}"]
-    lines += [f"lowers to {count_text(summary['graphs'], 'graph')}, slots {mib_text(summary['slot_bytes'])} an image"]
+    lines += [f"lowers to {count_text(summary['graphs'], 'graph')}, slots {mib_text(summary['slot_bytes'])} per image"]
     for convention in ("papers", "full"):
         kept, full = summary["macs"][convention], summary["full_macs"][convention]
         lines += [f"MACs per image ({convention}): {macs_text(kept)} of {macs_text(full)}"]
     return "\n".join(lines)
 
 
-def unmet_ratio(summary: Mapping[str, Any], options: SearchOptions, limit_graphs: int | None) -> str:
-    """A warning where the asked ratio is not met; "" where it is, or where an interval decides instead."""
+def unmet_ratio(summary: Mapping[str, Any], options: SearchOptions) -> str:
+    """A warning where the requested ratio is not reached. "" where it is, or where the options fix the steps."""
     from dipgo_deploy.search.options import TOLERANCE
 
     reached = summary.get("time_ratio", summary["ratio"])
-    if options.interval is not None or abs(reached - options.ratio) <= TOLERANCE:
+    if summary["asked_ratio"] is None or abs(reached - options.ratio) <= TOLERANCE:
         return ""
-    way = "take more steps or a finer granularity" if limit_graphs is None else f"allow more than {limit_graphs} graphs"
-    return f"warning: the ratio is {reached:.4f}, wanted was {options.ratio:g}: {way}"
+    limit = options.max_graphs
+    hint = "take more steps or a finer granularity" if limit is None else f"allow more than {limit} graphs"
+    return f"warning: the ratio is {reached:.4f}, but {options.ratio:g} was requested: {hint}"
+
+
+def draw_schedule(path: Path, schedule: Schedule, graph: BlockGraph, pruner: Path | None) -> None:
+    """Draw a schedule, with the learned scores where a pruner made it.
+
+    Args:
+        path: the picture, .png or .svg.
+        schedule: the result of the search.
+        graph: blocks of the model.
+        pruner: file of the trained pruner. None for other methods.
+    """
+    from dipgo_deploy.bench.schedule_picture import schedule_picture
+    from dipgo_deploy.search.dipgo.pruner_file import read_scores
+
+    schedule_picture(schedule, path, graph, None if pruner is None else read_scores(pruner))

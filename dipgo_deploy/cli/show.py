@@ -123,7 +123,7 @@ def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:
 
     from dipgo_deploy.cli import program_view, schedule_view
     from dipgo_deploy.lowering import lower
-    from dipgo_deploy.models.sampler_reading import read_sampler
+    from dipgo_deploy.models.sampler_coefficients import read_sampler
 
     view = schedule_view.schedule_view(schedule, blocks)
     if blocks is None:

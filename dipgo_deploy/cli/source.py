@@ -67,7 +67,8 @@ class ModelSource:
 
     def load(self) -> LoadedModel:
         """Load the model. Random weights that would not fit the memory are left out. Raises what the loaders raise."""
-        from dipgo_deploy.models.lora import loras_from_texts, with_loras
+        from dipgo_deploy.models.lora import with_loras
+        from dipgo_deploy.models.lora_files import loras_from_texts
 
         loras, model = loras_from_texts(self.loras), self._without_loras()
         if loras and not model.has_weights:
@@ -109,7 +110,7 @@ def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> 
         UsageError: ``own_model`` is not a Python name.
     """
     from dipgo_deploy.bundle import load_bundle
-    from dipgo_deploy.models.from_python import is_python_name, model_from_python
+    from dipgo_deploy.models.sources.python import is_python_name, model_from_python
 
     if own_model is None:
         return load_bundle(folder, whole=whole)
@@ -122,7 +123,7 @@ def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> 
 
 def _fits(label: str, shapes: LoadedModel) -> bool:
     """Whether a trace of the model fits the free memory. Says so where it does not."""
-    from dipgo_deploy.supernet.free_memory import TRACE_MEMORY, free_host_bytes
+    from dipgo_deploy.supernet.memory import TRACE_MEMORY, free_host_bytes
 
     needed, free = int(TRACE_MEMORY * shapes.weight_bytes), free_host_bytes()
     if needed > free:

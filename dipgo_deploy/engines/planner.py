@@ -32,7 +32,7 @@ from dipgo_deploy.graphs.activations import activation_bytes
 from dipgo_deploy.graphs.half_graph import half_blocks
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.lowering.latency import predict_ms
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.runtime.engine_cache import EngineLoads, engine_loads
 
 __all__ = ["LayoutPlan", "Plan", "plan"]

@@ -22,10 +22,10 @@ from dipgo_deploy.graphs.cut import cut_program
 from dipgo_deploy.graphs.trace import Trace
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
 from dipgo_deploy.lowering import LowerOptions, lower
-from dipgo_deploy.models.sampler_reading import read_sampler
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.runtime.open import shared_bytes
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from dipgo_deploy.trt.build import build_engines
 from dipgo_deploy.trt.job import BuildFlags
 from dipgo_deploy.trt.program_jobs import Machine, program_jobs

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dipgo_deploy.models.contracts import make_contract
-from dipgo_deploy.models.loading import LoadedModel, model_from_module
+from dipgo_deploy.models.loaded_model import LoadedModel
 from dipgo_deploy.models.presets import PRESETS, Preset, patterns_for
 from dipgo_deploy.models.prompts import with_prompts
-from dipgo_deploy.models.random_weights import load_random, read_random_config, shipped_configs
-from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec, scheduler_from_spec
+from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec
+from dipgo_deploy.models.schedulers import scheduler_from_spec
 from dipgo_deploy.models.sources import REFERENCE_MODELS, load_model
+from dipgo_deploy.models.sources.module import model_from_module
+from dipgo_deploy.models.sources.random import load_random, read_random_config, shipped_configs
 
 __all__ = [
     "PRESETS",

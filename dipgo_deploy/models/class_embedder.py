@@ -1,7 +1,7 @@
 """The conditioning of `digits-unet`: a learned table from class index to cross-attention tokens.
 
-It plays the part a text encoder plays in a larger latent diffusion model, so that a pipeline with
-`UNet2DConditionModel` and cross-attention can be shipped and tested without one.
+The table takes the place of a text encoder, so a pipeline with `UNet2DConditionModel` and cross-attention can be
+shipped and tested without a text encoder. Saved pipelines name this module: it must not move.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class ClassEmbedder(ModelMixin, ConfigMixin):
     """Turn class labels into `encoder_hidden_states` for a `UNet2DConditionModel`.
 
     Args:
-        num_classes: number of real classes; label `num_classes` is the null class, the
+        num_classes: number of real classes. The label `num_classes` is the null class, for the
             unconditional branch of classifier-free guidance.
         tokens: number of tokens per label, the sequence length the cross-attention sees.
         dim: channels per token, the U-Net's `cross_attention_dim`.

@@ -1,6 +1,6 @@
-"""What a pipeline runs around its denoiser: text encoders before it, a VAE's decoder after it.
+"""Timed passes of what a pipeline runs around its denoiser: text encoders before it, a VAE's decoder after it.
 
-Only their time is of interest here, so a component is a call without arguments, on inputs of the right shapes.
+Only time matters here, so a pass is a call without arguments, on inputs of the right shapes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.models.pipeline_folder import VAE, load_module, running, token_count
+from dipgo_deploy.models.pipeline_folder import VAE, load_module, token_count, using_component
 
 __all__ = ["PipelineRun", "load_component"]
 
@@ -24,8 +24,10 @@ Run = Callable[[], object]
 class PipelineRun:
     """Sizes of one run of a pipeline.
 
-    ``prompts`` are encoded at once: one, and under guidance the negative one too; ``latents`` is (B, C, H, W);
-    ``device`` is ``cpu`` or ``cuda``.
+    Attributes:
+        prompts: number of prompts encoded together: 2 under guidance, where the negative prompt counts.
+        latents: shape of the latents, (B, C, H, W).
+        device: ``cpu`` or ``cuda``.
     """
 
     prompts: int
@@ -34,36 +36,50 @@ class PipelineRun:
 
 
 def load_component(folder: Path, name: str, run: PipelineRun) -> Run:
-    """Load a component of `component_names` and return one pass of it, which waits until the device is done.
+    """Load a component and run it once.
 
-    Raises MissingError where transformers is needed and absent, InputError where the folder cannot be loaded, holds
-    something unknown or does not fit ``run``.
+    Args:
+        folder: the pipeline's folder.
+        name: one of `component_names`.
+        run: sizes of its inputs.
+
+    Returns:
+        One pass of the component, which waits for the device to finish.
+
+    Raises:
+        MissingError: transformers is needed and not installed.
+        InputError: the component cannot be loaded, is unknown or does not fit ``run``.
     """
-    with running(folder, name) as (kind, home):
-        module = load_module(kind, home).to(run.device)
-        one_pass = _decoding(module, run) if name == VAE else _encoding(module, token_count(folder, name, module), run)
-        one_pass()
-    return one_pass
+    with using_component(folder, name) as (component_class, home):
+        module = load_module(component_class, home).to(run.device)
+        if name == VAE:
+            timed_pass = _decoder_pass(module, run)
+        else:
+            timed_pass = _encoder_pass(module, token_count(folder, name, module), run)
+        timed_pass()
+    return timed_pass
 
 
-def _encoding(module: Any, tokens: int, run: PipelineRun) -> Run:
-    words = module.get_input_embeddings().num_embeddings
-    ids = torch.arange(run.prompts * tokens, device=run.device).reshape(run.prompts, tokens) % words
-    return _waiting(lambda: module(input_ids=ids), run.device)
+def _encoder_pass(module: Any, tokens: int, run: PipelineRun) -> Run:
+    vocabulary = module.get_input_embeddings().num_embeddings
+    ids = torch.arange(run.prompts * tokens, device=run.device).reshape(run.prompts, tokens) % vocabulary
+    return _synchronized(lambda: module(input_ids=ids), run.device)
 
 
-def _decoding(module: Any, run: PipelineRun) -> Run:
+def _decoder_pass(module: Any, run: PipelineRun) -> Run:
     channels = module.config.get("latent_channels")
     if channels != run.latents[1]:
-        raise InputError(f"the vae decodes {channels} channels, the latents have {run.latents[1]}: use the model's own")
+        raise InputError(
+            f"the vae decodes {channels} channels, but the latents have {run.latents[1]}: use the model's own vae"
+        )
     latents = torch.randn(run.latents, generator=torch.Generator().manual_seed(0)).to(run.device)
-    return _waiting(lambda: module.decode(latents), run.device)
+    return _synchronized(lambda: module.decode(latents), run.device)
 
 
-def _waiting(act: Run, device: str) -> Run:
+def _synchronized(call: Run, device: str) -> Run:
     def run() -> None:
         with torch.inference_mode():
-            act()
+            call()
         if device == "cuda":
             torch.cuda.synchronize()
 

@@ -1,16 +1,59 @@
-"""The contract of a model under a sampler, and the record of the libraries that made it."""
+"""The contract of a model under a sampler, with the defaults of the model's own pipeline.
+
+Guidance layout and number of steps of an ordinary run come from the first source that knows:
+
+1. the model's config, as for the shipped architectures
+2. the defaults of its pipeline's call in diffusers: the number of steps, and whether it uses guidance
+3. the pipelines of its class, with 50 steps
+
+A folder that names the plain ``DiffusionPipeline`` has no pipeline of its own, and so no guidance.
+"""
 
 from __future__ import annotations
 
-from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, installed_versions
-from dipgo_deploy.models.loading import LoadedModel
-from dipgo_deploy.models.pipeline_timesteps import timestep_arguments
-from dipgo_deploy.models.samplers import sampler_spec, scheduler_class, usual_sampler
-from dipgo_deploy.models.usual_run import usual_guidance, usual_steps
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["library_versions", "make_contract"]
+import numpy as np
+
+from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, installed_versions
+from dipgo_deploy.core.disk import read_json
+from dipgo_deploy.models.loaded_model import LoadedModel
+from dipgo_deploy.models.samplers import default_sampler, sampler_spec, scheduler_class
+from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging, suppress_transformers_logging
+
+__all__ = [
+    "CONCAT_GUIDANCE_CLASSES",
+    "default_guidance",
+    "default_steps",
+    "library_versions",
+    "make_contract",
+    "timestep_arguments",
+]
 
 _LIBRARIES = ("dipgo-deploy", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+CONCAT_GUIDANCE_CLASSES = (
+    "UNet2DConditionModel",
+    "DiTTransformer2DModel",
+    "PixArtTransformer2DModel",
+    "SD3Transformer2DModel",
+)
+"""Classes whose pipelines concatenate unconditional and conditional rows for a guidance_scale above 1.
+
+Pipelines of other classes call the network twice, or pass the scale to the network as an input.
+"""
+
+_STEPS = 50
+_BASE_PIPELINE = "DiffusionPipeline"
+
+_FLUX = "FluxTransformer2DModel"
+_MAX_SHIFT = {_FLUX: 1.15, "SD3Transformer2DModel": 1.16}
+"""Classes whose pipelines shift timesteps by image size, with the shift of the largest image in diffusers."""
+
+_PATCH = 2
+"""Side of the square of latent pixels that is one token, for FLUX and Stable Diffusion 3."""
 
 
 def library_versions() -> dict[str, str]:
@@ -26,23 +69,104 @@ def make_contract(
     guidance: Guidance | None = None,
     batch: BatchRange = BatchRange(),
 ) -> Contract:
-    """Contract of ``model`` under a sampler named in SAMPLERS, with its own noise schedule.
+    """Make the contract of a model under a sampler, with the timesteps of the model's own pipeline.
 
-    None takes the model's own: its scheduler, and the steps and guidance layout of its pipeline (``usual_run``). Its
-    timesteps are those that the model's own pipeline would use. Raises UsageError for an unknown sampler or an absurd
-    number of steps.
+    Args:
+        model: the model.
+        sampler: a name of SAMPLERS. Default: the model's own scheduler.
+        steps: number of sampler steps. Default: that of the model's pipeline.
+        guidance: guidance layout. Default: that of the model's pipeline.
+        batch: numbers of images per call that engines are built for.
+
+    Returns:
+        The contract.
+
+    Raises:
+        UsageError: the sampler is unknown, or the number of steps is out of range.
     """
     config = model.scheduler_config
-    sampler = sampler or usual_sampler(config)
-    steps = usual_steps(model) if steps is None else steps
-    given = timestep_arguments(model.class_name, model.latent_shape, scheduler_class(sampler), config, steps)
+    sampler = sampler or default_sampler(config)
+    steps = default_steps(model) if steps is None else steps
+    arguments = timestep_arguments(model.class_name, model.latent_shape, scheduler_class(sampler), config, steps)
     return Contract(
         model_class=model.class_name,
         model_digest=model.digest,
         dtype=model.dtype,
-        sampler=sampler_spec(sampler, steps, config, given),
-        guidance=guidance or usual_guidance(model),
+        sampler=sampler_spec(sampler, steps, config, arguments),
+        guidance=guidance or default_guidance(model),
         latent_shape=model.latent_shape,
         batch=batch,
         versions=library_versions(),
     )
+
+
+def default_guidance(model: LoadedModel) -> Guidance:
+    """The guidance layout of an ordinary run. A guidance-distilled model has no unconditional rows."""
+    if model.guidance is not None:
+        return model.guidance
+    if model.class_name not in CONCAT_GUIDANCE_CLASSES or model.config.get("time_cond_proj_dim") is not None:
+        return "none"
+    defaults = _pipeline_defaults(model)
+    return "concat" if defaults is None or (defaults.get("guidance_scale") or 0.0) > 1.0 else "none"
+
+
+def default_steps(model: LoadedModel) -> int:
+    """The number of sampler steps of an ordinary run."""
+    return model.steps or (_pipeline_defaults(model) or {}).get("num_inference_steps") or _STEPS
+
+
+def _pipeline_defaults(model: LoadedModel) -> Mapping[str, Any] | None:
+    """Default arguments of the call of the model's own pipeline, or None where the pipeline is unknown."""
+    import diffusers  # noqa: TID251 - the home of diffusers
+
+    index = None if model.folder is None else model.folder / "model_index.json"
+    if index is None or not index.is_file():
+        return None
+    name = read_json(index).get("_class_name")
+    if name == _BASE_PIPELINE:
+        return {}
+    # A pipeline that needs an absent package is a placeholder class, which the check below leaves out.
+    with suppress_diffusers_logging(), suppress_transformers_logging():
+        pipeline = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not (isinstance(pipeline, type) and issubclass(pipeline, diffusers.DiffusionPipeline)):
+        return None
+    return {argument.name: argument.default for argument in inspect.signature(pipeline.__call__).parameters.values()}
+
+
+def timestep_arguments(
+    model_class: str, latent_shape: Sequence[int], scheduler: type, config: Mapping[str, Any], steps: int
+) -> dict[str, Any]:
+    """What a family's pipeline passes to ``set_timesteps`` in addition to the number of steps.
+
+    FLUX's pipelines choose evenly spaced noise levels from 1 down. The pipelines of FLUX and Stable Diffusion 3 shift
+    them by the image size if the scheduler's config says so (``calculate_shift`` in diffusers). A schedule for other
+    timesteps would not fit the pipeline.
+
+    Args:
+        model_class: the denoiser's class.
+        latent_shape: of one image, (C, H, W).
+        scheduler: the scheduler's class.
+        config: the scheduler's config.
+        steps: number of sampler steps.
+
+    Returns:
+        ``sigmas`` and ``mu``, as far as the pipeline passes them and the scheduler takes them.
+    """
+    if model_class not in _MAX_SHIFT:
+        return {}
+    accepted = inspect.signature(scheduler.set_timesteps).parameters  # type: ignore[attr-defined]
+    arguments: dict[str, Any] = {}
+    if model_class == _FLUX and "sigmas" in accepted and not config.get("use_flow_sigmas"):
+        arguments["sigmas"] = np.linspace(1.0, 1 / steps, steps).tolist()
+    if config.get("use_dynamic_shifting") and "mu" in accepted:
+        arguments["mu"] = _shift(model_class, latent_shape, config)
+    return arguments
+
+
+def _shift(model_class: str, latent_shape: Sequence[int], config: Mapping[str, Any]) -> float:
+    """The shift, which is linear in the number of image tokens."""
+    tokens = (latent_shape[1] // _PATCH) * (latent_shape[2] // _PATCH)
+    min_tokens, max_tokens = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    min_shift, max_shift = config.get("base_shift", 0.5), config.get("max_shift", _MAX_SHIFT[model_class])
+    slope = (max_shift - min_shift) / (max_tokens - min_tokens)
+    return float(tokens * slope + (min_shift - slope * min_tokens))

@@ -1,6 +1,6 @@
-"""Operators of diffusers that torch.onnx cannot follow with a dynamic batch, each with an equal in its place.
+"""Replacements for operators of diffusers that torch.onnx cannot export with a dynamic batch.
 
-They stand in only while a model is exported; the test of each compares it with the original.
+They are in place only while a model is exported. Tests compare each replacement with the original.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ __all__ = ["exportable", "mask_for_heads"]
 
 @contextmanager
 def exportable() -> Iterator[None]:
-    """Replace them inside the context.
+    """Replace these operators inside the context:
 
-    ``Attention.prepare_attention_mask``: its ``repeat_interleave`` over the batch makes the number of rows a number
-    that the exporter cannot divide by again (PixArt).
+    1. ``Attention.prepare_attention_mask`` repeats its mask over the batch by ``repeat_interleave``. The exporter
+       cannot divide the resulting number of rows again (PixArt).
     """
     from diffusers.models.attention_processor import Attention  # noqa: TID251 - the home of diffusers
 
-    own = Attention.prepare_attention_mask
+    original = Attention.prepare_attention_mask
     Attention.prepare_attention_mask = _prepare_attention_mask  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
-        Attention.prepare_attention_mask = own  # type: ignore[method-assign]
+        Attention.prepare_attention_mask = original  # type: ignore[method-assign]
 
 
 def _prepare_attention_mask(
@@ -38,11 +38,19 @@ def _prepare_attention_mask(
 
 
 def mask_for_heads(mask: torch.Tensor, rows: int, heads: int, length: int, out_dim: int = 3) -> torch.Tensor:
-    """A mask (rows, 1, tokens) once for each head: (rows × heads, 1, length), or (rows, heads, 1, length) in four.
+    """Repeat an attention mask for each head.
 
-    Tokens that are missing up to ``length`` are padded with 0 as in the original, which adds ``length`` of them.
+    Args:
+        mask: (rows, 1, tokens).
+        rows: rows of the result's batch.
+        heads: number of heads.
+        length: number of tokens. A shorter mask is padded with ``length`` zeros, as in diffusers.
+        out_dim: 3 or 4 dimensions of the result.
+
+    Returns:
+        (rows × heads, 1, length), or (rows, heads, 1, length).
     """
     if mask.shape[-1] != length:
         mask = torch.nn.functional.pad(mask, (0, length), value=0.0)
-    each = mask.unsqueeze(1).expand(rows, heads, -1, -1)
-    return each if out_dim == 4 else each.reshape(rows * heads, *mask.shape[1:])
+    repeated = mask.unsqueeze(1).expand(rows, heads, -1, -1)
+    return repeated if out_dim == 4 else repeated.reshape(rows * heads, *mask.shape[1:])

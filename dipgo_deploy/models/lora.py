@@ -1,17 +1,16 @@
-"""LoRA adapters, fused into the weights before a model is traced: after that there are no layers to adapt.
+"""LoRA adapters, fused into the denoiser's weights before a model is traced.
 
-diffusers reads the files (its own layout, kohya's and others) and PEFT makes layers of them, which are merged and taken
-out again, so that the model has the modules and names it had. The part that belongs to the pipeline's text encoders
-is remembered, and fused where they are loaded or written: see ``text_loras``.
+diffusers reads the files (its own layout, kohya's and others). PEFT makes layers of them, which are merged into the
+weights and removed, so modules and names are those of the plain model. The part of a file that adapts text encoders is
+recorded in ``LoadedModel.text_loras`` and fused when the text encoders are loaded (see ``text_loras``).
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,135 +19,96 @@ import torch
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError, first_line
-from dipgo_deploy.models.loading import LoadedModel
+from dipgo_deploy.models.loaded_model import LoadedModel
+from dipgo_deploy.models.lora_files import LORA_CLASSES, Adapter, LoraFile, lora_loader, read_lora
 from dipgo_deploy.models.pipeline_folder import component_names
-from dipgo_deploy.models.quiet import quiet_diffusers
+from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 
-__all__ = ["LoraFile", "lora_from_text", "lora_loader", "loras_from_texts", "read_lora", "with_loras"]
-
-_LOADERS = {
-    "UNet2DConditionModel": "StableDiffusionXLLoraLoaderMixin",  # reads those of Stable Diffusion 1 and 2 too
-    "SD3Transformer2DModel": "SD3LoraLoaderMixin",
-    "FluxTransformer2DModel": "FluxLoraLoaderMixin",
-    "WanTransformer3DModel": "WanLoraLoaderMixin",
-}
-"""By model class, the part of diffusers that reads its LoRA files."""
-
-_SUFFIX = ".safetensors"
-
-_Adapter = tuple[dict[str, Any], dict[str, Any] | None]
-"""Tensors by the names of diffusers, and kohya's alphas where it has some."""
-
-
-@dataclass(frozen=True)
-class LoraFile:
-    """An adapter's file and the weight it is fused with."""
-
-    path: Path
-    scale: float = 1.0
-
-
-def lora_from_text(text: str) -> LoraFile:
-    """``FILE`` or ``FILE:SCALE``, as on the command line.
-
-    Raises UsageError for a file of another format than safetensors or a scale that is not finite.
-    """
-    head, colon, tail = text.rpartition(":")
-    path, scale = (Path(head), tail) if colon and head.endswith(_SUFFIX) else (Path(text), "1")
-    try:
-        weight = float(scale)
-    except ValueError:
-        weight = math.nan
-    if not math.isfinite(weight):
-        raise UsageError(f"--lora {text}: {scale!r} is no scale, a number is wanted: give FILE or FILE:SCALE")
-    if path.suffix != _SUFFIX:
-        raise UsageError(f"--lora {text}: {path.name} is no {_SUFFIX} file, others are not read: convert it")
-    return LoraFile(path, weight)
-
-
-def loras_from_texts(texts: Sequence[str] | None) -> tuple[LoraFile, ...]:
-    """Every value of a repeated option, see ``lora_from_text``; none where it is left out."""
-    return tuple(map(lora_from_text, texts or ()))
+__all__ = ["with_loras"]
 
 
 def with_loras(model: LoadedModel, loras: Sequence[LoraFile]) -> LoadedModel:
-    """``model`` with adapters fused in; its module is changed, and so its digest is another.
+    """Fuse adapters into a model. Its module is changed in place, and so its digest changes.
 
-    Every file is read before the first is fused, and what cannot be fused leaves the module as it was. Text encoders
-    that a file adapts too are named in ``text_loras`` where the model's pipeline has them; else a warning says so.
-    Raises InputError where a file is damaged or made for another model, MissingError where peft is absent, UsageError
-    for a class whose adapters diffusers does not read.
+    Every file is read before the first one is fused. If one cannot be fused, the module keeps its weights. A file may
+    also adapt text encoders: if the model's pipeline has them, ``text_loras`` names them, otherwise there is a warning.
+
+    Args:
+        model: the model.
+        loras: the adapters, which add up.
+
+    Returns:
+        The model with the same module and its ``text_loras``.
+
+    Raises:
+        InputError: a file is damaged or was made for another model.
+        MissingError: peft is not installed.
+        UsageError: diffusers reads no adapters for the model's class.
     """
     if not loras:
         return model
-    if model.class_name not in _LOADERS:
-        known = ", ".join(_LOADERS)
-        raise UsageError(f"a LoRA for {model.class_name} is not known, those of {known} are: fuse it yourself")
+    if model.class_name not in LORA_CLASSES:
+        known = ", ".join(LORA_CLASSES)
+        raise UsageError(f"a LoRA for {model.class_name} cannot be read, only those for {known}: fuse it yourself")
     if find_spec("peft") is None:
         raise MissingError("a LoRA needs peft, which is not installed: pip install 'dipgo-deploy[lora]'")
-    files = [_whole(model, lora.path) for lora in loras]
-    adapters = [_own(model, lora.path, file) for lora, file in zip(loras, files, strict=True)]
+    files = [_read_checked(model, lora.path) for lora in loras]
+    adapters = [_denoiser_part(model, lora.path, file) for lora, file in zip(loras, files, strict=True)]
     text_loras = _text_loras(model, loras, files)
     _fuse(model, loras, adapters)
     return replace(model, text_loras=text_loras)
 
 
-def lora_loader(model: LoadedModel) -> Any:
-    """The part of diffusers that reads LoRA files for this class of models."""
-    import diffusers.loaders.lora_pipeline as loaders  # noqa: TID251 - the home of diffusers
-
-    return getattr(loaders, _LOADERS[model.class_name])
-
-
-def _whole(model: LoadedModel, path: Path) -> _Adapter:
-    """A file that adapts this model, read."""
+def _read_checked(model: LoadedModel, path: Path) -> Adapter:
+    """A file whose tensors are finite."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: check the path of the LoRA")
-    with _named(model, str(path)):
-        state, alphas = read_lora(model, path)
-    if odd := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
-        raise InputError(f"{path} holds numbers in {odd} that are not finite: use a whole file")
+    with _fusing(model, str(path)):
+        state, alphas = read_lora(path, model.class_name, model.config)
+    if bad := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
+        raise InputError(f"{path} holds numbers in {bad} that are not finite: use an undamaged file")
     return state, alphas
 
 
+def _denoiser_part(model: LoadedModel, path: Path, file: Adapter) -> Adapter:
+    """The tensors and alphas of a file that adapt the denoiser."""
+    state, alphas = file
+    prefix = f"{model.component}."
+    tensors = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if not tensors:
+        raise InputError(f"{path} adapts nothing of this {model.class_name}: use a LoRA that was made for it")
+    return tensors, {name: alpha for name, alpha in (alphas or {}).items() if name.startswith(prefix)} or None
+
+
 def _text_loras(
-    model: LoadedModel, loras: Sequence[LoraFile], files: Sequence[_Adapter]
+    model: LoadedModel, loras: Sequence[LoraFile], files: Sequence[Adapter]
 ) -> dict[str, tuple[LoraFile, ...]]:
     """The files that adapt each text encoder of the model's pipeline."""
     folder = model.folder
     is_pipeline = folder is not None and (folder / "model_index.json").is_file()
-    there = component_names(folder) if folder is not None and is_pipeline else ()
-    found: dict[str, tuple[LoraFile, ...]] = dict(model.text_loras)
+    components = component_names(folder) if folder is not None and is_pipeline else ()
+    by_encoder: dict[str, tuple[LoraFile, ...]] = dict(model.text_loras)
     for lora, (state, _) in zip(loras, files, strict=True):
         for name in sorted({name.partition(".")[0] for name in state} - {model.component}):
-            if name in there and hasattr(lora_loader(model), "load_lora_into_text_encoder"):
-                found[name] = (*found.get(name, ()), lora)
+            if name in components and hasattr(lora_loader(model.class_name), "load_lora_into_text_encoder"):
+                by_encoder[name] = (*by_encoder.get(name, ()), lora)
             else:
-                place = folder or f"this {model.class_name}"
-                warnings.warn(f"{lora.path} also adapts {name}, which {place} lacks: that is left out", stacklevel=3)
-    return found
+                owner = folder or f"this {model.class_name}"
+                text = f"{lora.path} also adapts {name}, which {owner} lacks: that part is ignored"
+                warnings.warn(text, stacklevel=3)
+    return by_encoder
 
 
-def _own(model: LoadedModel, path: Path, file: _Adapter) -> _Adapter:
-    """The part of a file that adapts the denoiser, and its alphas."""
-    state, alphas = file
-    prefix = f"{model.component}."
-    own = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    if not own:
-        raise InputError(f"{path} adapts nothing of this {model.class_name}: use a LoRA that was made for it")
-    return own, {name: alpha for name, alpha in (alphas or {}).items() if name.startswith(prefix)} or None
-
-
-def _fuse(model: LoadedModel, loras: Sequence[LoraFile], adapters: Sequence[_Adapter]) -> None:
-    """Make layers of all adapters, then merge them at once: whatever fails, the module is as it was."""
+def _fuse(model: LoadedModel, loras: Sequence[LoraFile], adapters: Sequence[Adapter]) -> None:
+    """Make layers of all adapters, then merge them together. Whatever fails, the module keeps its weights."""
     module: Any = model.module
     names = [f"lora{index}" for index in range(len(loras))]
     try:
         for name, lora, (tensors, alphas) in zip(names, loras, adapters, strict=True):
-            with _named(model, str(lora.path)), quiet_diffusers(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PEFT warns of a second adapter
+            with _fusing(model, str(lora.path)), suppress_diffusers_logging(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PEFT warns about a second adapter.
                 module.load_lora_adapter(tensors, prefix=model.component, network_alphas=alphas, adapter_name=name)
-        with _named(model, ", ".join(str(lora.path) for lora in loras)), _restored(module):
+        with _fusing(model, ", ".join(str(lora.path) for lora in loras)), _restored_on_error(module):
             module.set_adapters(names, [lora.scale for lora in loras])
             module.fuse_lora(safe_fusing=True)
     finally:
@@ -157,8 +117,8 @@ def _fuse(model: LoadedModel, loras: Sequence[LoraFile], adapters: Sequence[_Ada
 
 
 @contextmanager
-def _named(model: LoadedModel, files: str) -> Iterator[None]:
-    """Whatever diffusers and PEFT raise as an InputError that names the files."""
+def _fusing(model: LoadedModel, files: str) -> Iterator[None]:
+    """Turn whatever diffusers and PEFT raise into an InputError that names the files."""
     try:
         yield
     except Exception as error:
@@ -167,26 +127,14 @@ def _named(model: LoadedModel, files: str) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(module: nn.Module) -> Iterator[None]:
-    """Put the weights of adapted layers back where one of them cannot be merged."""
-    kept = {name: own.detach().clone() for name, own in module.named_parameters() if ".base_layer." in name}
+def _restored_on_error(module: nn.Module) -> Iterator[None]:
+    """Restore the weights of adapted layers if one of them cannot be merged."""
+    kept = {name: weight.detach().clone() for name, weight in module.named_parameters() if ".base_layer." in name}
     try:
         yield
     except Exception:
         with torch.no_grad():
-            for name, own in module.named_parameters():
+            for name, weight in module.named_parameters():
                 if name in kept:
-                    own.copy_(kept[name])
+                    weight.copy_(kept[name])
         raise
-
-
-def read_lora(model: LoadedModel, path: Path) -> _Adapter:
-    """All of a file, with whatever diffusers raises."""
-    options: dict[str, Any] = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
-    if model.component == "unet":
-        options["unet_config"] = model.module.config
-    if model.class_name == "FluxTransformer2DModel":
-        options["return_alphas"] = True
-    found = lora_loader(model).lora_state_dict(str(path.parent), **options)
-    state, alphas = found[:2] if isinstance(found, tuple) else (found, None)
-    return dict(state), alphas

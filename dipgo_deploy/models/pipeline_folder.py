@@ -1,6 +1,6 @@
-"""The parts of a pipeline folder around its denoiser, by the names that `model_index.json` gives them.
+"""The components of a pipeline folder around its denoiser, by the names that `model_index.json` gives them.
 
-They run in PyTorch, in float32; nothing is downloaded, no remote code is run, and only safetensors are read.
+Components run in PyTorch, in float32. Nothing is downloaded, no remote code is run, and only safetensors are read.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 
 from dipgo_deploy.core.disk import path_inside, read_json
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first_line
-from dipgo_deploy.models.quiet import quiet_transformers
-from dipgo_deploy.models.weight_files import only_variant
+from dipgo_deploy.models.sources.weight_files import only_variant
+from dipgo_deploy.models.suppress_logging import suppress_transformers_logging
 
 __all__ = [
     "VAE",
@@ -24,8 +24,8 @@ __all__ = [
     "load_module",
     "load_text_encoder",
     "load_tokenizer",
-    "running",
     "token_count",
+    "using_component",
 ]
 
 VAE = "vae"
@@ -34,18 +34,20 @@ VAE = "vae"
 _TOKENIZER = "tokenizer"
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 _TOKENS = 77
-_MOST_TOKENS = 4096
-"""Tokenizers without a limit of their own record an astronomic one."""
+"""Length of the text sequence where the tokenizer records no limit: CLIP's."""
 
-_DTYPE = {"diffusers": "torch_dtype", "transformers": "dtype"}
-"""How each library calls the dtype to load in."""
+_MAX_TOKENS = 4096
+"""A tokenizer without a limit records a huge number, so a larger limit counts as none."""
 
-_KINDS = {
+_DTYPE_ARGUMENT = {"diffusers": "torch_dtype", "transformers": "dtype"}
+"""What each library calls the dtype to load in."""
+
+_COMPONENTS = {
     VAE: ("diffusers", "ModelMixin", "decode"),
     _TOKENIZER: ("transformers", "PreTrainedTokenizerBase", "encode"),
 }
 _TEXT_ENCODER = ("transformers", "PreTrainedModel", "forward")
-"""Library of a component, the base of its class, and the method that makes it one."""
+"""Library of a component, the base of its class, and the method that it must have."""
 
 
 def component_names(folder: Path) -> tuple[str, ...]:
@@ -55,17 +57,23 @@ def component_names(folder: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def running(folder: Path, name: str) -> Iterator[tuple[Any, Path]]:
-    """Class and folder of a component, for work on it whose failures become one InputError.
+def using_component(folder: Path, name: str) -> Iterator[tuple[Any, Path]]:
+    """Give class and folder of a component, and turn what fails inside the context into one InputError.
 
-    Raises MissingError where transformers is needed and absent, InputError where the index names something unknown.
+    Args:
+        folder: the pipeline's folder.
+        name: the component's name in ``model_index.json``.
+
+    Raises:
+        MissingError: transformers is needed and not installed.
+        InputError: the index names no such component or an unknown class, or the context raised.
     """
     library, class_name = _entry(folder, name)
-    kind = _component_class(name, library, class_name)
+    component_class = _component_class(name, library, class_name)
     home = path_inside(folder, name)
     try:
-        with quiet_transformers():
-            yield kind, home
+        with suppress_transformers_logging():
+            yield component_class, home
     except DipgoError:
         raise
     except Exception as error:
@@ -73,34 +81,53 @@ def running(folder: Path, name: str) -> Iterator[tuple[Any, Path]]:
         raise InputError(f"{home} cannot be run as {class_name} ({line}): restore its files") from None
 
 
-def load_module(kind: Any, home: Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Any:
-    """A component's module in ``dtype``, by ``auto`` that of its file; ``kind`` and ``home`` are those of `running`."""
-    wanted = {_DTYPE[kind.__module__.split(".")[0]]: dtype}
-    variant = only_variant(home)
-    module = kind.from_pretrained(home, local_files_only=True, use_safetensors=True, variant=variant, **wanted)
+def load_module(component_class: Any, home: Path, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Any:
+    """Load a component's module.
+
+    Args:
+        component_class: its class, from `using_component`.
+        home: its folder, from `using_component`.
+        dtype: to load in. ``auto`` keeps the dtype of the file.
+
+    Returns:
+        The module, in eval mode and without gradients.
+    """
+    options = {_DTYPE_ARGUMENT[component_class.__module__.split(".")[0]]: dtype}
+    module = component_class.from_pretrained(
+        home, local_files_only=True, use_safetensors=True, variant=only_variant(home), **options
+    )
     return module.eval().requires_grad_(False)
 
 
 def token_count(folder: Path, name: str, module: Any) -> int:
-    """Length of the token sequence that the pipeline's tokenizer gives, as far as the model takes it."""
+    """Length of a text encoder's input: the tokenizer's limit, at most the number of the encoder's positions.
+
+    Args:
+        folder: the pipeline's folder.
+        name: the text encoder's component name.
+        module: its module.
+
+    Returns:
+        Number of tokens.
+    """
     config = path_inside(folder, name.replace("text_encoder", "tokenizer")) / "tokenizer_config.json"
-    asked = read_json(config).get("model_max_length") if config.is_file() else None
-    if not (isinstance(asked, int) and 1 <= asked <= _MOST_TOKENS):
-        asked = _TOKENS
-    return min(asked, int(getattr(module.config, "max_position_embeddings", None) or _MOST_TOKENS))
+    limit = read_json(config).get("model_max_length") if config.is_file() else None
+    if not (isinstance(limit, int) and 1 <= limit <= _MAX_TOKENS):
+        limit = _TOKENS
+    return min(limit, int(getattr(module.config, "max_position_embeddings", None) or _MAX_TOKENS))
 
 
 def load_text_encoder(folder: Path) -> tuple[Any, int]:
-    """The module of the component ``text_encoder`` and the length of the sequence that it is given; see `running`."""
-    with running(folder, _TEXT_ENCODERS[0]) as (kind, home):
-        module = load_module(kind, home)
+    """Module and input length of the component ``text_encoder``. Raises as `using_component` does."""
+    with using_component(folder, _TEXT_ENCODERS[0]) as (component_class, home):
+        module = load_module(component_class, home)
         return module, token_count(folder, _TEXT_ENCODERS[0], module)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The component ``tokenizer``; see `running`."""
-    with running(folder, _TOKENIZER) as (kind, home):
-        return kind.from_pretrained(home, local_files_only=True)
+    """The component ``tokenizer``. Raises as `using_component` does."""
+    with using_component(folder, _TOKENIZER) as (component_class, home):
+        return component_class.from_pretrained(home, local_files_only=True)
 
 
 def _index(folder: Path) -> Mapping[str, Any]:
@@ -111,20 +138,22 @@ def _entry(folder: Path, name: str) -> list[str]:
     """Library and class of a component."""
     entry = _index(folder).get(name)
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
-        raise InputError(f"{folder / 'model_index.json'} names no {name}, one is wanted: use the whole pipeline")
+        raise InputError(f"{folder / 'model_index.json'} has no entry {name}: use the whole pipeline")
     return entry
 
 
 def _component_class(name: str, library: str, class_name: str) -> Any:
     """The class that the index names, if it is one of diffusers or transformers with the component's method."""
-    wanted, base, method = _KINDS.get(name, _TEXT_ENCODER)
-    if library != wanted:
-        raise InputError(f"{name} is of {library}, one of {wanted} is wanted: put a {wanted} model there")
+    expected, base, method = _COMPONENTS.get(name, _TEXT_ENCODER)
+    if library != expected:
+        raise InputError(f"{name} is a class of {library} instead of {expected}: put a {expected} model there")
     try:
         package = import_module(library)
     except ImportError:
         raise MissingError(f"{library} is not installed: pip install {library}") from None
-    kind = getattr(package, class_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, getattr(package, base)) and hasattr(kind, method)):
-        raise InputError(f"{class_name} of {library} is no {name} that this program knows: use another one")
-    return kind
+    candidate = getattr(package, class_name, None)
+    if not (
+        isinstance(candidate, type) and issubclass(candidate, getattr(package, base)) and hasattr(candidate, method)
+    ):
+        raise InputError(f"{class_name} of {library} is not a known {name}: use another class")
+    return candidate

@@ -1,7 +1,7 @@
-"""The part of LoRA adapters that belongs to text encoders: fused into copies, never into the pipeline's own folder.
+"""The part of LoRA adapters that belongs to text encoders.
 
-What encodes prompts in a search gets it, and so do the text encoders that a bundle takes along, so that the bundle's
-pipeline draws what the adapted one draws.
+It is fused into copies, never into the pipeline's own folder: into the encoder of a search's prompts, and into the text
+encoders that a bundle takes along. So the bundle's pipeline draws what the adapted pipeline draws.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dipgo_deploy.core.errors import InputError, first_line
-from dipgo_deploy.models.loading import LoadedModel
-from dipgo_deploy.models.lora import LoraFile, lora_loader, read_lora
-from dipgo_deploy.models.pipeline_folder import load_module, running
-from dipgo_deploy.models.quiet import quiet_diffusers
+from dipgo_deploy.models.loaded_model import LoadedModel
+from dipgo_deploy.models.lora_files import LoraFile, lora_loader, read_lora
+from dipgo_deploy.models.pipeline_folder import load_module, using_component
+from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 
 __all__ = ["fuse_text_loras", "save_text_encoder"]
 
@@ -21,13 +21,19 @@ _ADAPTER = "lora"
 
 
 def fuse_text_loras(model: LoadedModel, name: str, encoder: Any) -> None:
-    """Fuse what the model's adapters hold for its text encoder ``name`` into the module ``encoder``, in place.
+    """Fuse the model's adapters for one text encoder into its module, in place.
 
-    Raises InputError where a file does not fit it; the module is then of no use.
+    Args:
+        model: the model, whose ``text_loras`` name the files.
+        name: the text encoder's component name.
+        encoder: its module.
+
+    Raises:
+        InputError: a file does not fit the encoder. The module must then be discarded.
     """
     for lora in model.text_loras.get(name, ()):
         try:
-            with quiet_diffusers():
+            with suppress_diffusers_logging():
                 _fuse(model, lora, name, encoder)
         except InputError:
             raise
@@ -37,14 +43,21 @@ def fuse_text_loras(model: LoadedModel, name: str, encoder: Any) -> None:
 
 
 def save_text_encoder(model: LoadedModel, name: str, folder: Path) -> None:
-    """Write the model's text encoder ``name`` with its adapters fused to ``folder``, in the dtype that it is kept in.
+    """Save a text encoder of the model's pipeline with its adapters fused, in the dtype of its file.
 
-    Raises InputError as above, MissingError where transformers is absent.
+    Args:
+        model: the model, loaded from a pipeline folder.
+        name: the text encoder's component name.
+        folder: where it is saved.
+
+    Raises:
+        InputError: a file does not fit the encoder, or the encoder cannot be loaded.
+        MissingError: transformers is not installed.
     """
     if model.folder is None:
-        raise AssertionError("adapters of text encoders are kept for models of a pipeline folder alone")
-    with running(model.folder, name) as (kind, home):
-        encoder = load_module(kind, home, "auto")
+        raise AssertionError("only models of a pipeline folder have adapters of text encoders")
+    with using_component(model.folder, name) as (component_class, home):
+        encoder = load_module(component_class, home, "auto")
         fuse_text_loras(model, name, encoder)
         encoder.save_pretrained(folder)
 
@@ -55,13 +68,14 @@ def _fuse(model: LoadedModel, lora: LoraFile, name: str, encoder: Any) -> None:
         fuse_text_encoder_lora,
     )
 
-    state, alphas = read_lora(model, lora.path)
-    part = {key: tensor for key, tensor in state.items() if key.startswith(f"{name}.")}
-    lora_loader(model).load_lora_into_text_encoder(
-        part, network_alphas=alphas, text_encoder=encoder, prefix=name, adapter_name=_ADAPTER
+    state, alphas = read_lora(lora.path, model.class_name, model.config)
+    tensors = {key: tensor for key, tensor in state.items() if key.startswith(f"{name}.")}
+    lora_loader(model.class_name).load_lora_into_text_encoder(
+        tensors, network_alphas=alphas, text_encoder=encoder, prefix=name, adapter_name=_ADAPTER
     )
-    made = sum(".lora_A." in parameter for parameter, _ in encoder.named_parameters())
-    if 2 * made != len(part):
+    # PEFT ignores tensors without a layer: two tensors of the file make one layer with a lora_A.
+    layers = sum(".lora_A." in parameter for parameter, _ in encoder.named_parameters())
+    if 2 * layers != len(tensors):
         raise InputError(f"{lora.path} adapts layers that this {name} lacks: use a LoRA that was made for it")
     fuse_text_encoder_lora(encoder, lora.scale, safe_fusing=True)
     _remove_text_encoder_monkey_patch(encoder)

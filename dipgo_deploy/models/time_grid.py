@@ -1,16 +1,17 @@
-"""DDIM on any time grid: the exact coefficients, where diffusers' scheduler takes none but its own timesteps.
+"""DDIM on any time grid: exact coefficients for timesteps that diffusers' scheduler would not choose.
 
-A schedule that holds the prediction over consecutive steps is, under DDIM (eta 0) and a model that predicts noise,
-DDIM with larger steps on the timesteps at which it computes. (Exactly so where the number of steps divides that of
-training timesteps. Elsewhere diffusers rounds the timesteps, but not the steps between them.) With s = sqrt(alpha_t),
-n = sqrt(1 - alpha_t) and s', n' those of the next timestep, x' = s' x0 + n' e, where the output o gives
+Take DDIM (eta 0) and a model that predicts noise. A schedule that holds the prediction over consecutive steps is then
+DDIM with larger steps, on the timesteps at which the schedule computes. This is exact if the number of steps divides
+the number of training timesteps. Otherwise diffusers rounds the timesteps, but not the steps between them.
+
+Let s = sqrt(alpha_t) and n = sqrt(1 - alpha_t), with s' and n' at the next timestep. Then x' = s' x0 + n' e, where the
+output o gives
 
     epsilon       x0 = (x - n o) / s    e = o
     v_prediction  x0 = s x - n o        e = s o + n x
     sample        x0 = o                e = (x - s o) / n
 
-The alphas are the float32 ones of diffusers' DDIM, the arithmetic on them is float64. The last step goes where DDIM's
-last step goes.
+The alphas are diffusers' float32 values, and the arithmetic is float64. The last step ends where DDIM's last step ends.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import numpy as np
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.sampler import LinearSampler, Update
-from dipgo_deploy.models.samplers import sampler_spec, scheduler_from_spec
+from dipgo_deploy.models.samplers import sampler_spec
+from dipgo_deploy.models.schedulers import scheduler_from_spec
 
 __all__ = ["ddim_on_grid"]
 
@@ -34,16 +36,16 @@ def ddim_on_grid(timesteps: Sequence[float], scheduler_config: Mapping[str, Any]
     """DDIM with one network call at each of ``timesteps``, for a model of this noise schedule.
 
     Args:
-        timesteps: whole numbers, falling.
+        timesteps: whole numbers in descending order.
         scheduler_config: the model's own scheduler config.
 
     Returns:
-        The spec, whose timesteps are the given ones (diffusers could not rebuild a scheduler from it), and the reading.
+        The spec with these timesteps, and its coefficients. diffusers cannot rebuild a scheduler from the spec.
 
     Raises:
-        InputError: the timesteps are not whole, do not fall or lie outside the noise schedule; or the model's config
-            clips or thresholds the sample, predicts something else or divides by zero there.
-        UsageError: the model is one of flow matching.
+        InputError: the timesteps are not whole, not in descending order or outside the noise schedule. Or the model's
+            config clips or thresholds the sample, has another prediction type or divides by zero at a timestep.
+        UsageError: the model is a flow-matching model.
     """
     spec = sampler_spec("ddim", max(1, len(timesteps)), scheduler_config)
     scheduler: Any = scheduler_from_spec(spec)
@@ -73,11 +75,11 @@ def _update(prediction: str, alpha: float, target: float) -> Update:
 
 
 def _check_grid(timesteps: Sequence[float], count: int) -> None:
-    whole = all(float(t).is_integer() and 0 <= t < count for t in timesteps)
-    if not timesteps or not whole or any(later >= earlier for earlier, later in pairwise(timesteps)):
-        found = ", ".join(f"{t:g}" for t in timesteps[:4]) + (", …" if len(timesteps) > 4 else "")
+    valid = all(float(t).is_integer() and 0 <= t < count for t in timesteps)
+    if not timesteps or not valid or any(later >= earlier for earlier, later in pairwise(timesteps)):
+        listed = ", ".join(f"{t:g}" for t in timesteps[:4]) + (", …" if len(timesteps) > 4 else "")
         raise InputError(
-            f"DDIM wants whole timesteps that fall, of 0 to {count - 1}, found {found or 'none'}: give such"
+            f"timesteps must be whole numbers from {count - 1} down to 0 in descending order, got {listed or 'none'}"
         )
 
 
@@ -88,4 +90,4 @@ def _check_config(config: Mapping[str, Any]) -> None:
                 f"DDIM on a grid is linear, but this model's scheduler sets {option}: use its own timesteps"
             )
     if config["prediction_type"] not in ("epsilon", "v_prediction", "sample"):
-        raise InputError(f"DDIM knows no prediction_type {config['prediction_type']!r}: use its own timesteps")
+        raise InputError(f"DDIM has no prediction_type {config['prediction_type']!r}: use its own timesteps")

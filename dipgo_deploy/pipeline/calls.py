@@ -68,7 +68,7 @@ class CallReader:
     """
 
     def __init__(self, model_class: str, latent_shape: Sequence[int], names: Sequence[str]) -> None:
-        import diffusers  # noqa: TID251 - the signature of the class that the bundle replaces
+        import diffusers  # noqa: TID251 - the signature of the class whose place is taken
 
         kind = getattr(diffusers, model_class, None)
         if kind is None:

@@ -19,7 +19,7 @@ import torch
 
 from dipgo_deploy.core.contract import Contract, SamplerSpec
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.models.samplers import is_recorded_as
+from dipgo_deploy.models.schedulers import is_recorded_as
 from dipgo_deploy.pipeline.calls import NetworkCall, RefusedCall
 
 __all__ = ["CallCheck", "SchedulerCheck"]

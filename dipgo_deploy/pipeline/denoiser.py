@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin  # noqa: TID251 - pipelines accept only models of diffusers
-from diffusers.models.modeling_outputs import Transformer2DModelOutput  # noqa: TID251 - the output class of denoisers
+from diffusers.models.modeling_outputs import Transformer2DModelOutput  # noqa: TID251 - what a denoiser returns
 from diffusers.models.modeling_utils import ModelMixin  # noqa: TID251 - pipelines accept only models of diffusers
 
 from dipgo_deploy.bundle.bundle import Bundle
@@ -27,7 +27,7 @@ from dipgo_deploy.bundle.write import copy_bundle
 from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.run_options import RunOptions
-from dipgo_deploy.models.loading import DTYPES
+from dipgo_deploy.models.loaded_model import DTYPES
 from dipgo_deploy.pipeline.calls import CallReader, NetworkCall, RefusedCall
 from dipgo_deploy.pipeline.checks import CallCheck, SchedulerCheck
 from dipgo_deploy.pipeline.stepping import StepPrograms
@@ -204,7 +204,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
 @cache
 def _class_for(model_class: str) -> type[DeployedDenoiser]:
     """The class that replaces a diffusers class. Saved pipelines record it as DeployedDenoiser of this module."""
-    import diffusers  # noqa: TID251 - the class that is replaced
+    import diffusers  # noqa: TID251 - the class whose place is taken
 
     members = {"replaces": getattr(diffusers, model_class, None), "__module__": __name__}
     return _ReplacementType(DeployedDenoiser.__name__, (DeployedDenoiser,), members)

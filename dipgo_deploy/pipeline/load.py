@@ -19,10 +19,10 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.disk import path_inside, read_json
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first_line
 from dipgo_deploy.core.run_options import RunOptions
-from dipgo_deploy.models.quiet import quiet_diffusers, quiet_transformers
-from dipgo_deploy.models.samplers import scheduler_from_spec
-from dipgo_deploy.models.usual_run import DOUBLING
-from dipgo_deploy.models.weight_files import only_variant
+from dipgo_deploy.models.contracts import CONCAT_GUIDANCE_CLASSES
+from dipgo_deploy.models.schedulers import scheduler_from_spec
+from dipgo_deploy.models.sources.weight_files import only_variant
+from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging, suppress_transformers_logging
 from dipgo_deploy.pipeline.denoiser import DeployedDenoiser
 
 __all__ = ["call_arguments", "load_pipeline"]
@@ -67,7 +67,7 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, **options: Any)
     _check_complete(home, index, parts)
     parts.setdefault("variant", _variant(home, index, parts))
     try:
-        with quiet_diffusers(), quiet_transformers():
+        with suppress_diffusers_logging(), suppress_transformers_logging():
             pipeline = DiffusionPipeline.from_pretrained(home, local_files_only=True, use_safetensors=True, **parts)
     except DipgoError:
         raise
@@ -100,7 +100,7 @@ def call_arguments(pipeline: Any, contract: Contract) -> dict[str, Any]:
         arguments |= {"height": contract.latent_shape[-2] * scale, "width": contract.latent_shape[-1] * scale}
     if len(contract.latent_shape) > 3:
         arguments["num_frames"] = (contract.latent_shape[1] - 1) * pipeline.vae_scale_factor_temporal + 1
-    if contract.guidance == "none" and contract.model_class in DOUBLING:
+    if contract.guidance == "none" and contract.model_class in CONCAT_GUIDANCE_CLASSES:
         arguments["guidance_scale"] = 1.0
     return arguments
 

@@ -19,8 +19,7 @@ from dipgo_deploy.core.liveness import residual_name
 from dipgo_deploy.core.program import TIMESTEP, Program, Run
 from dipgo_deploy.runtime.backend import BoundCall
 from dipgo_deploy.runtime.memory import TorchMemory
-from dipgo_deploy.supernet.backup import block_input
-from dipgo_deploy.supernet.features import FeatureTemplate, flatten_feature
+from dipgo_deploy.supernet.backup import FeatureTemplate, block_input, flatten_feature
 from dipgo_deploy.supernet.network import Denoiser
 from dipgo_deploy.supernet.surgery import gated
 

@@ -1,4 +1,4 @@
-"""Candidate: what a method proposes, before it becomes a checked schedule."""
+"""Candidate: what a method proposes, before it becomes a checked schedule. Compute sets and masks."""
 
 from __future__ import annotations
 
@@ -9,17 +9,26 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 
-__all__ = ["Candidate", "ComputeSets", "mask_from_sets", "schedule_from_sets", "sets_from_mask"]
+__all__ = [
+    "Candidate",
+    "ComputeSets",
+    "agreeing_steps",
+    "check_computes",
+    "mask_from_sets",
+    "schedule_from_sets",
+    "sets_from_mask",
+]
 
 ComputeSets = Sequence[frozenset[str]]
-"""Names of the computed blocks, step by step; step 0 holds all of them."""
+"""Names of the computed blocks, step by step. Step 0 holds all of them."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Compute sets, the pruned ratio they reach, and the knobs that made them, as text."""
+    """Compute sets, the pruned ratio they reach, and what is recorded of their making, as text."""
 
     computed: ComputeSets
     ratio: float
@@ -39,8 +48,49 @@ def mask_from_sets(computed: ComputeSets, names: Sequence[str]) -> np.ndarray:
 def schedule_from_sets(
     graph: BlockGraph, contract: Contract, kind: Kind, computed: ComputeSets, origin: Mapping[str, str] | None = None
 ) -> Schedule:
-    """The hold schedule that computes ``computed``, checked. Raises InputError where a read has no earlier write."""
+    """Make the hold schedule that computes ``computed``, and check it.
+
+    Args:
+        graph: blocks of the model.
+        contract: sampler, steps and guidance.
+        kind: what a reused block stands for.
+        computed: names of the computed blocks, step by step.
+        origin: record of how the schedule was made.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        InputError: a block is reused before it was computed.
+    """
     rows = tuple(tuple(block in step for block in graph.block_names) for step in computed)
     schedule = Schedule(contract, graph.granularity, kind, graph.block_names, rows, origin=origin or {})
     check_schedule(schedule, graph.block_names)
     return schedule
+
+
+def agreeing_steps(schedule: Schedule, computed: ComputeSets) -> int:
+    """Number of steps before the first step whose compute sets differ."""
+    differing = (step for step, row in enumerate(schedule.computed) if row != computed[step])
+    return next(differing, schedule.steps)
+
+
+def check_computes(schedule: Schedule, nearest: ComputeSets, name: str) -> None:
+    """Check that ``schedule`` computes exactly ``nearest``.
+
+    Args:
+        schedule: the schedule to express in another format.
+        nearest: the nearest schedule that the format can express.
+        name: the settings of the format that give ``nearest``, for the message.
+
+    Raises:
+        InputError: the schedules differ. The message names the first step and block.
+    """
+    step = agreeing_steps(schedule, nearest)
+    if step == schedule.steps:
+        return
+    block = next(b for b in schedule.blocks if (b in schedule.computed[step]) != (b in nearest[step]))
+    own, other = ("computes", "reuses") if block in schedule.computed[step] else ("reuses", "computes")
+    raise InputError(
+        f"step {step} {own} {block}, but {name}, the nearest match, {other} it: write the schedule in another format"
+    )

@@ -1,33 +1,111 @@
-"""What gates cost: MACs or measured milliseconds, with the blocks that die when a block is reused.
+"""What schedules and gates cost, as shares of the full run: MACs, or time with a latency table.
 
 The share of a step is that of the blocks its own prediction needs (`Pricer.live`). Four ways to lay it on gates:
 
 * ``cascade``: DiP-GO's constant γ_k, the share of block k and of all that dies with it in an otherwise full step.
 * ``marginal``: what block k adds to or takes from the step as its other gates stand now: the exact difference.
-* ``own``: the share of block k alone, and ``equal``: 1 for every gate; both for comparison.
+* ``own``: the share of block k alone, and ``equal``: 1 for every gate. Both serve for comparison.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from statistics import median
-from typing import Any, Literal, get_args
+from functools import cached_property
+from typing import get_args
 
 import numpy as np
-import torch
 
-from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
+from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.core.liveness import block_of_stored, reach
 from dipgo_deploy.search.candidate import ComputeSets, sets_from_mask
-from dipgo_deploy.search.pricing import Pricer
-from dipgo_deploy.supernet.surgery import gated
+from dipgo_deploy.search.dipgo.options import Attribution
 
-__all__ = ["Attribution", "GateCost", "block_milliseconds"]
+__all__ = ["GateCost", "Pricer"]
 
-Attribution = Literal["cascade", "marginal", "own", "equal"]
-"""How the cost of a step is laid on its gates."""
+_Walked = tuple[float, tuple[tuple[str, str], ...]]
+"""Cost of a step, and every stored value that it reads with the value's block."""
+
+
+class Pricer:
+    """`core.liveness.pruned_ratio` of hold schedules: a share of MACs (``papers``), or of time with a latency table.
+
+    The cost of a step depends only on its computed blocks and on what later steps demand of it. Few such pairs occur:
+    each is walked once and remembered. The table's weights count as fetched at every call.
+    """
+
+    def __init__(self, graph: BlockGraph, kind: Kind, table: LatencyTable | None = None) -> None:
+        self._graph, self._kind, self._table = graph, kind, table
+        self._prices = table.prices_ms(graph) if table else tuple(piece.macs.papers for piece in graph.pieces)
+        self._call = table.call_ms if table else 0
+        self._full = sum(self._prices) + self._call
+        self._walked: dict[tuple[frozenset[str], frozenset[str]], _Walked] = {}
+        self._live: dict[frozenset[str], frozenset[str]] = {}
+
+    def ratio(self, computed: ComputeSets) -> float:
+        """The share of the full run's cost that is saved, where every reuse holds the last feature."""
+        return 1.0 - self.kept(computed)
+
+    def kept(self, computed: ComputeSets, first: int = 0) -> float:
+        """The share of the full run's cost that steps from ``first`` on compute."""
+        demands: list[set[str]] = [set() for _ in computed]
+        kept: float = 0
+        for step in range(len(computed) - 1, -1, -1):
+            demands[_latest(computed, step, PREDICTION)].add(self._graph.prediction)
+            cost, reads = self._walk(computed[step], frozenset(demands[step]))
+            kept += cost if step >= first else 0
+            for name, block in reads:
+                demands[_latest(computed, step - 1, block)].add(name)
+        return kept / (self._full * len(computed))
+
+    def live(self, computed: frozenset[str]) -> frozenset[str]:
+        """The blocks of one step that its own prediction needs: none where the prediction is reused.
+
+        Also none where the prediction alone is computed and would equal the held prediction (a U-Net's tail).
+
+        A block that only a later step would read is dropped too: that step holds an older feature. These are DiP-GO's
+        dependent blocks. Without them the cost of a step depends on that step alone.
+        """
+        if PREDICTION not in computed:
+            return frozenset()
+        if computed not in self._live:
+            live = reach(self._graph, computed, [self._graph.prediction], self._kind).computes
+            self._live[computed] = frozenset() if self._tail_repeats and live == {PREDICTION} else live
+        return self._live[computed]
+
+    @cached_property
+    def _tail_repeats(self) -> bool:
+        """Whether the tail reads no input of the network: on reused features it repeats the held prediction."""
+        reached = reach(self._graph, frozenset([PREDICTION]), [self._graph.prediction], self._kind)
+        inputs = {spec.name for spec in self._graph.inputs}
+        return not any(inputs.intersection(self._graph.pieces[index].reads) for index in reached.pieces)
+
+    def kept_share(self, live: frozenset[str]) -> float:
+        """Cost of one step that computes ``live`` blocks and feeds only its own prediction, over a full step's."""
+        if PREDICTION not in live:
+            return 0.0
+        return self._walk(live, frozenset([self._graph.prediction]))[0] / self._full
+
+    def own_share(self, block: str) -> float:
+        """Cost of the pieces inside one block, over a full step's."""
+        if self._table is not None:
+            return self._table.blocks_ms.get(block, 0.0) / self._full
+        return self._graph.block_of_name[block].macs.papers / self._full
+
+    def _walk(self, computed: frozenset[str], demands: frozenset[str]) -> _Walked:
+        key = (computed, demands)
+        if key not in self._walked:
+            reached = reach(self._graph, computed, demands, self._kind)
+            cost = sum(self._prices[index] for index in reached.pieces) + (self._call if reached.pieces else 0)
+            reads = tuple((name, block_of_stored(self._graph, name)) for name in sorted(reached.reads))
+            self._walked[key] = (cost, reads)
+        return self._walked[key]
+
+
+def _latest(computed: ComputeSets, step: int, block: str) -> int:
+    while block not in computed[step]:
+        step -= 1
+    return step
 
 
 class GateCost:
@@ -35,36 +113,24 @@ class GateCost:
 
     Args:
         pricer: of the model and kind of reuse.
-        graph: the blocks; columns of the gates.
+        graph: the blocks. Columns of the gates.
         attribution: see Attribution.
-        milliseconds: of every block in a full step, and of the whole step under the key "" ; MACs if not given.
 
-    Raises UsageError for an unknown attribution.
+    Raises:
+        UsageError: an unknown attribution.
     """
 
-    def __init__(
-        self,
-        pricer: Pricer,
-        graph: BlockGraph,
-        attribution: Attribution = "cascade",
-        milliseconds: dict[str, float] | None = None,
-    ) -> None:
+    def __init__(self, pricer: Pricer, graph: BlockGraph, attribution: Attribution = "cascade") -> None:
         if attribution not in get_args(Attribution):
             raise UsageError(f"cost {attribution!r} is unknown: choose {', '.join(get_args(Attribution))}")
-        self.pricer, self._graph, self._ms, self.attribution = pricer, graph, milliseconds, attribution
+        self.pricer, self._graph, self.attribution = pricer, graph, attribution
         self._marginal: dict[frozenset[str], np.ndarray] = {}
         everything = frozenset(graph.block_names)
         self._constant = np.array([self._weight(everything, name) for name in graph.block_names])
 
     def step_share(self, computed: frozenset[str]) -> float:
-        """Share of a full step of what lives of ``computed``."""
-        live = self.pricer.live(computed)
-        if self._ms is None:
-            return self.pricer.kept_share(live)
-        if PREDICTION not in live:
-            return 0.0
-        dead = (self._ms[name] for name in self._graph.block_names if name not in live and name != PREDICTION)
-        return 1 - sum(dead) / self._ms[""]
+        """Share of a full step that the live blocks of ``computed`` cost."""
+        return self.pricer.kept_share(self.pricer.live(computed))
 
     def kept(self, computed: ComputeSets) -> float:
         """Mean share over all steps."""
@@ -94,40 +160,5 @@ class GateCost:
         if self.attribution == "equal":
             return 1.0
         if self.attribution == "own":
-            return self._own(name)
+            return self.pricer.own_share(name)
         return self._difference(everything, name)
-
-    def _own(self, name: str) -> float:
-        if self._ms is not None:
-            return self._ms.get(name, 0.0) / self._ms[""]
-        return self.pricer.own_share(name)
-
-
-def block_milliseconds(model: LoadedModel, graph: BlockGraph, rows: int = 1, repeats: int = 5) -> dict[str, float]:
-    """Median wall time in ms of every block of the live model in a full step of ``rows``; "" is the whole step."""
-    spent: dict[str, list[float]] = {name: [] for name in (*graph.block_names, "")}
-    inputs, on_gpu = model.example_inputs(rows), next(model.module.parameters()).is_cuda
-
-    def now() -> float:
-        if on_gpu:
-            torch.cuda.synchronize()
-        return 1e3 * time.perf_counter()
-
-    def gate(block: str, forward: Callable[..., Any], args: Iterable[Any], kwargs: dict[str, Any]) -> Any:
-        started = now()
-        feature = forward(*args, **kwargs)
-        spent[block].append(now() - started)
-        return feature
-
-    names = [name for name in graph.block_names if name != PREDICTION]
-    with torch.no_grad(), gated(model.module, names, gate):
-        for _ in range(repeats + 1):
-            started = now()
-            model.forward(**inputs)
-            spent[""].append(now() - started)
-    return {name: _median(times[1:]) for name, times in spent.items()}
-
-
-def _median(times: Sequence[float]) -> float:
-    """0 for the prediction, which is no module of its own."""
-    return median(times) if times else 0.0

@@ -1,85 +1,207 @@
-"""What a search is asked for."""
+"""SearchOptions: what is searched for and how. The table of all methods."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from typing import Any, Literal, TypeVar, get_args
 
 from dipgo_deploy.core.blocks import Kind
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.search.dipgo.options import PRESETS, DipgoOptions
+from dipgo_deploy.search.method_options import (
+    BestRandomOptions,
+    DeepCacheOptions,
+    DpcacheOptions,
+    EvolutionOptions,
+    ForaOptions,
+    MethodOptions,
+    RandomOptions,
+    UniformOptions,
+)
 
-__all__ = ["JUDGED", "METHODS", "RULES", "TOLERANCE", "JudgedName", "Method", "SearchOptions"]
-
-Method = Literal["uniform", "deepcache", "fora", "random"]
-"""The ways to make a schedule from the block graph alone; each is described where it is built."""
-
-JudgedName = Literal["best-random", "evolutionary", "dpcache"]
-"""The ways that run the model, to judge schedules by the images they make."""
-
-RULES: tuple[str, ...] = get_args(Method)
-"""Names of the methods that need no model."""
-
-JUDGED: tuple[str, ...] = get_args(JudgedName)
-"""Names of the methods that run the model."""
-
-METHODS = (*RULES, *JUDGED, "dipgo")
-"""Names of all methods; ``dipgo`` is the gradient search."""
+__all__ = ["IMAGES", "METHODS", "NOTE", "RULES", "TOLERANCE", "Method", "SearchOptions", "method_options"]
 
 TOLERANCE = 0.0125
-"""How near a ratio must come to the asked one to count as met (DiP-GO, Algorithm 1)."""
+"""How near a ratio must come to the requested ratio to count as reached (DiP-GO, Algorithm 1)."""
 
-_INTERVAL_METHODS = ("uniform", "deepcache", "fora")
+IMAGES = 8
+"""Images that evaluate schedules, where ``SearchOptions.images`` is not given."""
+
+NOTE = "note"
+"""Stage of a Progress whose text is worth a line of its own, such as the memory that a search will take."""
+
+Settings = TypeVar("Settings", bound=MethodOptions)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to make a schedule.
+
+    Attributes:
+        options: the dataclass of the method's own options.
+        function: ``module:name`` of what runs. The module is imported on first use, so that options are checked
+            before PyTorch is imported.
+        needs: arguments of the function. ``blocks``: block graph, number of steps and SearchOptions. Returns a
+            Candidate. ``evaluator``: an Evaluator and SearchOptions. ``model``: a Problem. The last two return a
+            generator of Progress whose result is a Candidate.
+        presets: named options; ``default`` is always there.
+    """
+
+    options: type[MethodOptions]
+    function: str
+    needs: Literal["blocks", "evaluator", "model"]
+    presets: Mapping[str, MethodOptions] = field(default_factory=dict)
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether the method runs the model, which must have weights then."""
+        return self.needs != "blocks"
+
+    def load(self) -> Callable[..., Any]:
+        """The function, imported on first use."""
+        module, name = self.function.split(":")
+        function: Callable[..., Any] = getattr(import_module(f"dipgo_deploy.search.{module}"), name)
+        return function
+
+
+METHODS: Mapping[str, Method] = {
+    "uniform": Method(UniformOptions, "rules:uniform", "blocks"),
+    "deepcache": Method(DeepCacheOptions, "rules:deepcache", "blocks"),
+    "fora": Method(ForaOptions, "rules:fora", "blocks"),
+    "random": Method(RandomOptions, "random_schedules:random_search", "blocks"),
+    "best-random": Method(BestRandomOptions, "random_schedules:best_of_random", "evaluator"),
+    "evolutionary": Method(EvolutionOptions, "evolution:evolutionary", "evaluator"),
+    "dpcache": Method(DpcacheOptions, "dynamic_programming:dynamic_programming", "evaluator"),
+    "dipgo": Method(DipgoOptions, "dipgo.search:dipgo", "model", PRESETS),
+}
+"""Every method by name. A new method is one options dataclass and one entry here."""
+
+RULES = tuple(name for name, method in METHODS.items() if not method.runs_model)
+"""Names of the methods that need the block graph alone, not the model's weights."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Method, pruned ratio and knobs of one search.
+    """Options of one search: what all methods share, and the options of the method.
 
-    ``method`` is one of `METHODS`; ``ratio`` the pruned share of the full run's MACs (``papers`` convention) in [0, 1),
-    or of its time where ``cost`` is a latency table;
-    ``kind`` says what a reused block stands for, its output or its output minus its input; ``seed`` is that of
-    ``random`` and of the methods that run the model, the other rules draw nothing. ``interval``: compute in full at
-    every ``interval``-th step, whatever the ratio (``uniform``, ``deepcache``, ``fora``). ``depth``: blocks computed at
-    each end in between (``deepcache``). ``candidates``: random schedules to judge (``best-random``). ``population``:
-    schedules of one generation, ``trajectories``: budget in full trajectories of one image (``evolutionary``). A knob
-    left out takes the method's own default.
+    Attributes:
+        method: a name in METHODS.
+        ratio: pruned share of the full run's MACs (``papers`` convention) in [0, 1), or of its time where
+            ``latency`` is given.
+        kind: what a reused block stands for: its output, or its output minus its input.
+        seed: of everything that the method draws.
+        settings: options of the method. None takes the method's defaults.
+        granularity: block set that the model is traced with.
+        patterns: block paths, instead of a granularity.
+        max_graphs: most distinct graphs that the schedule lowers to. None sets no limit.
+        latency: a latency table. Ratios are then shares of time.
+        images: images that evaluate schedules. None takes 8, or what a pruner from a file was polished with.
+        classes: class labels that images take in turn. All that the model has, if empty.
+        prompts: prompts that images take in turn, instead of classes.
+        guidance_scale: guidance scale of all runs. None takes the contract's usual scale.
 
-    Raises UsageError for a value that makes no sense or does not belong to the method.
+    Raises:
+        UsageError: a value out of range, or an option that does not fit the method.
     """
 
-    method: str
-    ratio: float
+    method: str = "uniform"
+    ratio: float = 0.8
     kind: Kind = "output"
     seed: int = 0
-    interval: int | None = None
-    depth: int | None = None
-    candidates: int | None = None
-    population: int | None = None
-    trajectories: int | None = None
-    cost: LatencyTable | None = None
+    settings: MethodOptions | None = None
+    granularity: str = "stage"
+    patterns: tuple[str, ...] | None = None
+    max_graphs: int | None = None
+    latency: LatencyTable | None = None
+    images: int | None = None
+    classes: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ()
+    guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        """Check every field."""
-        if self.method not in METHODS:
-            raise UsageError(f"method {self.method!r} is not known: choose one of {', '.join(METHODS)}")
+        """Check every field, and fill in the method's default options."""
+        method = _method_named(self.method)
         if not 0 <= self.ratio < 1:
             raise UsageError(f"ratio {self.ratio} is not in [0, 1): give the share of MACs to prune, such as 0.8")
         if self.kind not in get_args(Kind):
-            raise UsageError(f"kind {self.kind!r} is not known: choose one of {', '.join(get_args(Kind))}")
+            raise UsageError(f"kind {self.kind!r} is unknown: choose {', '.join(get_args(Kind))}")
         if self.seed < 0:
-            raise UsageError(f"seed {self.seed} is negative: give 0 or more")
-        _check_knob("interval", self.interval, self.method, _INTERVAL_METHODS)
-        _check_knob("depth", self.depth, self.method, ("deepcache",))
-        _check_knob("candidates", self.candidates, self.method, ("best-random",))
-        _check_knob("population", self.population, self.method, ("evolutionary",), least=4)
-        _check_knob("trajectories", self.trajectories, self.method, ("evolutionary",))
+            raise UsageError(f"seed must be at least 0, got {self.seed}")
+        for name in ("max_graphs", "images"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise UsageError(f"{name} must be at least 1, got {number}")
+        if self.classes and self.prompts:
+            raise UsageError("classes and prompts both say what images show: give one of them")
+        if self.guidance_scale is not None and not self.guidance_scale >= 0:
+            raise UsageError(f"guidance_scale must be at least 0, got {self.guidance_scale}")
+        if self.settings is None:
+            object.__setattr__(self, "settings", method.options())
+        self._check_method(method)
+
+    def _check_method(self, method: Method) -> None:
+        if type(self.settings) is not method.options:
+            raise UsageError(
+                f"method {self.method} takes {method.options.__name__}, got {type(self.settings).__name__}: change "
+                "method or settings"
+            )
+        for name in ("classes", "prompts"):
+            if getattr(self, name) and not method.runs_model:
+                raise UsageError(f"{name} is for methods that run the model, not for {self.method}: leave it out")
+        if self.settings is not None:
+            self.settings.check_shared(self)
+
+    def settings_as(self, kind: type[Settings]) -> Settings:
+        """The options of the method, as ``kind``. Raises TypeError where they are of another class."""
+        if not isinstance(self.settings, kind):
+            raise TypeError(f"{self.method} has {type(self.settings).__name__}, not {kind.__name__}")
+        return self.settings
+
+    @property
+    def image_count(self) -> int:
+        """Number of images that evaluate schedules."""
+        return IMAGES if self.images is None else self.images
 
 
-def _check_knob(name: str, value: int | None, method: str, owners: tuple[str, ...], least: int = 1) -> None:
-    if value is None:
-        return
-    if method not in owners:
-        raise UsageError(f"{name} does not belong to method {method}: leave it out, or choose {' or '.join(owners)}")
-    if value < least:
-        raise UsageError(f"{name} {value} is less than {least}: give {least} or more")
+def method_options(method: str, preset: str = "default", **options: Any) -> MethodOptions:
+    """Make the options of a method from loose values, as a command line or a configuration file has them.
+
+    Args:
+        method: a name in METHODS.
+        preset: named options of the method to start from.
+        options: by field name. None takes the value of the preset.
+
+    Returns:
+        The method's options dataclass.
+
+    Raises:
+        UsageError: an unknown method or preset, an option of another method, or a value out of range.
+    """
+    chosen = _method_named(method)
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in _names(chosen):
+            owners = " or ".join(other for other in METHODS if name in _names(METHODS[other]))
+            hint = f"leave it out, or choose {owners}" if owners else "leave it out"
+            raise UsageError(f"{name} does not belong to method {method}: {hint}")
+    presets = chosen.presets or {"default": chosen.options()}
+    if preset not in presets:
+        if not chosen.presets:
+            raise UsageError(f"preset does not belong to method {method}: leave it out, or choose dipgo")
+        raise UsageError(f"preset {preset!r} is unknown: choose {', '.join(presets)}")
+    if preset != "default" and "from_pruner" in given:
+        raise UsageError("preset belongs to training, but from_pruner names a trained pruner: leave one out")
+    return replace(presets[preset], **given)
+
+
+def _method_named(name: str) -> Method:
+    if name not in METHODS:
+        raise UsageError(f"method {name!r} is unknown: choose {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def _names(method: Method) -> set[str]:
+    return {each.name for each in fields(method.options)}

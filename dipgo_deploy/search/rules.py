@@ -7,66 +7,101 @@ from collections.abc import Callable, Iterator, Sequence
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.search.candidate import Candidate, ComputeSets
+from dipgo_deploy.search.cost import Pricer
+from dipgo_deploy.search.method_options import DeepCacheOptions, ForaOptions, UniformOptions
 from dipgo_deploy.search.options import TOLERANCE, SearchOptions
-from dipgo_deploy.search.pricing import Pricer
 
 __all__ = ["deepcache", "fora", "uniform"]
 
 
 def uniform(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidate:
-    """Everything is computed at evenly spread steps, nothing in between: the prediction is held.
+    """Compute everything at evenly spread steps and hold the prediction in between.
 
     Under a sampler that is linear in the last output this is the same sampler with fewer steps.
+
+    Args:
+        graph: blocks of the model.
+        steps: network calls of the full run.
+        options: ratio, and UniformOptions.
+
+    Returns:
+        The candidate whose ratio is nearest, or that of ``interval`` or ``calls``.
+
+    Raises:
+        UsageError: more ``calls`` than the sampler makes.
     """
-    price = _full_steps(graph, steps, options, frozenset())
-    if options.interval:
-        return price(_every(options.interval, steps), str(options.interval))
+    price, settings = _full_steps(graph, steps, options, frozenset()), options.settings_as(UniformOptions)
+    if settings.interval:
+        return price(_every(settings.interval, steps), str(settings.interval))
+    if settings.calls:
+        if settings.calls > steps:
+            raise UsageError(f"calls must be at most {steps}, the network calls of the full run, got {settings.calls}")
+        return price(_spread(settings.calls, steps), "even")
     return _nearest([price(full, "even") for full in _spreads(steps)], options.ratio)
 
 
 def fora(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidate:
-    """Everything is computed at every N-th step, in between only stem and tail: every block's feature is reused.
+    """Compute everything at every N-th step, and only stem and tail in between (FORA, arXiv 2407.01425).
 
-    FORA (arXiv 2407.01425). Where no N comes near the ratio, as many evenly spread steps as come nearest are computed:
-    their gaps then differ by one, and ``interval`` is recorded as ``mixed``.
+    Where no N comes near the ratio, evenly spread steps are computed instead. Their gaps differ by one, and
+    ``interval`` is recorded as ``mixed``.
+
+    Args:
+        graph: blocks of the model.
+        steps: network calls of the full run.
+        options: ratio, and ForaOptions.
+
+    Returns:
+        The candidate whose ratio is nearest, or that of ``interval``.
     """
     price = _full_steps(graph, steps, options, frozenset([PREDICTION]))
-    asked = [options.interval] if options.interval else list(_intervals(steps))
-    found = _nearest([price(_every(n, steps), str(n)) for n in asked], options.ratio)
-    if options.interval or abs(found.ratio - options.ratio) <= TOLERANCE:
-        return found
-    return _nearest([found, *(price(full, "mixed") for full in _spreads(steps))], options.ratio)
+    interval = options.settings_as(ForaOptions).interval
+    intervals = [interval] if interval else list(_intervals(steps))
+    nearest = _nearest([price(_every(n, steps), str(n)) for n in intervals], options.ratio)
+    if interval or abs(nearest.ratio - options.ratio) <= TOLERANCE:
+        return nearest
+    return _nearest([nearest, *(price(full, "mixed") for full in _spreads(steps))], options.ratio)
 
 
 def deepcache(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidate:
-    """Every N-th step is full; in between the middle blocks are reused, d blocks at each end and the tail computed.
+    """Compute everything at every N-th step. In between, d blocks at each end of the model and the tail.
 
-    DeepCache (arXiv 2312.00858) names a U-Net's skip branch; in execution order that is its first and last d blocks.
-    On a chain of blocks it reuses a middle range. Of the pairs (N, d) that meet the ratio the one with the smallest N
-    is taken (its features are the youngest), otherwise the nearest. Raises UsageError for a depth that leaves no block
-    in the middle.
+    DeepCache (arXiv 2312.00858) describes a U-Net's skip branch. In execution order that is the first and last d
+    blocks. On a chain of blocks a middle range is reused. Of the pairs (N, d) that reach the ratio the smallest N is
+    taken, because its features are the youngest.
+
+    Args:
+        graph: blocks of the model.
+        steps: network calls of the full run.
+        options: ratio, and DeepCacheOptions.
+
+    Returns:
+        The candidate that reaches the ratio with the smallest N, otherwise the nearest.
+
+    Raises:
+        UsageError: a depth that leaves no block in the middle.
     """
-    names = graph.block_names[:-1]
+    names, settings = graph.block_names[:-1], options.settings_as(DeepCacheOptions)
     deepest = (len(names) - 1) // 2
-    if (options.depth or 1) > deepest:
+    if (settings.depth or 1) > deepest:
         raise UsageError(
-            f"depth {options.depth or 1} leaves none of {len(names)} blocks in the middle: "
+            f"depth {settings.depth or 1} leaves none of {len(names)} blocks in the middle: "
             + (f"give at most {deepest}" if deepest else "trace at a finer granularity")
         )
-    pricer, found = Pricer(graph, options.kind, options.cost), []
-    for interval in [options.interval] if options.interval else _intervals(steps):
-        for depth in [options.depth] if options.depth else range(1, deepest + 1):
+    pricer, candidates = Pricer(graph, options.kind, options.latency), []
+    for interval in [settings.interval] if settings.interval else _intervals(steps):
+        for depth in [settings.depth] if settings.depth else range(1, deepest + 1):
             shallow = frozenset((*names[:depth], *names[-depth:], PREDICTION))
             computed = _alternate(graph, steps, _every(interval, steps), shallow)
             knobs = {"interval": str(interval), "depth": str(depth)}
-            found.append(Candidate(computed, pricer.ratio(computed), knobs))
-    return _youngest(found, options.ratio)
+            candidates.append(Candidate(computed, pricer.ratio(computed), knobs))
+    return _youngest(candidates, options.ratio)
 
 
 def _full_steps(
     graph: BlockGraph, steps: int, options: SearchOptions, between: frozenset[str]
 ) -> Callable[[Sequence[int], str], Candidate]:
-    pricer = Pricer(graph, options.kind, options.cost)
+    pricer = Pricer(graph, options.kind, options.latency)
 
     def price(full: Sequence[int], spacing: str) -> Candidate:
         computed = _alternate(graph, steps, full, between)
@@ -80,9 +115,14 @@ def _every(interval: int, steps: int) -> range:
     return range(0, steps, interval)
 
 
+def _spread(count: int, steps: int) -> list[int]:
+    """``count`` of ``steps`` steps, as evenly spread as integers allow, step 0 first."""
+    return [i * steps // count for i in range(count)]
+
+
 def _spreads(steps: int) -> Iterator[list[int]]:
-    """For every number of computed steps, that many as evenly spread as integers allow, step 0 first."""
-    return ([i * steps // count for i in range(count)] for count in range(1, steps + 1))
+    """``_spread`` for every number of computed steps."""
+    return (_spread(count, steps) for count in range(1, steps + 1))
 
 
 def _alternate(graph: BlockGraph, steps: int, full: Sequence[int], between: frozenset[str]) -> ComputeSets:

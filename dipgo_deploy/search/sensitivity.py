@@ -1,20 +1,19 @@
-"""How an output that a step holds from an earlier one shows in the final image, to first order.
+"""Effect of a held output on the final image, to first order.
 
-Let ``x_i`` be the latent and ``e_i`` the guided output of step i on the full run. Computing step i and then not before
-step j replaces e_s by e_i for i < s < j. What that does to the image is found in two parts:
+Let ``x_i`` be the latent and ``e_i`` the guided output of step i on the full run. If step i is computed and then no
+step before j, e_s is replaced by e_i for i < s < j. The effect on the image has two parts:
 
-1. *Inside the segment* no network runs, so the sampler alone carries the differences on, and it is linear: held errors
-   of one segment add up as vectors, sum_s w_s (e_i - e_s). They mostly share their direction, so a sum of squared step
-   errors would charge a long segment too little.
-2. *From step j on* the network sees the disturbed latent and answers, and most of the disturbance of an early step is
-   taken back. The sampler's coefficients alone miss that and overrate early steps (on digits-unet, 10 of 50 steps: 2 dB
-   worse). So the disturbance is followed through sampler and network by the adjoint of the full run: for a
-   random image ``v`` of unit covariance, one backward pass gives the gradient of <v, image> by the state at every j,
-   and E_v <v, d image>^2 = |d image|^2.
+1. *Inside the segment* no network runs. The sampler alone carries the errors on, and it is linear: the errors of one
+   segment add up as vectors, sum_s w_s (e_i - e_s). They mostly share their direction, so a sum of squared step errors
+   would underestimate long segments.
+2. *From step j on* the network sees the disturbed latent and corrects most of an early disturbance. The sampler's
+   coefficients alone miss that and overrate early steps (on digits-unet, 10 of 50 steps: 2 dB worse). So the adjoint of
+   the full run follows the disturbance through sampler and network. For a random image ``v`` of unit covariance, one
+   backward pass gives the gradient of <v, image> by the state at every j, and E_v <v, d image>^2 = |d image|^2.
 
-Errors of different segments are added as squares: that is what makes the total a sum over segments, which a dynamic
-program needs, and right where their directions are unrelated. They are not quite: held outputs always lag, so totals
-come out too small. Adding roots instead (all errors in one direction) gave paths worse by 0.1 to 0.7 dB there.
+Errors of different segments are added as squares. That makes the total a sum over segments, which a dynamic program
+needs. It is exact where the directions are unrelated. They are not quite: held outputs always lag, so totals come out
+too small. Adding roots instead (all errors in one direction) gave paths worse by 0.1 to 0.7 dB there.
 """
 
 from __future__ import annotations
@@ -46,22 +45,27 @@ class FullRun:
 
 
 def record_full_run(calibration: Calibration, full: Schedule, sampler: LinearSampler) -> FullRun:
-    """One full run of the calibration's noise with everything kept."""
+    """Run the full schedule from the calibration's noise, and keep all latents and outputs."""
     contract, scale = calibration.contract, calibration.guidance_scale
     network = GuidedNetwork(calibration.model, contract, calibration.conditioning, scale)
-    given = calibration.noise, calibration.conditioning
-    steps = list(reference_trajectory(calibration.model, full, *given, guidance_scale=scale, seed=0))
-    first = torch.as_tensor(calibration.noise).to(network.device, network.wide) * sampler.initial_scale
+    start = calibration.noise, calibration.conditioning
+    steps = list(reference_trajectory(calibration.model, full, *start, guidance_scale=scale, seed=0))
+    first = torch.as_tensor(calibration.noise).to(network.device, network.sampler_dtype) * sampler.initial_scale
     latents = (first, *(step.latent for step in steps[:-1]))
     outputs = tuple(network.guided(step.prediction) for step in steps)
     return FullRun(network, contract.sampler.timesteps, latents, outputs)
 
 
 def holding_costs(run: FullRun, sampler: LinearSampler, probes: torch.Tensor) -> Iterator[NDArray[np.float64]]:
-    """Columns j = T down to 1 of the cost (T,): entry i is the image's mean squared error if step i is held up to j.
+    """Yield the cost (T,) for j = T down to 1. Entry i is the image's mean squared error if step i is held up to j.
 
-    ``probes`` (P, B, C, H, W) are the v of the module's docstring. A column costs a forward and P backward passes of
-    one step.
+    Args:
+        run: the recorded full run.
+        sampler: its linear updates.
+        probes: (P, B, C, H, W), the ``v`` of the module's docstring.
+
+    Yields:
+        One column. It costs a forward and P backward passes of one step.
     """
     adjoint = _Adjoint(sampler, probes)
     for end in range(len(run.outputs), 0, -1):
@@ -79,7 +83,7 @@ def random_probes(run: FullRun, count: int, seed: int) -> torch.Tensor:
 
 
 class _Adjoint:
-    """Gradients of <v, image> by latents and outputs, as far as later steps use them; each (P, B, C, H, W)."""
+    """Gradients of <v, image> by latents and outputs, as far as later steps use them. Each (P, B, C, H, W)."""
 
     def __init__(self, sampler: LinearSampler, last: torch.Tensor) -> None:
         self.updates: tuple[Update, ...] = sampler.updates
@@ -88,13 +92,13 @@ class _Adjoint:
         self.outputs = [zero for _ in self.updates]
 
     def copy(self) -> _Adjoint:
-        """Another one that goes its own way; tensors are never changed in place."""
+        """An independent copy. Tensors are never changed in place, so they are shared."""
         other = object.__new__(_Adjoint)
         other.updates, other.latents, other.outputs = self.updates, [*self.latents], [*self.outputs]
         return other
 
     def back_through_sampler(self, step: int) -> None:
-        """Give what reaches the latent after ``step`` to the latents and outputs it was made of."""
+        """Pass the gradient by the latent after ``step`` on to the latents and outputs that the update read."""
         arrived, update = self.latents[step + 1], self.updates[step]
         for age, coefficient in enumerate(update.latents):
             self.latents[step - age] = self.latents[step - age] + coefficient * arrived
@@ -103,7 +107,7 @@ class _Adjoint:
 
 
 def _column(adjoint: _Adjoint, outputs: tuple[torch.Tensor, ...], end: int) -> NDArray[np.float64]:
-    """Mean squared image error for every start i of a segment that ends before ``end``: 0 where nothing is held."""
+    """Mean squared image error for every start i of a segment that ends before ``end``. 0 where nothing is held."""
     column = np.zeros(len(outputs))
     held, own = torch.zeros_like(adjoint.latents[end]), torch.zeros(adjoint.latents[end].shape[:2])
     for step in range(end - 1, 0, -1):
@@ -124,5 +128,5 @@ def _pulled_back(run: FullRun, scale: float, step: int, gradients: torch.Tensor)
     latent = run.latents[step].detach().requires_grad_()
     with torch.enable_grad():
         output = run.network.guided(run.network(latent * scale, run.timesteps[step]))
-    pulled = [torch.autograd.grad(output, latent, one, retain_graph=True)[0] for one in gradients]
+    pulled = [torch.autograd.grad(output, latent, gradient, retain_graph=True)[0] for gradient in gradients]
     return torch.stack(pulled)

@@ -1,40 +1,89 @@
-"""Backup connections: what a reused block stands on.
+"""Backup connections: what a reused block returns.
 
-Of every block the features (or residuals) of its last computed steps are kept, as many as any of its forecasts needs. A
-reused block returns their linear combination, nested as its own forward nests it; for residuals, added to its input.
+1. A feature is everything that a block's forward returns, as a flat list of distinct tensors with a template to rebuild
+   the nesting.
+2. For every block the features (or residuals) of its last computed steps are kept, as many as its forecasts need.
+3. A reused block returns the linear combination of kept features, nested as its forward nests them. A residual is added
+   to the block's input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.liveness import residual_name
 from dipgo_deploy.core.schedule import HOLD, Schedule
-from dipgo_deploy.supernet.features import FeatureTemplate, flatten_feature
 
-__all__ = ["BackupStore", "block_input", "linear_combination"]
+__all__ = ["BackupStore", "FeatureTemplate", "block_input", "flatten_feature", "linear_combination"]
+
+
+@dataclass(frozen=True)
+class FeatureTemplate:
+    """How to rebuild a block's return value: its nesting, and which tensor or constant each leaf is.
+
+    Attributes:
+        spec: the nesting.
+        leaves: index of the tensor at each leaf, None for a constant.
+        constants: the constant at each leaf, None for a tensor.
+    """
+
+    spec: Any
+    leaves: tuple[int | None, ...]
+    constants: tuple[Any, ...]
+
+    def rebuild(self, tensors: Sequence[torch.Tensor]) -> Any:
+        """The block's return value made of ``tensors``, distinct and in order."""
+        filled = [c if i is None else tensors[i] for i, c in zip(self.leaves, self.constants, strict=True)]
+        return pytree.tree_unflatten(filled, self.spec)
+
+
+def flatten_feature(output: Any) -> tuple[list[torch.Tensor], FeatureTemplate]:
+    """Distinct tensors of a block's return value, and the template that rebuilds it.
+
+    A U-Net stage returns its hidden state twice, alone and as the last skip connection. That tensor is kept once.
+    """
+    leaves, spec = pytree.tree_flatten(output)
+    tensors: list[torch.Tensor] = []
+    indices: list[int | None] = []
+    for leaf in leaves:
+        if not isinstance(leaf, torch.Tensor):
+            indices.append(None)
+            continue
+        same = [i for i, tensor in enumerate(tensors) if tensor is leaf]
+        if not same:
+            tensors.append(leaf)
+        indices.append(same[0] if same else len(tensors) - 1)
+    constants = tuple(None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves)
+    return tensors, FeatureTemplate(spec, tuple(indices), constants)
 
 
 def block_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    """What enters a block: its first tensor argument, positional ones before named ones; None without any."""
+    """The input of a block: its first tensor argument, positional arguments first. None without a tensor argument."""
     return next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
 
 
 def linear_combination(tensors: Sequence[torch.Tensor], coefficients: Sequence[float]) -> torch.Tensor:
-    """``sum_j coefficients[j] * tensors[j]`` in the tensors' dtype, accumulated in float32 or wider.
+    """``sum_j coefficients[j] * tensors[j]``, accumulated in float32 or wider. Holding one tensor is exact.
 
-    Holding one tensor is exact. The result is always new memory.
+    Args:
+        tensors: of one shape and dtype.
+        coefficients: as many as tensors.
+
+    Returns:
+        A new tensor in the dtype of ``tensors``.
     """
     if tuple(coefficients) == HOLD:
         return tensors[0].clone()
-    wide = torch.promote_types(tensors[0].dtype, torch.float32)
-    total = tensors[0].to(wide) * coefficients[0]
+    accumulator = torch.promote_types(tensors[0].dtype, torch.float32)
+    total = tensors[0].to(accumulator) * coefficients[0]
     for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
-        total = total + tensor.to(wide) * coefficient
+        total = total + tensor.to(accumulator) * coefficient
     return total.to(tensors[0].dtype)
 
 
@@ -51,26 +100,33 @@ class BackupStore:
         self._residual: set[str] = set()
 
     def fork(self, schedule: Schedule) -> BackupStore:
-        """A store with the same features that goes on under ``schedule``; neither changes the other."""
+        """A store with the same features that continues under ``schedule``. Neither store changes the other."""
         other = BackupStore(schedule)
         other._kept = {block: dict(steps) for block, steps in self._kept.items()}
         other._templates, other._residual = dict(self._templates), set(self._residual)
         return other
 
     def keep(self, step: int, block: str, feature: Any, entry: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Keep the ``feature`` that ``block`` computed at ``step`` from its input ``entry``.
+        """Keep a computed feature, or its residual.
 
-        A residual is kept instead where the schedule's kind asks for it and the feature is one tensor, of the shape and
-        dtype of ``entry`` but not ``entry`` itself. Returns what was kept by its stored name (``<block>:<k>``,
-        ``<block>:residual`` or ``prediction``).
+        A residual is kept if the schedule's kind is ``residual`` and the feature is a single tensor like ``entry``.
+
+        Args:
+            step: at which the block was computed.
+            block: its name.
+            feature: what its forward returned.
+            entry: its input.
+
+        Returns:
+            The kept tensors by stored name (``<block>:<k>``, ``<block>:residual`` or ``prediction``).
         """
         tensors, self._templates[block] = flatten_feature(feature)
-        if self._schedule.kind == "residual" and entry is not None and _is_one_like(tensors, entry):
+        if self._schedule.kind == "residual" and entry is not None and _is_single_like(tensors, entry):
             self._residual.add(block)
             kept = [tensors[0] - entry]
             names = [residual_name(block)]
         else:
-            # Cloned: what comes after a block may write to its output in place.
+            # Cloned, because later layers may write to a block's output in place.
             kept = [tensor.clone() for tensor in tensors]
             names = [PREDICTION] if block == PREDICTION else [f"{block}:{index}" for index in range(len(kept))]
         steps = self._kept[block]
@@ -80,7 +136,16 @@ class BackupStore:
         return dict(zip(names, kept, strict=True))
 
     def backup(self, step: int, block: str, entry: torch.Tensor | None = None) -> Any:
-        """What ``block`` returns at a ``step`` that reuses it; ``entry`` is its input there."""
+        """What a reused block returns.
+
+        Args:
+            step: at which the block is reused.
+            block: its name.
+            entry: its input at ``step``.
+
+        Returns:
+            A feature with the nesting of the block's forward.
+        """
         sources = self._schedule.sources(step, block)
         columns = zip(*(self._kept[block][source] for source, _ in sources), strict=True)
         tensors = [linear_combination(column, [c for _, c in sources]) for column in columns]
@@ -89,6 +154,8 @@ class BackupStore:
         return self._templates[block].rebuild(tensors)
 
 
-def _is_one_like(tensors: Sequence[torch.Tensor], entry: torch.Tensor) -> bool:
-    one = tensors[0] if len(tensors) == 1 else entry
-    return one is not entry and one.shape == entry.shape and one.dtype == entry.dtype
+def _is_single_like(tensors: Sequence[torch.Tensor], entry: torch.Tensor) -> bool:
+    """Whether a feature is a single tensor of the shape and dtype of ``entry``, and not ``entry`` itself."""
+    if len(tensors) != 1 or tensors[0] is entry:
+        return False
+    return tensors[0].shape == entry.shape and tensors[0].dtype == entry.dtype

@@ -1,15 +1,18 @@
-"""What one gradient step of a SoftChain will hold in memory, from one step of the live network for one image.
+"""Memory of one gradient step of a SoftChain, estimated from one step for one image, and the memory that is free.
 
-Every step after the first stays on the way back with what it hands on (kept features, prediction, latent) and, without
-checkpoints, with all that autograd keeps of it. With them one step at a time, or one block of it, is computed again.
-All of that grows with the batch; parameters have no gradient and are not counted.
+1. Until the backward pass, every step keeps what crosses to the next step: features, prediction and latent.
+2. Without checkpoints, every step after the first also keeps all that autograd saves.
+3. With checkpoints, the backward pass recomputes one step at a time, or one block of a step.
+4. All of this grows with the batch. Parameters have no gradient and are not counted.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -23,16 +26,34 @@ from dipgo_deploy.supernet.network import GuidedNetwork
 from dipgo_deploy.supernet.stepper import SamplerStepper
 from dipgo_deploy.supernet.surgery import gated
 
-__all__ = ["GradientMemory", "StepBytes", "gradient_memory", "measure_step", "recompute_for"]
+__all__ = [
+    "TRACE_MEMORY",
+    "GradientMemory",
+    "StepBytes",
+    "free_bytes",
+    "free_host_bytes",
+    "gradient_memory",
+    "measure_step",
+    "recompute_for",
+]
+
+TRACE_MEMORY = 2.2
+"""Upper bound for the peak memory of a trace and its cuts, in units of the model's weights."""
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class StepBytes:
     """Bytes of one differentiable step for one image.
 
-    ``crossing`` is handed on to the next step; ``saved`` is kept for the way back besides, ``outside`` the part of it
-    that no block is answerable for (block inputs included), ``largest_block`` the most that one block keeps, and
-    ``largest`` the largest single tensor.
+    Attributes:
+        crossing: passed to the next step.
+        saved: saved by autograd in addition.
+        outside: the part of ``saved`` outside every block, block inputs included.
+        largest_block: the largest part of ``saved`` inside one block.
+        largest: the largest single tensor of ``saved``.
     """
 
     crossing: int
@@ -46,8 +67,12 @@ class StepBytes:
 class GradientMemory:
     """Bytes of one gradient step of a whole chain.
 
-    ``per_step_bytes``: of one step on its way back; ``crossing_bytes``: of all that steps hand on to one another;
-    ``activations_bytes``: the most that is kept for the way back at one time; ``peak_bytes``: with gradients.
+    Attributes:
+        checkpoint: what the backward pass recomputes.
+        per_step_bytes: of one step during its backward pass.
+        crossing_bytes: of everything that crosses from step to step.
+        activations_bytes: largest sum of both at one time.
+        peak_bytes: ``activations_bytes`` with gradients.
     """
 
     checkpoint: Checkpoint
@@ -58,23 +83,43 @@ class GradientMemory:
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """One line for a person to read."""
         parts = f"{_text(self.crossing_bytes)} between steps, {_text(self.per_step_bytes)} a step"
         return f"a gradient step holds {_text(self.peak_bytes)} with checkpoint {self.checkpoint} ({parts})"
 
 
 def gradient_memory(step: StepBytes, called: int, batch: int, recompute: Checkpoint) -> GradientMemory:
-    """Memory of a gradient step over ``called`` network calls, the first of which has no gradient, for ``batch``."""
+    """Estimate the memory of a gradient step.
+
+    Args:
+        step: bytes of one step for one image.
+        called: number of network calls, the first of which has no gradient.
+        batch: number of images.
+        recompute: what the backward pass recomputes.
+
+    Returns:
+        The estimate.
+    """
     own = batch * (step.outside + step.largest_block if recompute == "block" else step.saved)
     crossing = called * batch * step.crossing
     kept = max(called - 1, 1) if recompute == "none" else 1
     activations = crossing + kept * own
-    # While a tensor's gradient is found, those of its reader and of another branch are about.
+    # Two more gradients are alive while the gradient of a tensor is computed: its reader's and another branch's.
     return GradientMemory(recompute, own, crossing, activations, activations + 2 * batch * step.largest)
 
 
 def recompute_for(step: StepBytes, called: int, batch: int, limit: int) -> Checkpoint:
-    """The mode with the least recomputation that fits ``limit`` bytes; ``block``, the thriftiest, if none does."""
+    """The mode with the least recomputation that fits into memory.
+
+    Args:
+        step: bytes of one step for one image.
+        called: number of network calls.
+        batch: number of images.
+        limit: bytes.
+
+    Returns:
+        The mode, or ``block``, which needs the least memory, if none fits.
+    """
     for recompute in get_args(Checkpoint):
         if gradient_memory(step, called, batch, recompute).peak_bytes <= limit:
             return recompute
@@ -82,11 +127,21 @@ def recompute_for(step: StepBytes, called: int, batch: int, limit: int) -> Check
 
 
 def measure_step(model: LoadedModel, graph: BlockGraph, contract: Contract, kind: Kind) -> StepBytes:
-    """Run two steps of ``model`` for one image, the second with gradients by half-open gates, and count."""
+    """Run two steps for one image, the second with gradients under half-open gates, and count bytes.
+
+    Args:
+        model: the model.
+        graph: its blocks.
+        contract: sampler and guidance.
+        kind: whether features or residuals are reused.
+
+    Returns:
+        Bytes of the second step.
+    """
     chain = SoftChain(model, graph, contract, kind, "none")
     network = GuidedNetwork(model, contract, model.conditioning([0], contract.guidance), contract.guidance_scale(None))
     latent = torch.randn(1, *contract.latent_shape, generator=torch.Generator().manual_seed(0))
-    latent = latent.to(network.device, network.wide)
+    latent = latent.to(network.device, network.sampler_dtype)
     step = ChainStep(chain, network, SamplerStepper(contract.sampler).timestep(0), [True] * len(graph.blocks))
     before = step.first(latent)
     blocks, outside = _Storages(), _Storages()
@@ -103,18 +158,18 @@ def measure_step(model: LoadedModel, graph: BlockGraph, contract: Contract, kind
 
 @dataclass
 class _Storages:
-    """Distinct storages, held so that none takes another's place, and the shares of single blocks."""
+    """Distinct storages, and those of single blocks. They are held so that no address is used twice."""
 
-    found: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+    by_address: dict[int, torch.UntypedStorage] = field(default_factory=dict)
     parts: list[dict[int, torch.UntypedStorage]] = field(default_factory=list)
 
     def add(self, tensors: Iterable[torch.Tensor]) -> None:
         storages = [tensor.untyped_storage() for tensor in tensors]
-        self.found |= {storage._cdata: storage for storage in storages}
+        self.by_address |= {storage._cdata: storage for storage in storages}
 
     @contextmanager
     def saved(self) -> Iterator[None]:
-        """Add what autograd keeps inside the context; hooks inside one another take it from those outside."""
+        """Add what autograd saves inside the context. In nested contexts only the innermost one sees a tensor."""
         with saved_tensors_hooks(lambda tensor: self.add([tensor]), lambda _: None):
             yield
 
@@ -122,22 +177,54 @@ class _Storages:
         inside = _Storages()
         with inside.saved():
             feature = forward(*args, **kwargs)
-        self.found |= inside.found
-        self.parts.append(inside.found)
+        self.by_address |= inside.by_address
+        self.parts.append(inside.by_address)
         return feature
 
 
 def _counted(crossing: _Storages, known: _Storages, blocks: _Storages, outside: _Storages, latents: int) -> StepBytes:
-    saved = {**blocks.found, **outside.found}
-    own = saved.keys() - crossing.found.keys() - known.found.keys()
+    saved = {**blocks.by_address, **outside.by_address}
+    own = saved.keys() - crossing.by_address.keys() - known.by_address.keys()
     inside = [sum(part[key].nbytes() for key in part.keys() & own) for part in blocks.parts]
     return StepBytes(
-        crossing=latents + sum(storage.nbytes() for storage in crossing.found.values()),
+        crossing=latents + sum(storage.nbytes() for storage in crossing.by_address.values()),
         saved=sum(saved[key].nbytes() for key in own),
-        outside=sum(saved[key].nbytes() for key in own & outside.found.keys()),
+        outside=sum(saved[key].nbytes() for key in own & outside.by_address.keys()),
         largest_block=max(inside, default=0),
         largest=max((saved[key].nbytes() for key in own), default=0),
     )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a GPU, or of the host."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return free_host_bytes()
+
+
+def free_host_bytes() -> int:
+    """Free memory of the host, within the limit of the container that this process runs in."""
+    return min(_host_bytes(), _cgroup_bytes(_CGROUP))
+
+
+def _host_bytes() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        # Other systems than Linux: half of the installed memory if the system reports it, otherwise 4 GiB.
+        pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        return pages * os.sysconf("SC_PAGE_SIZE") // 2 if pages else 4 << 30
+
+
+def _cgroup_bytes(cgroup: Path) -> int:
+    """Free memory of the control group. File cache counts as free, because the system reclaims it on demand."""
+    try:
+        limit, used = int((cgroup / "memory.max").read_text()), int((cgroup / "memory.current").read_text())
+        cache = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        return limit - used + int(cache["inactive_file"])
+    except (OSError, KeyError, ValueError):
+        return 1 << 62  # no control group, or one without a limit
 
 
 def _text(count: int) -> str:

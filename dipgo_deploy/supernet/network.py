@@ -1,4 +1,4 @@
-"""The network as a sampler meets it: a latent and a timestep in, rows for guidance, what the sampler sees out."""
+"""The network as a sampler sees it: latent and timestep in, guided prediction out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Denoiser", "GuidedNetwork"]
 
 
 class Denoiser(Protocol):
-    """A network called with named inputs; the latent is the first parameter of its module's forward."""
+    """A network with named inputs. The latent is the first parameter of its module's forward."""
 
     @property
     def module(self) -> nn.Module:
@@ -31,7 +31,7 @@ class Denoiser(Protocol):
 class GuidedNetwork:
     """One batch of conditioned calls of ``model`` under the contract's guidance.
 
-    The network works in its module's dtype; ``wide`` is that of latents and sampler, float32 or wider.
+    The network runs in its module's dtype. Latents and sampler use ``sampler_dtype``, which is float32 or wider.
 
     Args:
         model: the network.
@@ -46,15 +46,15 @@ class GuidedNetwork:
         self.model, self.contract, self.scale = model, contract, guidance_scale
         parameter = next(model.module.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        self.wide = torch.promote_types(self.dtype, torch.float32)
+        self.sampler_dtype = torch.promote_types(self.dtype, torch.float32)
         self._latent_name = next(iter(inspect.signature(model.module.forward).parameters))
-        self._conditioning = {name: self._cast(torch.as_tensor(given)) for name, given in conditioning.items()}
+        self._conditioning = {name: self._cast(torch.as_tensor(rows)) for name, rows in conditioning.items()}
 
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
     def rows_of(self, latent: torch.Tensor) -> torch.Tensor:
-        """A latent (B, C, H, W) as the network takes it: (rows, C, H, W), doubled under concatenated guidance."""
+        """A latent (B, C, H, W) as the network's input (rows, C, H, W), doubled under concatenated guidance."""
         rows = self._cast(latent)
         return torch.cat([rows, rows]) if self.contract.guidance == "concat" else rows
 
@@ -63,19 +63,27 @@ class GuidedNetwork:
         return self.many([latent], [timestep])[0]
 
     def many(self, latents: Sequence[torch.Tensor], timesteps: Sequence[float]) -> tuple[torch.Tensor, ...]:
-        """Outputs for several latents and timesteps under the same conditioning, found in one call."""
+        """Outputs for several latents and timesteps under the same conditioning, in one call.
+
+        Args:
+            latents: scaled latents (B, C, H, W).
+            timesteps: one per latent.
+
+        Returns:
+            One output (rows, C or 2C, H, W) per latent.
+        """
         rows = [self.rows_of(latent) for latent in latents]
         times = [torch.full((len(part),), t, dtype=torch.float32) for part, t in zip(rows, timesteps, strict=True)]
-        given = {name: torch.cat([tensor] * len(rows)) for name, tensor in self._conditioning.items()}
-        inputs = {self._latent_name: torch.cat(rows), TIMESTEP: torch.cat(times).to(self.device), **given}
+        conditioning = {name: torch.cat([tensor] * len(rows)) for name, tensor in self._conditioning.items()}
+        inputs = {self._latent_name: torch.cat(rows), TIMESTEP: torch.cat(times).to(self.device), **conditioning}
         return self.model.forward(**inputs).split([len(part) for part in rows])
 
     def guided(self, prediction: torch.Tensor) -> torch.Tensor:
-        """What the sampler sees: (B, C, H, W) from all rows of the network's output."""
-        wide = prediction.to(self.wide)
-        if wide.shape[1] == 2 * self.contract.latent_shape[0]:
-            wide = wide[:, : wide.shape[1] // 2]
+        """What the sampler sees, (B, C, H, W), from all rows of the network's output."""
+        rows = prediction.to(self.sampler_dtype)
+        if rows.shape[1] == 2 * self.contract.latent_shape[0]:
+            rows = rows[:, : rows.shape[1] // 2]  # The second half is a learned variance.
         if self.contract.guidance == "none":
-            return wide
-        unconditional, conditional = wide.chunk(2)
+            return rows
+        unconditional, conditional = rows.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)

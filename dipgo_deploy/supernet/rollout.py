@@ -1,12 +1,13 @@
 """The reference: what a schedule means, on the live model with the sampler's own steps.
 
-1. Step i feeds the network the scaled latent, its rows doubled under concatenated guidance, unconditional ones first.
-2. A computed block computes and its feature is kept; a reused one returns its backup (supernet/backup.py).
-3. A step that reuses ``prediction`` and computes no other block calls no network. One that computes any calls it, for
-   the features; its output is dropped.
-4. The sampler sees ``u + scale * (c - u)``, the first half of the channels where the network has twice the latent's.
+1. Step i feeds the scaled latent to the network. Under concatenated guidance its rows are doubled, unconditional rows
+   first.
+2. A computed block computes, and its feature is kept. A reused block returns its backup (supernet/backup.py).
+3. A step that reuses ``prediction`` and computes no other block does not call the network. If it computes any block, it
+   calls the network for the features and drops the output.
+4. The sampler sees ``u + scale * (c - u)``. If the network has twice the latent's channels, the first half counts.
 
-Nothing here knows of programs, slots or lowering: every faster path is judged by this one.
+Nothing here knows about programs, slots or lowering. Every faster path is compared with this one.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ __all__ = ["Rollout", "RolloutStep", "last_latent", "reference_trajectory"]
 class RolloutStep:
     """One step of the reference.
 
-    ``latent`` (B, C, H, W) is the one after the step, the image after the last; ``prediction`` the network's output (or
-    its backup) that the sampler's step stood on, all rows; ``stored`` what was computed and kept, by stored name
-    (``<block>:<k>``, ``<block>:residual``); ``called`` whether the network ran.
+    Attributes:
+        step: its number.
+        latent: the latent (B, C, H, W) after the step. After the last step it is the image.
+        prediction: all rows of the prediction that the sampler's step used, computed or from its backup.
+        stored: what was computed and kept, by stored name (``<block>:<k>``, ``<block>:residual``).
+        called: whether the network ran.
     """
 
     step: int
@@ -56,21 +60,23 @@ def reference_trajectory(
     guidance_scale: float = 1.0,
     seed: int | None = None,
 ) -> Iterator[RolloutStep]:
-    """Run ``schedule`` on the live model, step by step.
+    """Run a schedule on the live model, step by step.
 
-    Network and features work in the module's dtype, latents and sampler in float32 or wider.
+    Network and features use the module's dtype. Latents and sampler use float32 or wider.
 
     Args:
-        model: the network; it is under surgery only while it is called, never while a step is looked at.
-        schedule: what to compute; its contract gives sampler and guidance.
+        model: the network. It is under surgery only while it is called, never while a step is yielded.
+        schedule: what to compute. Its contract gives sampler and guidance.
         noise: (B, C, H, W), standard normal.
         conditioning: every network input but latent and timestep, by name, rows first.
         guidance_scale: weight of the conditional output under concatenated guidance.
-        seed: of the sampler's own noise; see SamplerStepper.
+        seed: of the sampler's own noise (see SamplerStepper).
+
+    Yields:
+        Every step.
 
     Raises:
         InputError: the schedule cannot be run.
-
     """
     rollout = Rollout(model, schedule, noise, conditioning, guidance_scale=guidance_scale, seed=seed)
     while rollout.step < schedule.steps:
@@ -78,12 +84,12 @@ def reference_trajectory(
 
 
 def last_latent(trajectory: Iterator[RolloutStep]) -> torch.Tensor:
-    """The image of a trajectory; the steps before it are let go one by one, with the features they hold."""
+    """The image of a trajectory. Earlier steps are dropped one by one, together with their features."""
     return deque(trajectory, maxlen=1).pop().latent
 
 
 class Rollout:
-    """A reference trajectory that stands before ``step``; arguments and errors as of `reference_trajectory`."""
+    """A reference trajectory that has yet to do ``step``. Arguments and errors are those of `reference_trajectory`."""
 
     def __init__(
         self,
@@ -102,21 +108,22 @@ class Rollout:
         self._stepper = SamplerStepper(schedule.contract.sampler)
         self._stepper.restart(len(noise), seed)
         self._output: torch.Tensor | None = None
-        wide = torch.as_tensor(noise).to(self._network.device, self._network.wide)
-        self._latent = wide * self._stepper.initial_scale
+        latent = torch.as_tensor(noise).to(self._network.device, self._network.sampler_dtype)
+        self._latent = latent * self._stepper.initial_scale
 
     def fork(self, schedule: Schedule) -> Rollout:
-        """A rollout that stands where this one does and goes on by ``schedule``, sharing what is kept; neither moves
-        the other.
+        """Continue from here under another schedule. The kept features are shared, and neither rollout moves the other.
 
-        Raises UsageError for a schedule of other blocks or kind, that differs before this step, or that forecasts.
+        Raises UsageError for a schedule with other blocks, kind or contract, with other past steps, or with forecasts.
         """
-        old = self.schedule
-        alike = (schedule.blocks, schedule.kind, schedule.contract) == (old.blocks, old.kind, old.contract)
-        if not alike or schedule.computed[: self.step] != old.computed[: self.step]:
-            raise UsageError(f"a fork at step {self.step} takes a schedule that agrees up to there: begin a rollout")
-        if old.forecasts or schedule.forecasts:
-            raise UsageError("a fork takes schedules that hold, one of these forecasts: begin a rollout")
+        past = self.schedule
+        same = (schedule.blocks, schedule.kind, schedule.contract) == (past.blocks, past.kind, past.contract)
+        if not same or schedule.computed[: self.step] != past.computed[: self.step]:
+            raise UsageError(
+                f"a fork at step {self.step} needs a schedule that agrees up to that step: start a new rollout"
+            )
+        if past.forecasts or schedule.forecasts:
+            raise UsageError("a fork needs schedules that hold, but one of the two forecasts: start a new rollout")
         check_schedule(schedule)
         other = copy.copy(self)
         other.schedule = schedule
@@ -137,7 +144,7 @@ class Rollout:
 
     @torch.no_grad()
     def _call_network(self, latent: torch.Tensor, timestep: float) -> dict[str, torch.Tensor]:
-        """Run the gated network; returns what was computed and kept."""
+        """Run the gated network and return what was computed and kept."""
         step, stored = self.step, dict[str, torch.Tensor]()
 
         def gate(block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -156,7 +163,7 @@ class Rollout:
         return stored
 
     def _prediction(self) -> torch.Tensor:
-        """The prediction that the sampler's step stands on: computed there, or its backup."""
+        """The prediction that the sampler's step uses: computed at this step, or its backup."""
         if self._output is not None and self.schedule.is_computed(self.step, PREDICTION):
             return self._output
         return self._store.backup(self.step, PREDICTION)

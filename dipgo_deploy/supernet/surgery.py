@@ -1,8 +1,7 @@
-"""The surgery: for the time of a context, a function of ours stands between a model and each of its blocks.
+"""The surgery: inside a context, a gate stands between a model and each of its blocks.
 
-The gate sees the block's name, its own forward and the arguments, and returns the feature: ``forward(*args, **kwargs)``
-for a computed block, anything else for a reused one. On exit state dict, forwards and hooks are as before; a block that
-is not called while gated costs nothing.
+The gate gets the block's name, its own forward and the arguments, and returns the feature. For a computed block that is
+``forward(*args, **kwargs)``, for a reused block anything else. On exit state dict, forwards and hooks are as before.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Gate = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 @contextmanager
 def gated(module: nn.Module, blocks: Sequence[str], gate: Gate) -> Iterator[nn.Module]:
-    """Let ``gate`` stand before each of ``blocks`` (dotted paths) of ``module`` inside the context."""
+    """Route every call of the ``blocks`` (dotted paths) of ``module`` through ``gate`` inside the context."""
     targets = [(name, module.get_submodule(name)) for name in blocks]
     saved = [(block, block.__dict__.get("forward")) for _, block in targets]
     try:
@@ -34,10 +33,10 @@ def gated(module: nn.Module, blocks: Sequence[str], gate: Gate) -> Iterator[nn.M
             block.forward = partial(_call_gate, gate, name, block.forward)
         yield module
     finally:
-        for block, own in saved:
+        for block, forward in saved:
             block.__dict__.pop("forward", None)
-            if own is not None:
-                block.forward = own
+            if forward is not None:
+                block.forward = forward
 
 
 def _call_gate(gate: Gate, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -45,12 +44,21 @@ def _call_gate(gate: Gate, name: str, forward: Callable[..., Any], *args: Any, *
 
 
 def match_blocks(module: nn.Module, patterns: Sequence[str], strict: bool = True) -> list[str]:
-    """Dotted paths of the submodules that match any of ``patterns``; ``*`` stands within one path component.
+    """Find the submodules that match any pattern.
 
-    Raises UsageError for a pattern that matches nothing (if ``strict``) and for a block inside another block.
+    Args:
+        module: the network.
+        patterns: dotted paths, where ``*`` matches within one path component.
+        strict: refuse a pattern without a match.
+
+    Returns:
+        Dotted paths.
+
+    Raises:
+        UsageError: a pattern matches nothing, or a block lies inside another block.
     """
     names = [name for name, _ in module.named_modules() if name]
-    found: list[str] = []
+    blocks: list[str] = []
     for pattern in patterns:
         matches = [name for name in names if _matches(name, pattern)]
         if strict and not matches:
@@ -58,34 +66,42 @@ def match_blocks(module: nn.Module, patterns: Sequence[str], strict: bool = True
                 f"block pattern {pattern!r} matches no submodule of {type(module).__name__}: its children are "
                 f"{', '.join(name for name, _ in module.named_children())}"
             )
-        found += [name for name in matches if name not in found]
-    for name in found:
-        outer = [other for other in found if name.startswith(other + ".")]
+        blocks += [name for name in matches if name not in blocks]
+    for name in blocks:
+        outer = [other for other in blocks if name.startswith(other + ".")]
         if outer:
             raise UsageError(f"block {name} lies inside block {outer[0]}: choose patterns that do not nest")
-    return found
+    return blocks
 
 
 def _matches(name: str, pattern: str) -> bool:
-    parts, wanted = name.split("."), pattern.split(".")
-    return len(parts) == len(wanted) and all(fnmatchcase(p, w) for p, w in zip(parts, wanted, strict=True))
+    parts, globs = name.split("."), pattern.split(".")
+    return len(parts) == len(globs) and all(map(fnmatchcase, parts, globs))
 
 
 @torch.no_grad()
 def execution_order(module: nn.Module, blocks: Sequence[str], forward: Callable[[], Any]) -> list[str]:
-    """The ``blocks`` in the order in which ``forward()`` calls them.
+    """Find the order in which a forward calls its blocks.
 
-    Raises InputError for a block that runs twice in one forward: its feature would not be one thing. Blocks that the
-    forward never calls are left out.
+    Args:
+        module: the network.
+        blocks: dotted paths.
+        forward: runs the network once.
+
+    Returns:
+        The blocks in that order, without those that are never called.
+
+    Raises:
+        InputError: a block runs twice in one forward, so it has more than one feature.
     """
     order: list[str] = []
 
-    def note(name: str, block: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def record(name: str, block: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name in order:
             raise InputError(f"block {name} runs more than once in a forward: choose blocks that run once")
         order.append(name)
         return block(*args, **kwargs)
 
-    with gated(module, blocks, note):
+    with gated(module, blocks, record):
         forward()
     return order

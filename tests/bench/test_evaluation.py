@@ -53,7 +53,7 @@ def test_frechet_of_two_gaussians(monkeypatch):
 
 
 def test_the_evaluator_knows_real_digits():
-    from dipgo_deploy.models.digits.data import load_split
+    from dipgo_deploy.models.digits import load_split
 
     evaluator, digits = digits_evaluator((1, 16, 16), 10), load_split("test")
     real, labels = digits.images.numpy(), digits.labels.tolist()

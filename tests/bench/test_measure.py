@@ -18,7 +18,7 @@ from dipgo_deploy.core.progress import Progress, finish
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.runtime.generate import generate_batches
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import DeepCacheOptions, SearchOptions, schedule_by_rule
 
 OPTIONS = BenchOptions(
     batch=2,
@@ -74,8 +74,11 @@ def bundles(digits_unet, traced, tmp_path_factory):
     """
     folder, contract = tmp_path_factory.mktemp("bench"), make_contract(digits_unet, steps=8)
     graph = traced("digits-unet", "stage").blocks
-    searches = {"half": SearchOptions("uniform", 0.5), "cheap": SearchOptions("deepcache", 0.5, interval=4, depth=1)}
-    schedules = {name: search_schedule(graph, contract, search) for name, search in searches.items()}
+    searches = {
+        "half": SearchOptions("uniform", 0.5),
+        "cheap": SearchOptions("deepcache", 0.5, settings=DeepCacheOptions(4, 1)),
+    }
+    schedules = {name: schedule_by_rule(graph, contract, search) for name, search in searches.items()}
     return {name: load_bundle(export(digits_unet, schedule, folder / name)) for name, schedule in schedules.items()}
 
 

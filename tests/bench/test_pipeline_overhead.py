@@ -13,7 +13,7 @@ from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.core.progress import finish
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.models import load_model, make_contract
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from tests.models.pipelines import pipeline_from
 
 OPTIONS = BenchOptions(batch=2, repeats=2, images=2, converged_images=0, tuning_images=2, run=RunOptions(threads=1))
@@ -25,7 +25,7 @@ def bundle(digits_unet, traced, tmp_path_factory):
     folder = tmp_path_factory.mktemp("overhead")
     model = load_model(pipeline_from(digits_unet.folder, folder / "model"))
     contract = make_contract(model, steps=4, guidance="concat")
-    schedule = search_schedule(traced("digits-unet", "stage").blocks, contract, SearchOptions("uniform", 0.5))
+    schedule = schedule_by_rule(traced("digits-unet", "stage").blocks, contract, SearchOptions("uniform", 0.5))
     return load_bundle(export(model, schedule, folder / "bundle"))
 
 

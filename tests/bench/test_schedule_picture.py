@@ -11,7 +11,7 @@ from PIL import Image
 from dipgo_deploy.bench.schedule_picture import schedule_picture
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from tests.bench.colours import colours_of
 from tests.search.graphs import chain_like, contract_of, unet_like
 
@@ -19,7 +19,7 @@ GRAPH = unet_like()
 
 
 def random_schedule_of(steps: int) -> Schedule:
-    return search_schedule(GRAPH, contract_of(GRAPH, steps), SearchOptions("random", 0.6))
+    return schedule_by_rule(GRAPH, contract_of(GRAPH, steps), SearchOptions("random", 0.6))
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -46,7 +46,7 @@ def test_pictures_grow_with_blocks_and_steps_but_not_without_bound(tmp_path: Pat
     for length, steps in ((9, 20), (89, 20), (9, 250)):
         graph = chain_like(length)
         options = SearchOptions("fora", 0.5, "residual")
-        schedule_picture(search_schedule(graph, contract_of(graph, steps), options), tmp_path / "p.png", graph)
+        schedule_picture(schedule_by_rule(graph, contract_of(graph, steps), options), tmp_path / "p.png", graph)
         sizes[length, steps] = Image.open(tmp_path / "p.png").size
     assert sizes[89, 20][1] > 2 * sizes[9, 20][1] and sizes[9, 250][0] > 1.5 * sizes[9, 20][0]
     assert max(max(size) for size in sizes.values()) <= 2400

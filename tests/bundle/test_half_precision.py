@@ -15,7 +15,7 @@ from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.precision import PrecisionRecord
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from tests.models.families import tiny
 from tests.runtime.bundles import few_graphs
 

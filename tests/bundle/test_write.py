@@ -17,7 +17,7 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_manifest, load_program, load_schedule
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE, read_layout
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 
 
 def schedule_for(model, traced, steps: int = 6, seed: int = 0, granularity: str = "layer"):

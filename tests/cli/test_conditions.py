@@ -19,11 +19,11 @@ from tests.models.pipelines import text_pipeline
     [
         ("3\n\n 7 \n", Conditions((3, 7))),
         ("\ufeff3\r\n4", Conditions((3, 4))),
-        ("a cat\na dog\n", Conditions((0, 1), ("a cat", "a dog"))),
-        ("7\na cat", Conditions((0, 1), ("7", "a cat"))),
-        ("1234567890", Conditions((0,), ("1234567890",))),
-        ("²", Conditions((0,), ("²",))),
-        ("-1", Conditions((0,), ("-1",))),
+        ("a cat\na dog\n", Conditions((), ("a cat", "a dog"))),
+        ("7\na cat", Conditions((), ("7", "a cat"))),
+        ("1234567890", Conditions((), ("1234567890",))),
+        ("²", Conditions((), ("²",))),
+        ("-1", Conditions((), ("-1",))),
     ],
 )
 def test_lines_are_classes_if_all_of_them_are_numbers(text, found, tmp_path):
@@ -34,7 +34,7 @@ def test_lines_are_classes_if_all_of_them_are_numbers(text, found, tmp_path):
 def test_no_file_and_a_file_of_nothing(tmp_path):
     assert read_conditions(None) == Conditions()
     (tmp_path / "file.txt").write_text(" \n\n")
-    with pytest.raises(InputError, match="holds neither class number nor prompt: give one a line"):
+    with pytest.raises(InputError, match="holds neither class number nor prompt: give one per line"):
         read_conditions(tmp_path / "file.txt")
 
 
@@ -49,7 +49,7 @@ def search(pipeline: Path, folder: Path, prompts: str | None, *options: object) 
     if prompts is not None:
         (folder / "prompts.txt").write_text(prompts)
         options = (*options, "--conditions", folder / "prompts.txt")
-    asked = ["--steps", 4, "--ratio", 0.4, "--guidance", "concat", "--out", folder / "s.json"]
+    asked = ["--steps", 4, "--ratio", 0.4, "--guidance-layout", "concat", "--out", folder / "s.json"]
     images = [] if "--from-pruner" in options else ["--images", 2]
     return ["search", pipeline, *asked, *images, *options]
 
@@ -58,7 +58,7 @@ def words(arguments: list[object]) -> list[str]:
     return [str(argument) for argument in arguments]
 
 
-def test_a_search_by_judge_on_two_prompts(pipeline, tmp_path, capsys, monkeypatch):
+def test_a_search_on_two_prompts(pipeline, tmp_path, capsys, monkeypatch):
     from dipgo_deploy.models import LoadedModel
 
     given, conditioning = [], LoadedModel.conditioning
@@ -79,17 +79,17 @@ def test_a_search_by_judge_on_two_prompts(pipeline, tmp_path, capsys, monkeypatc
 
 def test_a_pruner_knows_its_prompts(pipeline, tmp_path, capsys, monkeypatch):
     from dipgo_deploy.models import with_prompts
-    from dipgo_deploy.search.pruner_file import read_record
+    from dipgo_deploy.search.dipgo.pruner_file import read_record
 
     dipgo = ("--method", "dipgo", "--iterations", 1, "--polish", 0)
     assert run(words(search(pipeline, tmp_path, "a cat", *dipgo))) == 0
-    options = read_record(tmp_path / "s.pruner").options
-    assert (options.prompts, options.classes) == (("a cat",), (0,))
+    record = read_record(tmp_path / "s.pruner")
+    assert (record.prompts, record.classes) == (("a cat",), ())
     capsys.readouterr()
     refused(search(pipeline, tmp_path, "a dog", *dipgo), "another prompts (('a cat',), not ('a dog',))", capsys)
     cut = ("--method", "dipgo", "--from-pruner", tmp_path / "s.pruner")
-    refused(search(pipeline, tmp_path, "a cat", *cut), "--conditions belongs to training", capsys, 2)
+    refused(search(pipeline, tmp_path, "a cat", *cut), "belongs to training", capsys, 2)
     encode = Mock(wraps=with_prompts)
-    monkeypatch.setattr("dipgo_deploy.models.with_prompts", encode)
+    monkeypatch.setattr("dipgo_deploy.search.run.with_prompts", encode)
     assert run(words(search(pipeline, tmp_path, None, *cut))) == 0
     assert encode.call_args.args[1] == ("a cat",)

@@ -57,7 +57,7 @@ def test_an_export_is_refused_in_one_line(tmp_path, capsys):
     assert run(["search", "digits-unet", "--steps", "6", "--interval", "2", "--out", str(made)]) == 0
     capsys.readouterr()
     target = ["--out", tmp_path / "out" / "theirs.json"]
-    refused(["export-schedule", made, "--to", "deepcache", *target], "search one at layer", capsys)
+    refused(["export-schedule", made, "--to", "deepcache", *target], "search a schedule at layer", capsys)
     refused(
         ["export-schedule", made, "--to", "cache-dit", *target], "step 1 reuses the output of down_blocks.0", capsys
     )

@@ -6,7 +6,7 @@ from typing import get_args
 
 from dipgo_deploy.cli.options import FormatName, PresetName, SamplerName
 from dipgo_deploy.models.samplers import SAMPLERS
-from dipgo_deploy.search.dipgo_options import PRESETS
+from dipgo_deploy.search.dipgo.options import PRESETS
 from dipgo_deploy.search.interchange import FORMATS
 
 

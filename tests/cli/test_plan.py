@@ -1,4 +1,4 @@
-"""profile, plan and search --cost, as a user types them."""
+"""profile, plan and search --latency, as a user types them."""
 
 from __future__ import annotations
 
@@ -90,22 +90,33 @@ def test_times_of_half_precision_price_plan_and_search(latency, bundle_folder, t
     assert all(layout["latency_ms"] > 0 for layout in json.loads(capsys.readouterr().out.splitlines()[-1])["layouts"])
     asked = ["search", "digits-unet", "--method", "random", "--ratio", "0.6", "--steps", "10"]
     out = ["--out", str(tmp_path / "schedule.json"), "--json"]
-    assert run([*asked, "--cost", str(tmp_path / "half.json"), *out]) == 0
+    assert run([*asked, "--latency", str(tmp_path / "half.json"), *out]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["time_ratio"] == pytest.approx(0.6, abs=0.0126)
-    assert load_schedule(tmp_path / "schedule.json").origin["cost"] == "rtx"
+    assert load_schedule(tmp_path / "schedule.json").origin["latency"] == "rtx"
 
 
 def test_search_by_time_reaches_the_asked_share_of_it(latency, tmp_path, capsys):
     out = tmp_path / "schedule.json"
-    asked = ["search", "digits-unet", "--method", "random", "--ratio", "0.6", "--steps", "10", "--cost", str(latency)]
+    asked = [
+        "search",
+        "digits-unet",
+        "--method",
+        "random",
+        "--ratio",
+        "0.6",
+        "--steps",
+        "10",
+        "--latency",
+        str(latency),
+    ]
     assert run([*asked, "--out", str(out), "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["time_ratio"] == pytest.approx(0.6, abs=0.0126)
-    assert load_schedule(out).origin["cost"] == "onnxruntime-cpu"
+    assert load_schedule(out).origin["latency"] == "onnxruntime-cpu"
 
 
 def test_a_table_of_another_model_is_refused(latency, tmp_path, capsys, traced):
     traced("digits-dit", "stage")
-    asked = ["search", "digits-dit", "--cost", str(latency), "--out", str(tmp_path / "schedule.json")]
+    asked = ["search", "digits-dit", "--latency", str(latency), "--out", str(tmp_path / "schedule.json")]
     assert run(asked) == 3
     assert "the latency table was measured for model_class UNet2DConditionModel" in capsys.readouterr().err

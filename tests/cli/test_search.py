@@ -26,8 +26,8 @@ def test_a_rule_draws_its_picture(tmp_path, capsys):
 
 def test_a_ratio_that_cannot_be_reached_is_warned_of(tmp_path, capsys):
     assert searched(tmp_path / "s.json", "--method", "uniform", "--ratio", "0.99") == 0
-    assert "warning: the ratio is 0.8333, wanted was 0.99: take more steps or a finer" in capsys.readouterr().err
-    for options in (["--ratio", "0.5"], ["--ratio", "0.99", "--interval", "2"]):
+    assert "warning: the ratio is 0.8333, but 0.99 was requested: take more steps or a finer" in capsys.readouterr().err
+    for options in (["--ratio", "0.5"], ["--ratio", "0.99", "--interval", "2"], ["--calls", "3"]):
         assert searched(tmp_path / "s.json", "--method", "uniform", *options) == 0
         assert "warning" not in capsys.readouterr().err
 
@@ -36,11 +36,11 @@ def test_a_ratio_that_cannot_be_reached_is_warned_of(tmp_path, capsys):
     ("method", "options"),
     [("best-random", ["--candidates", "2"]), ("dpcache", []), ("evolutionary", ["--trajectories", "6"])],
 )
-def test_a_judged_method_counts_what_it_spent(method, options, tmp_path, capsys):
+def test_a_method_that_runs_the_model_counts_its_cost(method, options, tmp_path, capsys):
     assert searched(tmp_path / "s.json", "--method", method, *options, "--json", *FEW) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"] == str(tmp_path / "s.json")
     origin = load_schedule(tmp_path / "s.json").origin
-    assert origin["method"] == method and float(origin["spent"]) > 2
+    assert origin["method"] == method and float(origin["search_cost"]) > 2
 
 
 def test_a_gradient_search_goes_on_and_its_pruner_serves_another_ratio(tmp_path, capsys):
@@ -48,7 +48,7 @@ def test_a_gradient_search_goes_on_and_its_pruner_serves_another_ratio(tmp_path,
     options = ["--method", "dipgo", "--iterations", "2", "--polish", "4", "--picture", str(picture), *FEW]
     assert searched(out, *options) == 0
     assert "a gradient step holds" in capsys.readouterr().err
-    assert "what the search learnt" in picture.read_text(encoding="utf-8")
+    assert "what the search learn" in picture.read_text(encoding="utf-8")
     first = load_schedule(out)
     assert searched(out, *options) == 0
     assert "after 2 of 2 iterations" in capsys.readouterr().err
@@ -59,7 +59,15 @@ def test_a_gradient_search_goes_on_and_its_pruner_serves_another_ratio(tmp_path,
     assert "ratio 0.3" in capsys.readouterr().out.splitlines()[0]
 
 
+def test_calls_decide_what_is_computed(tmp_path, capsys):
+    assert searched(tmp_path / "s.json", "--method", "uniform", "--calls", "2", "--json") == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (summary["calls"], summary["asked_ratio"]) == (2, None)
+    assert searched(tmp_path / "s.json", "--method", "uniform", "--calls", "2") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "uniform: ratio 0.6667"
+
+
 def test_a_limit_on_graphs_holds(tmp_path):
     out = tmp_path / "s.json"
-    assert searched(out, "--method", "random", "--limit-graphs", "2") == 0
+    assert searched(out, "--method", "random", "--max-graphs", "2") == 0
     assert len({step for step in load_schedule(out).computed if step}) <= 3

@@ -86,23 +86,23 @@ def test_shapes_alone_are_traced_searched_and_shown(config, tmp_path, capsys):
     assert run(["show", schedule]) == 0
     assert "batch 8: slots" in capsys.readouterr().out
     assert run(["search", *meta, "--method", "dipgo"]) == 2
-    assert "dipgo runs the model, which has shapes alone" in capsys.readouterr().err
+    assert "dipgo runs the model, which was loaded without weights" in capsys.readouterr().err
 
 
 def test_random_weights_that_do_not_fit_leave_shapes(config, monkeypatch, capsys):
-    from dipgo_deploy.supernet import free_memory
+    from dipgo_deploy.supernet import memory
 
-    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 1000)
     assert not ModelSource(random_weights=config).load().has_weights
     assert "KiB are free: only shapes are traced, nothing can run" in capsys.readouterr().err
-    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1 << 40)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 1 << 40)
     assert ModelSource(random_weights=config).load().has_weights
 
 
 def test_a_profile_refuses_shapes_alone(config, monkeypatch, tmp_path, capsys):
-    from dipgo_deploy.supernet import free_memory
+    from dipgo_deploy.supernet import memory
 
-    monkeypatch.setattr(free_memory, "free_host_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 1000)
     assert run(["profile", "--random-weights", config, "--out", str(tmp_path / "latency.json")]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: this UNet2DConditionModel was loaded without weights, a profile runs it: load")
@@ -153,7 +153,7 @@ def test_a_size_that_is_none_or_that_the_model_does_not_take(tmp_path, capsys):
     tiny("dit").module.save_config(tmp_path)
     for odd in ("8", "8x", "0x8", "8x8x8", "-8x8", "8 x 8", "999999x8"):
         refused([*command, odd], f"--size {odd!r} is not a size of a latent: give HEIGHTxWIDTH", capsys, 2)
-    words = "makes outputs of shape (8, 8, 8) from latents of shape (4, 9, 9), but height and width must stay the same: choose another"
+    words = "makes outputs of shape (8, 8, 8) from latents of shape (4, 9, 9), but height and width must stay"
     refused([*command, "9x9"], words, capsys, 3)
     tiny("sd3").module.save_config(tmp_path)
     refused([*command, "32x32"], "this SD3Transformer2DModel cannot run on latents of shape (4, 32, 32)", capsys, 3)

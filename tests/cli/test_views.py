@@ -17,7 +17,7 @@ from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.core.sampler import LinearSampler, Update
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.lowering import LowerOptions, lower
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import DeepCacheOptions, SearchOptions, method_options, schedule_by_rule
 from tests.search.graphs import chain_like, contract_of, unet_like
 
 GRAPH = unet_like()
@@ -31,7 +31,8 @@ def render(view: RenderableType, width: int = 80) -> str:
 
 
 def schedule_of(method: str, ratio: float, steps: int, interval: int | None = None) -> Schedule:
-    return search_schedule(GRAPH, contract_of(GRAPH, steps), SearchOptions(method, ratio, interval=interval))
+    settings = method_options(method, interval=interval)
+    return schedule_by_rule(GRAPH, contract_of(GRAPH, steps), SearchOptions(method, ratio, settings=settings))
 
 
 def program_of(schedule: Schedule, layout: Layout = "subnets") -> Program:
@@ -63,8 +64,8 @@ def test_views_state_what_is_fixed() -> None:
 
 def test_schedule_view_marks_forecasts_and_what_is_computed_in_vain() -> None:
     graph = chain_like()
-    options = SearchOptions("deepcache", 0.5, interval=2, depth=1)
-    schedule = search_schedule(graph, contract_of(graph, 4), options)
+    options = SearchOptions("deepcache", 0.5, settings=DeepCacheOptions(2, 1))
+    schedule = schedule_by_rule(graph, contract_of(graph, 4), options)
     schedule = replace(schedule, forecasts={(3, "transformer_blocks.4"): (1.5, -0.5)})
     text = render(schedule_view(schedule, graph))
     assert "transformer.0 █x█x" in text and "transformer.4 █▒█~" in text

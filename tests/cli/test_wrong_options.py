@@ -30,32 +30,40 @@ ROOT = Path(__file__).parents[2]
         (["--sampler", "abacus"], "'--sampler': 'abacus' is not one of 'ddim', 'ddpm'"),
         (["--sampler", "flow-euler"], "choose another sampler"),
         (["--method", "guess"], "method 'guess'"),
-        (["--interval", 0], "interval 0"),
+        (["--interval", 0], "interval must be at least 1"),
         (["--method", "random", "--interval", 2], "interval does not belong"),
         (["--method", "deepcache", "--depth", 99], "depth 99"),
-        (["--method", "random", "--seed", -1], "seed -1"),
+        (["--calls", 3, "--interval", 2], "give one of them"),
+        (["--calls", 7], "calls must be at most 6"),
+        (["--method", "random", "--seed", -1], "seed must be at least 0"),
         (["--method", "uniform", "--candidates", 3], "candidates does not belong"),
-        (["--method", "best-random", "--candidates", 0], "candidates 0"),
-        (["--method", "evolutionary", "--population", 2], "population 2"),
-        (["--method", "evolutionary", "--trajectories", 0], "trajectories 0"),
-        (["--method", "best-random", "--images", 0], "--images"),
-        (["--method", "uniform", "--iterations", 3], "--iterations belongs to method dipgo"),
-        (["--method", "uniform", "--preset", "paper"], "--preset belongs to method dipgo"),
-        (["--method", "random", "--from-pruner", "p.pruner"], "--from-pruner belongs to method dipgo"),
+        (["--method", "best-random", "--candidates", 0], "candidates must be at least 1"),
+        (["--method", "evolutionary", "--population", 2], "population must be at least 4"),
+        (["--method", "evolutionary", "--trajectories", 0], "trajectories must be at least 1"),
+        (["--method", "best-random", "--images", 0], "images must be at least 1"),
+        (
+            ["--method", "uniform", "--iterations", 3],
+            "iterations does not belong to method uniform: leave it out, or choose dipgo",
+        ),
+        (["--method", "uniform", "--preset", "paper"], "preset does not belong to method uniform"),
+        (["--method", "random", "--from-pruner", "p.pruner"], "--from-pruner does not belong to method random"),
         (["--method", "dipgo", "--preset", "wrong"], "'--preset': 'wrong' is not one of 'default', 'paper'"),
-        (["--method", "dipgo", "--iterations", 0], "iterations 0"),
-        (["--method", "dipgo", "--polish", -1], "polish -1"),
+        (["--method", "dipgo", "--iterations", 0], "iterations must be at least 1"),
+        (["--method", "dipgo", "--polish", -1], "polish must be at least 0"),
         (["--method", "dipgo", "--order", "best"], "--order"),
         (["--method", "dipgo", "--pruner", "a", "--from-pruner", "b"], "give one of them"),
-        (["--method", "dipgo", "--from-pruner", "b", "--iterations", 3], "--iterations belongs to training"),
-        (["--method", "dipgo", "--from-pruner", "b", "--preset", "paper"], "--preset belongs to training"),
-        (["--method", "dipgo", "--from-pruner", "b", "--seed", 0], "--seed belongs to training"),
+        (["--method", "dipgo", "--from-pruner", "b", "--iterations", 3], "iterations belongs to training"),
+        (["--method", "dipgo", "--from-pruner", "b", "--preset", "paper"], "preset belongs to training"),
+        (
+            ["--method", "dipgo", "--from-pruner", "b", "--seed", 0],
+            "seed belongs to training, but --from-pruner names a trained pruner",
+        ),
         (["--method", "dipgo", "--from-pruner", "b", "--guidance-scale", 2], "--guidance-scale belongs to training"),
-        (["--method", "dipgo", "--from-pruner", "b", "--images", 4], "give --polish too"),
+        (["--method", "dipgo", "--from-pruner", "b", "--images", 4], "give polish, or leave images out"),
         (["--method", "dipgo", "--out", "s.pruner"], "s.pruner would be the schedule and the pruner"),
         (["--method", "dipgo", "--out", "s", "--from-pruner", "s"], "s would be the schedule and the pruner"),
-        (["--method", "uniform", "--conditions", "c.txt"], "--conditions is for methods that run the model"),
-        (["--method", "dipgo", "--conditions", "c.txt", "--from-pruner", "p"], "--conditions belongs to training"),
+        (["--method", "uniform", "--conditions", __file__], "is for methods that run the model, not for uniform"),
+        (["--method", "dipgo", "--conditions", __file__, "--from-pruner", "p"], "belongs to training"),
         (["--picture", "p.gif"], "ends in neither .png nor .svg"),
         (["--max-graphs", 0], "--max-graphs"),
         (["--blocks", "down_blocks.*,"], "empty pattern"),
@@ -259,6 +267,9 @@ def test_prompts_without_transformers(tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers", reason="the pipeline's text encoder is one of transformers")
     model = text_pipeline(tmp_path / "model")
     (tmp_path / "c.txt").write_text("a cat")
+    # diffusers imports its pipelines once: without transformers it would fail first, in another way than if absent.
+    assert run(["search", str(model), "--steps", "2", "--out", str(tmp_path / "s.json")]) == 0
+    (tmp_path / "s.json").unlink()
     capsys.readouterr()
     monkeypatch.setitem(sys.modules, "transformers", None)
     asked = ["--method", "best-random", "--conditions", tmp_path / "c.txt", "--out", tmp_path / "s.json"]

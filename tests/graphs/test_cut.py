@@ -17,7 +17,7 @@ from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs.cut import cut, cut_program, load_master
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.models.contracts import make_contract
-from dipgo_deploy.search import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from tests.graphs.onnx_text import open_session, run_session
 from tests.graphs.surgery import EVERY_TRACE, TRACES, deviation, example, record
 

@@ -16,8 +16,8 @@ from dipgo_deploy.core.program import memory_bytes
 from dipgo_deploy.graphs import Trace, load_trace, trace
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
-from dipgo_deploy.models.sampler_reading import read_sampler
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from tests.models.families import tiny
 
 
@@ -51,7 +51,7 @@ def check_same(whole: LoadedModel, known, on_meta: LoadedModel, blocks, sampler:
     programs = []
     for model, graph in ((whole, known), (on_meta, blocks)):
         contract = make_contract(model, sampler=sampler, steps=4, guidance="none")
-        schedule = search_schedule(graph, contract, SearchOptions("random", 0.5))
+        schedule = schedule_by_rule(graph, contract, SearchOptions("random", 0.5))
         programs.append(lower(schedule, graph, read_sampler(contract.sampler)))
     assert memory_bytes(programs[0], 2) == memory_bytes(programs[1], 2) and programs[0].macs == programs[1].macs
 
@@ -81,6 +81,6 @@ def test_nothing_is_cut_without_weights(traced_on_meta, tmp_path) -> None:
     assert sorted(path.name for path in made.folder.iterdir()) == [BLOCKS_FILE, "config.json"]
     with pytest.raises(InputError, match=r"has no master.onnx: trace the model again"):
         load_trace(made.folder)
-    schedule = search_schedule(made.blocks, make_contract(on_meta, steps=4), SearchOptions("uniform", 0.5))
+    schedule = schedule_by_rule(made.blocks, make_contract(on_meta, steps=4), SearchOptions("uniform", 0.5))
     with pytest.raises(InputError, match="DiTTransformer2DModel (has shapes alone|was loaded without weights)"):
         export(on_meta, schedule, tmp_path / "bundle")

@@ -41,7 +41,7 @@ def lifetimes(calls: list[Combine], image: str) -> dict[str, tuple[float, float]
     return life
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(straight_lines())
 def test_values_that_share_a_slot_never_live_together(line: tuple[list[Combine], dict[str, TensorSpec]]) -> None:
     calls, specs = line
@@ -61,7 +61,7 @@ def test_values_that_share_a_slot_never_live_together(line: tuple[list[Combine],
         assert [term.slot for term in after.terms] == [names[term.slot] for term in before.terms]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(straight_lines())
 def test_no_shape_has_more_slots_than_values_alive_at_once(line: tuple[list[Combine], dict[str, TensorSpec]]) -> None:
     calls, specs = line

@@ -36,14 +36,14 @@ def test_a_vae_decodes_the_batch(pipeline, monkeypatch):
     decode, shapes = AutoencoderKL.decode, []
     monkeypatch.setattr(AutoencoderKL, "decode", lambda self, z: shapes.append(z.shape) or decode(self, z))
     load_component(pipeline, "vae", RUN)()
-    assert shapes == [(3, 1, 16, 16)] * 2  # once to see that it runs
+    assert shapes == [(3, 1, 16, 16)] * 2  # load_component runs it once
 
 
 def test_a_text_encoder_takes_as_many_tokens_as_the_tokenizer_gives(pipeline, monkeypatch):
-    kind, shapes = type(tiny_text_encoder()), []
-    forward = kind.forward
+    encoder_class, shapes = type(tiny_text_encoder()), []
+    forward = encoder_class.forward
     monkeypatch.setattr(
-        kind, "forward", lambda self, input_ids: shapes.append(input_ids.shape) or forward(self, input_ids)
+        encoder_class, "forward", lambda self, input_ids: shapes.append(input_ids.shape) or forward(self, input_ids)
     )
     load_component(pipeline, "text_encoder", RUN)()
     assert set(shapes) == {(2, 16)}
@@ -53,13 +53,13 @@ def test_a_text_encoder_takes_as_many_tokens_as_the_tokenizer_gives(pipeline, mo
 def test_a_tokenizer_without_a_limit_and_one_above_the_models(limit, tokens, digits_unet, tmp_path, monkeypatch):
     folder = pipeline_from(digits_unet.folder, tmp_path / "model")
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit}))
-    kind, shapes = type(tiny_text_encoder()), []
-    monkeypatch.setattr(kind, "forward", lambda self, input_ids: shapes.append(input_ids.shape))
+    encoder_class, shapes = type(tiny_text_encoder()), []
+    monkeypatch.setattr(encoder_class, "forward", lambda self, input_ids: shapes.append(input_ids.shape))
     load_component(folder, "text_encoder", RUN)
     assert shapes == [(2, tokens)]
 
 
-def test_without_transformers_the_text_encoder_is_what_is_missing(pipeline, monkeypatch):
+def test_without_transformers_it_is_named_as_missing(pipeline, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingError, match="transformers is not installed: pip install transformers"):
         load_component(pipeline, "text_encoder", RUN)
@@ -68,14 +68,14 @@ def test_without_transformers_the_text_encoder_is_what_is_missing(pipeline, monk
 @pytest.mark.parametrize(
     ("name", "entry", "words"),
     [
-        ("vae", ["somewhere", "AutoencoderKL"], "vae is of somewhere, one of diffusers is wanted"),
-        ("vae", ["diffusers", "DDIMScheduler"], "DDIMScheduler of diffusers is no vae"),
-        ("vae", ["diffusers", "UNet2DConditionModel"], "UNet2DConditionModel of diffusers is no vae"),
-        ("text_encoder", ["transformers", "pipeline"], "pipeline of transformers is no text_encoder"),
-        ("text_encoder", ["transformers", "NoSuchModel"], "NoSuchModel of transformers is no text_encoder"),
+        ("vae", ["somewhere", "AutoencoderKL"], "vae is a class of somewhere instead of diffusers"),
+        ("vae", ["diffusers", "DDIMScheduler"], "DDIMScheduler of diffusers is not a known vae"),
+        ("vae", ["diffusers", "UNet2DConditionModel"], "UNet2DConditionModel of diffusers is not a known vae"),
+        ("text_encoder", ["transformers", "pipeline"], "pipeline of transformers is not a known text_encoder"),
+        ("text_encoder", ["transformers", "NoSuchModel"], "NoSuchModel of transformers is not a known text_encoder"),
     ],
 )
-def test_what_is_no_such_component_is_refused(name, entry, words, digits_unet, tmp_path):
+def test_an_unknown_component_is_refused(name, entry, words, digits_unet, tmp_path):
     folder = edit_index(pipeline_from(digits_unet.folder, tmp_path / "model"), **{name: entry})
     with pytest.raises(InputError, match=words):
         load_component(folder, name, RUN)
@@ -83,7 +83,7 @@ def test_what_is_no_such_component_is_refused(name, entry, words, digits_unet, t
 
 def test_a_damaged_folder_and_a_vae_of_other_latents_are_refused(digits_unet, tmp_path):
     folder = pipeline_from(digits_unet.folder, tmp_path / "model", vae_channels=4)
-    with pytest.raises(InputError, match="the vae decodes 4 channels, the latents have 1"):
+    with pytest.raises(InputError, match="the vae decodes 4 channels, but the latents have 1"):
         load_component(folder, "vae", RUN)
     (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="vae cannot be run as AutoencoderKL .*: restore its files"):

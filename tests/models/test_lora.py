@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.models import lora as module
-from dipgo_deploy.models.lora import LoraFile, lora_from_text, with_loras
+from dipgo_deploy.models.lora import with_loras
+from dipgo_deploy.models.lora_files import LoraFile, lora_from_text
 from tests.models.families import tiny
 
 LAYERS = {
@@ -77,7 +78,7 @@ def test_kohyas_names_and_alphas_are_read(tmp_path: Path, peft):
 
 def test_a_part_for_text_encoders_that_are_not_there_is_left_out_and_said(tmp_path: Path, peft):
     path, _ = adapter("sd", tmp_path, extra="text_encoder.text_model.encoder.layers.0.self_attn.q_proj")
-    says = "also adapts text_encoder, which this UNet2DConditionModel lacks: that is left out"
+    says = "also adapts text_encoder, which this UNet2DConditionModel lacks: that part is ignored"
     with pytest.warns(UserWarning, match=says):
         assert not with_loras(tiny("sd"), [LoraFile(path)]).text_loras
 
@@ -128,7 +129,9 @@ def test_without_peft_it_says_what_is_missing(tmp_path: Path, monkeypatch):
 
 
 def test_a_class_without_adapters_is_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match="a LoRA for DiTTransformer2DModel is not known"):
+    with pytest.raises(
+        UsageError, match="a LoRA for DiTTransformer2DModel cannot be read, only those for UNet2DConditionModel"
+    ):
         with_loras(tiny("dit"), [LoraFile(tmp_path / "lora.safetensors")])
 
 
@@ -153,10 +156,10 @@ def test_files_and_scales_are_read(text: str, expected: LoraFile):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a.safetensors:much", "'much' is no scale, a number is wanted: give FILE or FILE:SCALE"),
-        ("a.safetensors:inf", "'inf' is no scale"),
-        ("a.bin", "a.bin is no .safetensors file, others are not read: convert it"),
-        ("a.pt:0.5", "is no .safetensors file"),
+        ("a.safetensors:much", "the scale 'much' is not a number: give FILE or FILE:SCALE"),
+        ("a.safetensors:inf", "the scale 'inf' is not a number"),
+        ("a.bin", "a.bin is not a .safetensors file: convert it"),
+        ("a.pt:0.5", "is not a .safetensors file"),
     ],
 )
 def test_other_formats_and_odd_scales_are_refused(text: str, says: str):

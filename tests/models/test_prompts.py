@@ -49,8 +49,8 @@ def edit_index(folder: Path, **entries: object) -> None:
 @pytest.mark.parametrize(("prompt", "words"), [("", []), ("c", [28]), ("cab", [4, 2, 27]), ("a b", [26, 27])])
 def test_a_row_is_what_the_encoder_makes_of_the_padded_prompt(prompt, words, plain):
     ids = torch.tensor([[0, *words, *[1] * 16][:16]])
-    wanted = tiny_text_encoder().eval()(input_ids=ids).last_hidden_state
-    assert (with_prompts(plain, [prompt]).class_embedder(torch.tensor([0])) - wanted).abs().max() <= 1e-6
+    expected = tiny_text_encoder().eval()(input_ids=ids).last_hidden_state
+    assert (with_prompts(plain, [prompt]).class_embedder(torch.tensor([0])) - expected).abs().max() <= 1e-6
 
 
 def test_the_tokens_are_those_of_the_text_pipeline_of_diffusers(pipeline, prompted):
@@ -71,7 +71,7 @@ def test_conditioning_by_number_of_the_prompt(prompted):
     assert (both == table(torch.tensor([2, 2, 2, 1, 0, 1])).numpy()).all()
     assert (prompted.conditioning([0], "none")["encoder_hidden_states"] == both[4:5]).all()
     assert np.abs(both[3] - both[4]).max() > 1e-3 and np.abs(both[0] - both[4]).max() > 1e-3
-    with pytest.raises(UsageError, match="between 0 and 1, found"):
+    with pytest.raises(UsageError, match="between 0 and 1, got"):
         prompted.conditioning([2], "none")
 
 
@@ -84,9 +84,9 @@ def test_a_model_with_prompts_is_the_same_model_with_shorter_examples(plain, pro
 
 
 def test_the_last_prompts_count_and_a_long_one_is_cut(prompted):
-    anew = with_prompts(prompted, ["a " * 99, "a " * 14])
-    assert anew.num_classes == 2
-    rows = anew.class_embedder(torch.tensor([0, 1]))
+    again = with_prompts(prompted, ["a " * 99, "a " * 14])
+    assert again.num_classes == 2
+    rows = again.class_embedder(torch.tensor([0, 1]))
     assert (rows[0] - rows[1]).abs().max() == 0
 
 
@@ -97,21 +97,21 @@ def test_a_trace_of_one_length_is_not_taken_for_another(plain, prompted, tmp_pat
     traced = trace(prompted)
     assert (traced.blocks.model_digest, traced.blocks.inputs[2].shape) == (plain.digest, ("rows", 16, 8))
     module = sys.modules[trace.__module__]
-    monkeypatch.setattr(module, "write_trace", Mock(side_effect=RuntimeError("traced anew")))
+    monkeypatch.setattr(module, "_write_trace", Mock(side_effect=RuntimeError("traced again")))
     assert trace(prompted) == trace(prompted, out=traced.folder) == traced
     for folder in (None, traced.folder):
-        with pytest.raises(RuntimeError, match="traced anew"):
+        with pytest.raises(RuntimeError, match="traced again"):
             trace(plain, out=folder)
 
 
 def test_models_that_prompts_do_not_belong_to(digits_unet, digits_dit, plain):
     for model in (digits_unet, digits_dit):
-        with pytest.raises(UsageError, match="is conditioned on class numbers, found prompts: give numbers"):
+        with pytest.raises(UsageError, match="is conditioned on class numbers, not on prompts: give numbers"):
             with_prompts(model, PROMPTS)
-    with pytest.raises(UsageError, match="no prompt is given"):
+    with pytest.raises(UsageError, match="there is no prompt: give at least one"):
         with_prompts(plain, [])
     bare = replace(plain.preset, example=lambda *given: {"sample": torch.zeros(1), "timestep": torch.zeros(1)})
-    with pytest.raises(UsageError, match="this UNet2DConditionModel takes nothing: search it without prompts"):
+    with pytest.raises(UsageError, match="this UNet2DConditionModel takes nothing: search without prompts"):
         with_prompts(replace(plain, preset=bare), PROMPTS)
 
 
@@ -129,7 +129,7 @@ def test_without_a_pipeline_or_with_another_number_of_encoders(plain, copied):
 
 def test_an_encoder_of_another_width(tmp_path):
     model = load_model(text_pipeline(tmp_path / "model", dim=12))
-    with pytest.raises(InputError, match="gives tokens of width 8, its UNet2DConditionModel takes 12: use"):
+    with pytest.raises(InputError, match="gives tokens of width 8, but its UNet2DConditionModel takes 12: use"):
         with_prompts(model, PROMPTS)
 
 
@@ -141,10 +141,10 @@ def test_a_tokenizer_that_is_missing_foreign_empty_or_too_large(copied):
     with pytest.raises(InputError, match="tokenizer holds no vocabulary"):
         with_prompts(model, PROMPTS)
     edit_index(copied, tokenizer=["transformers", "CLIPTextModel"])
-    with pytest.raises(InputError, match="CLIPTextModel of transformers is no tokenizer"):
+    with pytest.raises(InputError, match="CLIPTextModel of transformers is not a known tokenizer"):
         with_prompts(model, PROMPTS)
     edit_index(copied, tokenizer=None)
-    with pytest.raises(InputError, match="names no tokenizer, one is wanted: use the whole pipeline"):
+    with pytest.raises(InputError, match="has no entry tokenizer: use the whole pipeline"):
         with_prompts(model, PROMPTS)
     edit_index(copied, tokenizer=["transformers", "CLIPTokenizer"])
     save_tokenizer(copied / "tokenizer", "abcdefghijklmnopqrstuvwxyz")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
-from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec, scheduler_from_spec
+from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec
+from dipgo_deploy.models.schedulers import scheduler_from_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*")
 
@@ -56,12 +57,12 @@ def test_config_is_canonical_json_with_every_option_and_no_other():
     assert spec == reordered and spec.digest == reordered.digest
 
 
-def test_unknown_config_keys_are_dropped_without_a_word(caplog, capfd):
+def test_unknown_config_keys_are_dropped_silently(caplog, capfd):
     sampler_spec("ddim", 10, MODEL)
     assert not caplog.records and capfd.readouterr().err == ""
 
 
-def test_infinite_default_is_left_out_and_comes_back():
+def test_an_infinite_default_is_left_out_and_restored():
     spec = sampler_spec("dpmpp-2m", 10, MODEL)
     assert "lambda_min_clipped" not in spec.config_dict
     assert scheduler_from_spec(spec).config.lambda_min_clipped == -float("inf")
@@ -99,7 +100,7 @@ def test_unknown_name_lists_the_known():
 
 @pytest.mark.parametrize("steps", [-1, 0, 1001])
 def test_absurd_steps_are_refused(steps):
-    with pytest.raises(UsageError, match=f"{steps} sampler steps make no sense: .* 1 to 1000"):
+    with pytest.raises(UsageError, match=f"sampler steps must lie between 1 and 1000, got {steps}"):
         sampler_spec("ddim", steps, MODEL)
 
 
@@ -115,13 +116,13 @@ def test_options_that_the_scheduler_lacks_or_refuses():
 
 
 def test_a_models_own_config_that_its_scheduler_refuses_is_bad_input():
-    with pytest.raises(InputError, match="refuses this config .*: mend the model's scheduler_config.json"):
+    with pytest.raises(InputError, match="refuses this config .*: fix the model's scheduler_config.json"):
         sampler_spec("ddim", 10, {"beta_schedule": "no such schedule"})
 
 
 def test_dynamic_shifting_needs_mu():
     shifting = {"use_dynamic_shifting": True}
-    with pytest.raises(InputError, match="found none: give 'mu'"):
+    with pytest.raises(InputError, match="'mu' is missing: give 'mu'"):
         sampler_spec("flow-euler", 10, shifting)
     spec = sampler_spec("flow-euler", 10, shifting, {"mu": 1.15})
     reference = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
@@ -135,7 +136,7 @@ def test_custom_sigmas():
     spec = sampler_spec("flow-euler", 4, None, {"sigmas": np.linspace(1.0, 0.25, 4)})
     assert spec.timesteps == (1000.0, 750.0, 500.0, 250.0)
     assert tuple(scheduler_from_spec(spec).timesteps.tolist()) == spec.timesteps
-    with pytest.raises(UsageError, match="5 steps are wanted, but 'sigmas' give 4"):
+    with pytest.raises(UsageError, match="'sigmas' give 4 steps instead of 5: give 5 sigmas"):
         sampler_spec("flow-euler", 5, None, {"sigmas": [1.0, 0.75, 0.5, 0.25]})
 
 
@@ -152,7 +153,9 @@ def test_sampler_of_the_wrong_family_is_refused():
 def test_spec_of_another_diffusers_is_refused():
     spec = sampler_spec("ddim", 4, MODEL)
     moved = dataclasses.replace(spec, timesteps=(*spec.timesteps[:-1], 2.0))
-    with pytest.raises(InputError, match=r"recorded with 4 timesteps 751 to 2, but here .* 751 to 1: install"):
+    with pytest.raises(
+        InputError, match=r"recorded with 4 timesteps 751 to 2, but its config now gives .* 751 to 1: install"
+    ):
         scheduler_from_spec(moved)
     unknown = dataclasses.replace(spec, config=json.dumps({**spec.config_dict, "new_option": 1}))
     with pytest.raises(InputError, match="has no option 'new_option': install"):
@@ -165,7 +168,7 @@ def test_spec_of_another_diffusers_is_refused():
 @pytest.mark.parametrize("name", ["UNet2DModel", "pipelines", "os", "NoSuchScheduler", "__name__"])
 def test_only_scheduler_classes_are_built(name):
     spec = dataclasses.replace(sampler_spec("ddim", 4, MODEL), class_name=name)
-    with pytest.raises(InputError, match=f"a diffusers scheduler is wanted, found '{name}'"):
+    with pytest.raises(InputError, match=f"'{name}' is not a diffusers scheduler"):
         scheduler_from_spec(spec)
 
 

@@ -15,11 +15,12 @@ from dipgo_deploy.bundle import export
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
-from dipgo_deploy.models.lora import LoraFile, with_loras
+from dipgo_deploy.models.lora import with_loras
+from dipgo_deploy.models.lora_files import LoraFile
 from dipgo_deploy.models.prompts import with_prompts
 from dipgo_deploy.models.text_loras import save_text_encoder
 from dipgo_deploy.pipeline import load_pipeline
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from tests.models.pipelines import text_pipeline
 from tests.pipeline.pipelines import TOKENS, build
 
@@ -108,7 +109,7 @@ def test_a_bundles_pipeline_has_every_text_encoder_fused(tmp_path: Path):
     lora = adapter(tmp_path / "style.safetensors", layers)
     fused = with_loras(model, [lora])
     assert set(fused.text_loras) == {"text_encoder", "text_encoder_2"}
-    schedule = search_schedule(trace(fused).blocks, make_contract(fused, steps=2), SearchOptions("uniform", 0.4))
+    schedule = schedule_by_rule(trace(fused).blocks, make_contract(fused, steps=2), SearchOptions("uniform", 0.4))
     ours, made = load_pipeline(export(fused, schedule, tmp_path / "bundle")), theirs(tmp_path / "pipeline", lora)
     plain = load_model(tmp_path / "pipeline")
     assert fused.digest != plain.digest

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.models.sampler_reading import next_latent, read_sampler
+from dipgo_deploy.models.sampler_coefficients import next_latent, read_sampler
 from dipgo_deploy.models.samplers import sampler_spec
 from dipgo_deploy.models.time_grid import ddim_on_grid
 
@@ -68,8 +68,8 @@ def test_held_v_is_something_else():
 
 
 @pytest.mark.parametrize("timesteps", [(), (10, 20), (20, 20, 10), (999.5, 10), (1000, 10), (10, -1), (float("nan"),)])
-def test_grids_that_are_none_are_refused(timesteps):
-    with pytest.raises(InputError, match="wants whole timesteps that fall, of 0 to 999, found"):
+def test_invalid_grids_are_refused(timesteps):
+    with pytest.raises(InputError, match="timesteps must be whole numbers from 999 down to 0 in descending order, got"):
         ddim_on_grid(timesteps, MODEL)
 
 

@@ -18,15 +18,15 @@ from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import load_model, make_contract
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from tests.models.families import tiny
 from tests.models.pipelines import TEXT, save_tokenizer, tiny_vae
 
 TOKENS = 7
-"""Length of every text: what the tiny models are traced with."""
+"""Length of every text. The tiny models are traced with it."""
 
 SIDE = 16
-"""Side of an image in pixels; the VAE halves it."""
+"""Side of an image in pixels. The VAE halves it."""
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -119,7 +119,7 @@ def _sd3_embeds() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """How to build a tiny pipeline around a tiny denoiser, its sampler, guidance layout and arguments of a call."""
+    """How to build and call a tiny pipeline around a tiny denoiser."""
 
     build: Callable[[Path, Any], Any]
     denoiser: str
@@ -157,7 +157,7 @@ FAMILIES: Mapping[str, Family] = {
         calls_per_step=2,
     ),
 }  # fmt: skip
-"""The last calls its network twice a step, each time under a cache context of its own."""
+"""Wan calls its network twice per step, with a cache context for each call."""
 
 
 def build(name: str, folder: Path) -> Any:
@@ -198,5 +198,5 @@ def make_bundle(
 def drawn(pipeline: Any, arguments: Mapping[str, Any], seed: int = 5) -> np.ndarray:
     """Images (or latents) of one call, float64."""
     pipeline.set_progress_bar_config(disable=True)
-    made = pipeline(**{"output_type": "np", **arguments}, generator=torch.Generator().manual_seed(seed))
-    return np.asarray(made.frames if hasattr(made, "frames") else made.images, np.float64)
+    output = pipeline(**{"output_type": "np", **arguments}, generator=torch.Generator().manual_seed(seed))
+    return np.asarray(output.frames if hasattr(output, "frames") else output.images, np.float64)

@@ -19,7 +19,7 @@ __all__ = ["scheduled"]
 
 @contextmanager
 def scheduled(module: nn.Module, schedule: Schedule, calls_per_step: int = 1) -> Iterator[None]:
-    """Every call of ``module`` inside is the next step of ``schedule``; several a step keep features of their own."""
+    """Make every call of ``module`` inside the next step of ``schedule``. Each call of a step has its own features."""
     names = [name for name in schedule.blocks if name != PREDICTION]
     stores = [BackupStore(schedule) for _ in range(calls_per_step)]
     own, count = module.forward, 0

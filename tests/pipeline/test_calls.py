@@ -1,4 +1,4 @@
-"""Calls of every family are read as flat named inputs; what the bundle has no input for is refused by name."""
+"""Calls of every family are read as flat named inputs. Arguments without an input are refused by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNET = ("UNet2DConditionModel", (4, 8, 8), ("sample", "timestep", "encoder_hidde
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_a_preset_gives_its_model_is_read_back(name, monkeypatch):
+def test_the_inputs_of_every_preset_are_read_back(name, monkeypatch):
     model = tiny(name)
     inputs = model.example_inputs(2)
     reader = CallReader(model.class_name, model.latent_shape, list(inputs))
@@ -31,12 +31,12 @@ def test_what_a_preset_gives_its_model_is_read_back(name, monkeypatch):
     assert call.timestep == pytest.approx(500, abs=call.tolerance)
     assert call.conditioning.keys() == inputs.keys() - {latent, "timestep"}
     assert all(torch.equal(tensor, inputs[name]) for name, tensor in call.conditioning.items())
-    assert torch.equal(call.returned(prediction), seen["output"])
+    assert torch.equal(call.as_returned(prediction), seen["output"])
 
 
 def unet_call(**changed):
-    given = {"sample": torch.zeros(2, 4, 8, 8), "timestep": 901, "encoder_hidden_states": torch.zeros(2, 7, 12)}
-    return CallReader(*UNET).read((), {**given, **changed})
+    arguments = {"sample": torch.zeros(2, 4, 8, 8), "timestep": 901, "encoder_hidden_states": torch.zeros(2, 7, 12)}
+    return CallReader(*UNET).read((), {**arguments, **changed})
 
 
 def test_arguments_at_their_defaults_and_empty_ones_count_as_left_out():
@@ -56,19 +56,19 @@ def test_arguments_at_their_defaults_and_empty_ones_count_as_left_out():
     ],
 )
 def test_what_the_bundle_has_no_input_for_is_refused(name, value):
-    with pytest.raises(RefusedCall, match=f"the bundle has no input for {name}, the call gives it: leave it out"):
+    with pytest.raises(RefusedCall, match=f"the bundle has no input for {name}, which the call passes: leave it out"):
         unet_call(**{name: value})
 
 
 def test_added_conditions_without_input_and_a_missing_one_are_refused():
-    with pytest.raises(RefusedCall, match="no input for image_embeds, the call gives it"):
+    with pytest.raises(RefusedCall, match="no input for image_embeds, which the call passes"):
         unet_call(added_cond_kwargs={"image_embeds": torch.zeros(2, 3)})
-    with pytest.raises(RefusedCall, match="the bundle needs encoder_hidden_states, the call gives sample, timestep"):
+    with pytest.raises(RefusedCall, match="the bundle needs encoder_hidden_states, the call has sample, timestep"):
         unet_call(encoder_hidden_states=None)
 
 
 def test_lora_scale_is_refused_with_its_remedy():
-    with pytest.raises(RefusedCall, match=r"a LoRA is fused before the model is traced: --lora"):
+    with pytest.raises(RefusedCall, match=r"a LoRA must be fused before tracing, with with_loras"):
         unet_call(cross_attention_kwargs={"scale": 0.5})
 
 
@@ -81,7 +81,7 @@ def test_skipped_layers_of_sd3_are_refused():
 
 
 def test_rows_with_timesteps_of_their_own_are_refused():
-    with pytest.raises(RefusedCall, match="one timestep for all rows, found 2"):
+    with pytest.raises(RefusedCall, match="one timestep for all rows, got 2"):
         unet_call(timestep=torch.tensor([901, 881]))
 
 
@@ -95,10 +95,11 @@ def test_packed_tokens_of_another_size_are_refused():
     inputs = model.example_inputs(1)
     reader = CallReader(model.class_name, model.latent_shape, list(inputs))
     call = {**inputs, "hidden_states": torch.zeros(1, 64, 16), "timestep": torch.tensor([0.5])}
-    with pytest.raises(RefusedCall, match=r"latents of shape \(4, 8, 8\), 16 tokens of 16, found 64 of 16: set height"):
+    message = r"latents of shape \(4, 8, 8\), which are 16 tokens of 16, got 64 of 16: set height and width"
+    with pytest.raises(RefusedCall, match=message):
         reader.read((), call)
 
 
 def test_a_class_that_is_not_of_diffusers_is_refused():
-    with pytest.raises(InputError, match="Toy is no class of diffusers"):
+    with pytest.raises(InputError, match="Toy is not a class of diffusers"):
         CallReader("Toy", (4, 8, 8), ("sample", "timestep"))

@@ -36,33 +36,33 @@ def test_calls_inside_the_contract_pass():
 
 
 @pytest.mark.parametrize(
-    ("guidance", "given", "says"),
+    ("guidance", "network_call", "message"),
     [
-        ("none", call(1, shape=(4, 16, 8)), r"latents of shape \(4, 8, 8\), found \(4, 16, 8\): set height and width"),
-        ("none", call(4), "takes 1 to 3 images, found 4"),
-        ("concat", call(8, doubled=True), "takes 1 to 3 images, found 4"),
-        ("none", call(2, text=(9, 12)), r"text must have shape \(2, 7, 12\), found \(2, 9, 12\)"),
-        ("concat", call(3), "made for guidance 'concat' .*, found an odd number of rows: set a guidance_scale above 1"),
+        ("none", call(1, shape=(4, 16, 8)), r"latents of shape \(4, 8, 8\), got \(4, 16, 8\): set height and width"),
+        ("none", call(4), "takes 1 to 3 images, got 4"),
+        ("concat", call(8, doubled=True), "takes 1 to 3 images, got 4"),
+        ("none", call(2, text=(9, 12)), r"text must have shape \(2, 7, 12\), got \(2, 9, 12\)"),
+        ("concat", call(3), "made for guidance 'concat' .*, got an odd number of rows: set a guidance_scale above 1"),
     ],
 )
-def test_shapes_and_rows_outside_the_contract_are_refused(guidance, given, says):
-    with pytest.raises(RefusedCall, match=says):
-        check(guidance).check(given)
+def test_shapes_and_rows_outside_the_contract_are_refused(guidance, network_call, message):
+    with pytest.raises(RefusedCall, match=message):
+        check(guidance).check(network_call)
 
 
 def test_rows_without_guidance_are_refused_where_it_is_wanted():
-    with pytest.raises(RefusedCall, match="guidance 'concat' .*, found two halves of rows with different latents"):
+    with pytest.raises(RefusedCall, match="guidance 'concat' .*, got two halves of rows with different latents"):
         check("concat").check_guidance(call(2), first=True)
 
 
 def test_guidance_where_none_is_wanted_shows_at_the_second_step():
     doubled = call(2, doubled=True)
     check("none").check_guidance(doubled, first=True)
-    with pytest.raises(RefusedCall, match="guidance 'none', found every latent twice, .*: set guidance_scale=1"):
+    with pytest.raises(RefusedCall, match="guidance 'none', got every latent twice, .*: set guidance_scale=1"):
         check("none").check_guidance(doubled, first=False)
 
 
 def test_two_images_of_one_seed_and_one_prompt_are_no_guidance():
     doubled = call(2, doubled=True)
-    same = NetworkCall(doubled.latent, 1.0, 0.0, {"text": torch.ones(2, 7, 12)}, doubled.returned, True)
+    same = NetworkCall(doubled.latent, 1.0, 0.0, {"text": torch.ones(2, 7, 12)}, doubled.as_returned, True)
     check("none").check_guidance(same, first=False)

@@ -1,4 +1,4 @@
-"""A deployed denoiser in a pipeline: no stale features, whatever came before; refusals, fallback, late starts."""
+"""A deployed denoiser in a pipeline: no stale features after any earlier run, refusals, fallback and late starts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.lowering import begin_at
 from dipgo_deploy.models import scheduler_from_spec
 from dipgo_deploy.pipeline import DeployedDenoiser, RefusedCall
+from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from tests.pipeline.pipelines import SIDE, drawn
 from tests.pipeline.scheduled import scheduled
 
@@ -38,17 +39,17 @@ def bundle(sd_bundle: Path):
 def plain(sd_pipeline: Path, bundle):
     """The PyTorch pipeline with the scheduler of the contract."""
     pipeline = quiet(diffusers.DiffusionPipeline.from_pretrained(sd_pipeline, safety_checker=None))
-    pipeline.scheduler = scheduler_from_spec(bundle.manifest.contract.sampler)
+    pipeline.scheduler = scheduler_from_spec(bundle.contract.sampler)
     return pipeline
 
 
 @pytest.fixture
 def pipeline(sd_pipeline: Path, bundle):
-    """A pipeline that was there before, with a deployed U-Net."""
-    found = quiet(diffusers.DiffusionPipeline.from_pretrained(sd_pipeline, safety_checker=None))
-    found.scheduler = scheduler_from_spec(bundle.manifest.contract.sampler)
-    found.unet = DeployedDenoiser.from_bundle(bundle, threads=1)
-    return found
+    """An existing pipeline with a deployed U-Net."""
+    deployed = quiet(diffusers.DiffusionPipeline.from_pretrained(sd_pipeline, safety_checker=None))
+    deployed.scheduler = scheduler_from_spec(bundle.contract.sampler)
+    deployed.unet = DeployedDenoiser.from_bundle(bundle, threads=1)
+    return deployed
 
 
 @pytest.fixture
@@ -57,8 +58,8 @@ def expected(plain, bundle) -> np.ndarray:
         return drawn(plain, CALL)
 
 
-def close(found: np.ndarray, wanted: np.ndarray) -> bool:
-    return bool(np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max())
+def close(images: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(np.abs(images - expected).max() <= 1e-4 * np.abs(expected).max())
 
 
 def test_an_existing_pipeline_draws_the_schedule(pipeline, expected):
@@ -82,10 +83,10 @@ def test_two_runs_are_equal_and_others_between_them_leave_nothing(pipeline):
 def test_a_run_after_an_interrupted_one_is_whole(pipeline, at: int):
     first = drawn(pipeline, CALL)
 
-    def stop(pipe, step, timestep, given):
+    def stop(pipe, step, timestep, tensors):
         if step == at:
             raise KeyboardInterrupt
-        return given
+        return tensors
 
     with pytest.raises(KeyboardInterrupt):
         drawn(pipeline, {**CALL, "prompt": "dogs", "callback_on_step_end": stop}, seed=6)
@@ -93,32 +94,24 @@ def test_a_run_after_an_interrupted_one_is_whole(pipeline, at: int):
 
 
 def test_no_graph_runs_where_the_prediction_is_held(pipeline, bundle, monkeypatch):
-    runs = []
-    own = bundle.runner
+    runs, bind_run = [], OnnxRuntimeBackend.bind_run
 
-    def counted(*args, **kwargs):
-        backend = own(*args, **kwargs)
-        bind = backend.bind_run
+    def bind_and_count(self, run, buffers, sizes):
+        call = bind_run(self, run, buffers, sizes)
+        return lambda: (runs.append(run.step), call())
 
-        def bound(run, buffers, sizes):
-            act = bind(run, buffers, sizes)
-            return lambda: (runs.append(run.step), act())
-
-        backend.bind_run = bound
-        return backend
-
-    monkeypatch.setattr(type(bundle), "runner", lambda self, *args, **kwargs: counted(*args, **kwargs))
+    monkeypatch.setattr(OnnxRuntimeBackend, "bind_run", bind_and_count)
     drawn(pipeline, CALL)
     assert sorted(set(runs)) == sorted({run.step for run in bundle.program.runs})
-    assert len(set(runs)) < bundle.schedule.steps, "the schedule holds no prediction, so that nothing is shown"
+    assert len(set(runs)) < bundle.schedule.steps, "the schedule holds no prediction, so this test shows nothing"
 
 
 def test_callbacks_and_generators_work_as_ever(pipeline, expected):
     seen = []
 
-    def look(pipe, step, timestep, given):
-        seen.append((step, int(timestep), given["latents"].shape))
-        return {"latents": given["latents"] * 1.0}
+    def look(pipe, step, timestep, tensors):
+        seen.append((step, int(timestep), tensors["latents"].shape))
+        return {"latents": tensors["latents"] * 1.0}
 
     generators = [torch.Generator().manual_seed(5), torch.Generator().manual_seed(9)]
     made = pipeline(**{**CALL, "num_images_per_prompt": 2}, generator=generators, callback_on_step_end=look).images
@@ -133,17 +126,17 @@ def test_output_types(pipeline, kind: str, shape: tuple[int, ...]):
 
 
 REFUSED = {
-    "steps": ({"num_inference_steps": 5}, "DDIMScheduler with 6 steps, whose call 0 is at timestep 831, found 801"),
-    "more steps": ({"num_inference_steps": 12}, "whose call 0 is at timestep 831, found 914: .*num_inference_steps=6"),
-    "no guidance": ({"guidance_scale": 1.0}, "guidance 'concat' .*, found an odd number of rows"),
+    "steps": ({"num_inference_steps": 5}, "DDIMScheduler with 6 steps, whose call 0 is at timestep 831, got 801"),
+    "more steps": ({"num_inference_steps": 12}, "whose call 0 is at timestep 831, got 914: .*num_inference_steps=6"),
+    "no guidance": ({"guidance_scale": 1.0}, "guidance 'concat' .*, got an odd number of rows"),
     "no guidance of two": (
-        {"guidance_scale": 1.0, "num_images_per_prompt": 2}, "found two halves of rows with different latents",
+        {"guidance_scale": 1.0, "num_images_per_prompt": 2}, "got two halves of rows with different latents",
     ),
-    "shape": ({"height": 2 * SIDE}, r"latents of shape \(4, 8, 8\), found \(4, 16, 8\)"),
-    "batch": ({"num_images_per_prompt": 65}, "takes 1 to 64 images, found 65"),
+    "shape": ({"height": 2 * SIDE}, r"latents of shape \(4, 8, 8\), got \(4, 16, 8\)"),
+    "batch": ({"num_images_per_prompt": 65}, "takes 1 to 64 images, got 65"),
     "text": (
         {"prompt": None, "prompt_embeds": torch.zeros(1, 9, 12), "negative_prompt_embeds": torch.zeros(1, 9, 12)},
-        r"encoder_hidden_states must have shape \(2, 7, 12\), found \(2, 9, 12\)",
+        r"encoder_hidden_states must have shape \(2, 7, 12\), got \(2, 9, 12\)",
     ),
     "attention": ({"cross_attention_kwargs": {"gligen": {}}}, "no input for cross_attention_kwargs"),
 }  # fmt: skip
@@ -163,29 +156,29 @@ def test_with_fallback_the_pytorch_model_draws_it_and_says_so_once(pipeline, pla
     changed, says = REFUSED[name]
     pipeline.unet = DeployedDenoiser.from_bundle(bundle, fallback=True)
     with pytest.warns(UserWarning, match=f"the PyTorch model runs instead of the bundle: .*{says}"):
-        found = drawn(pipeline, {**CALL, **changed})
+        images = drawn(pipeline, {**CALL, **changed})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        assert np.array_equal(drawn(pipeline, {**CALL, **changed}), found)
-    assert close(found, drawn(plain, {**CALL, **changed}))
+        assert np.array_equal(drawn(pipeline, {**CALL, **changed}), images)
+    assert close(images, drawn(plain, {**CALL, **changed}))
 
 
 def test_after_a_fallback_the_bundle_runs_again(pipeline, bundle, expected):
     pipeline.unet = DeployedDenoiser.from_bundle(bundle, fallback=True)
-    with pytest.warns(UserWarning, match="found two"):
+    with pytest.warns(UserWarning, match="got two"):
         drawn(pipeline, {**CALL, "guidance_scale": 1.0, "num_images_per_prompt": 2})
     assert close(drawn(pipeline, CALL), expected)
 
 
 def test_a_sampler_that_leaves_the_grid_in_mid_run_falls_back_for_the_rest(pipeline, plain, bundle):
-    """Three steps at 831, 499, 167: the first two are ones of the schedule, but do not follow one another."""
+    """Three steps at 831, 499, 167: the first two are timesteps of the schedule, but not consecutive ones."""
     pipeline.unet = DeployedDenoiser.from_bundle(bundle, fallback=True)
     call = {**CALL, "num_inference_steps": None, "timesteps": [831, 499, 167]}
     for pipe in (pipeline, plain):
         pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    with pytest.warns(UserWarning, match="whose call 1 is at timestep 665, found 499"):
-        found = drawn(pipeline, call)
-    assert close(found, drawn(plain, call)), "the first step of a schedule is a full one"
+    with pytest.warns(UserWarning, match="whose call 1 is at timestep 665, got 499"):
+        images = drawn(pipeline, call)
+    assert close(images, drawn(plain, call)), "the first step of a schedule is a full one"
 
 
 def test_image_to_image_begins_in_mid_schedule_with_a_full_step(pipeline, plain, bundle):
@@ -193,29 +186,29 @@ def test_image_to_image_begins_in_mid_schedule_with_a_full_step(pipeline, plain,
     call = {**CALL, "image": image, "strength": 0.67}
     del call["height"], call["width"]
     begun = begin_at(bundle.schedule, 2)
-    assert begun.compute[0] != bundle.schedule.compute[2], "the step is full anyway, so that nothing is shown"
+    assert begun.compute[0] != bundle.schedule.compute[2], "the step is full anyway, so this test shows nothing"
     reference = quiet(diffusers.StableDiffusionImg2ImgPipeline(**plain.components, requires_safety_checker=False))
     with scheduled(reference.unet, begun):
         expected = drawn(reference, call)
     parts = {**plain.components, "unet": pipeline.unet}
-    found = quiet(diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False))
+    deployed = quiet(diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False))
     first = drawn(pipeline, CALL)
-    assert close(drawn(found, call), expected)
+    assert close(drawn(deployed, call), expected)
     assert np.array_equal(drawn(pipeline, CALL), first)
 
 
 def test_contexts_keep_trajectories_apart(bundle):
-    unet, times = DeployedDenoiser.from_bundle(bundle), bundle.manifest.contract.sampler.timesteps
+    unet, times = DeployedDenoiser.from_bundle(bundle), bundle.contract.sampler.timesteps
     texts = {name: torch.randn(2, 7, 12) for name in ("cond", "uncond")}
     latents = [torch.randn(1, 4, 8, 8).repeat(2, 1, 1, 1) for _ in times]
 
     def run(*names: str) -> dict[str, list[torch.Tensor]]:
-        found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        outputs: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         for latent, timestep in zip(latents, times, strict=True):
             for name in names:
                 with unet.cache_context(name, step_index=0):
-                    found[name].append(unet(latent, timestep, texts[name]).sample)
-        return found
+                    outputs[name].append(unet(latent, timestep, texts[name]).sample)
+        return outputs
 
     both = run("cond", "uncond")
     for name in both:
@@ -223,7 +216,7 @@ def test_contexts_keep_trajectories_apart(bundle):
 
 
 def test_conditioning_written_to_in_place_is_noticed(bundle):
-    unet, times = DeployedDenoiser.from_bundle(bundle), bundle.manifest.contract.sampler.timesteps
+    unet, times = DeployedDenoiser.from_bundle(bundle), bundle.contract.sampler.timesteps
     text, latent = torch.randn(2, 7, 12), torch.randn(1, 4, 8, 8).repeat(2, 1, 1, 1)
     unet(latent, times[0], text)
     text.mul_(2)
@@ -240,8 +233,15 @@ def test_it_looks_like_the_model_it_stands_for(bundle, plain):
 
 
 def test_a_lora_is_refused(bundle):
-    with pytest.raises(UsageError, match="fuse it before tracing, with --lora"):
+    with pytest.raises(UsageError, match="fuse it before tracing, with with_loras"):
         DeployedDenoiser.from_bundle(bundle).load_lora_adapter({})
+
+
+@pytest.mark.parametrize("fields", [{"cuda_graph": True}, {"backend": "torch", "compiler": "inductor"}])
+def test_options_for_whole_runs_are_refused(bundle, fields):
+    name = next(name for name in fields if name != "backend")
+    with pytest.raises(UsageError, match=f"{name} is for whole runs, but a pipeline makes single steps: leave it out"):
+        DeployedDenoiser.from_bundle(bundle, **fields)
 
 
 @pytest.mark.gpu
@@ -249,6 +249,6 @@ def test_a_lora_is_refused(bundle):
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
 def test_on_a_gpu_it_draws_the_same(pipeline, bundle, expected, backend: str):
     pipeline.unet = DeployedDenoiser.from_bundle(bundle, backend=backend, device="cuda")
-    found = drawn(pipeline, CALL)
-    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
-    assert np.array_equal(drawn(pipeline, CALL), found)
+    images = drawn(pipeline, CALL)
+    assert np.abs(images - expected).max() <= 1e-3 * np.abs(expected).max()
+    assert np.array_equal(drawn(pipeline, CALL), images)

@@ -1,4 +1,4 @@
-"""load_pipeline: what it builds and refuses; saving, from_pipe, and another scheduler of the same timesteps."""
+"""load_pipeline: pipelines that load and pipelines that are refused, saving, from_pipe, and other schedulers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import dipgo_deploy
 from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.errors import InputError, MissingError
 from dipgo_deploy.pipeline import DeployedDenoiser, RefusedCall, call_arguments, load_pipeline
-from dipgo_deploy.verify import VerifyOptions
+from dipgo_deploy.verify import VerifyOptions, verify_bundle
 from tests.pipeline.pipelines import SIDE, drawn, make_bundle
 
 CALL = {"prompt": "a cat", "guidance_scale": 4.0, "output_type": "latent"}
@@ -29,7 +29,7 @@ def pipeline(sd_bundle: Path):
 
 
 def call(pipeline) -> dict:
-    return {**call_arguments(pipeline, pipeline.unet.bundle.manifest.contract), **CALL}
+    return {**call_arguments(pipeline, pipeline.unet.bundle.contract), **CALL}
 
 
 def test_it_is_the_usual_pipeline_with_the_scheduler_of_the_contract(pipeline, capsys):
@@ -43,8 +43,8 @@ def test_a_pipeline_of_which_only_a_variant_was_fetched(sd_pipeline: Path, pipel
     (fetched / "text_encoder" / "model.safetensors").rename(fetched / "text_encoder" / "model.fp16.safetensors")
     weights = fetched / "vae" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    found = load_pipeline(make_bundle("sd", fetched, tmp_path / "bundle", sampler="ddim"))
-    assert np.array_equal(drawn(found, call(found) | IMAGE), drawn(pipeline, call(pipeline) | IMAGE))
+    loaded = load_pipeline(make_bundle("sd", fetched, tmp_path / "bundle", sampler="ddim"))
+    assert np.array_equal(drawn(loaded, call(loaded) | IMAGE), drawn(pipeline, call(pipeline) | IMAGE))
 
 
 def test_loading_says_nothing(sd_bundle: Path, capfd, caplog):
@@ -72,10 +72,10 @@ def test_saved_and_loaded_again_it_draws_the_same(pipeline, tmp_path: Path):
 
 def test_a_saved_denoiser_is_a_bundle(pipeline, tmp_path: Path):
     pipeline.unet.save_pretrained(tmp_path / "unet")
-    report = verify(load_bundle(tmp_path / "unet", whole=True), VerifyOptions(images=1))
+    report = verify_bundle(load_bundle(tmp_path / "unet", whole=True), VerifyOptions(images=1))
     assert report.passed, report.failure
     assert json.loads((tmp_path / "unet" / "config.json").read_text())["_class_name"] == "UNet2DConditionModel"
-    with pytest.raises(InputError, match="exists and is no bundle: choose another folder"):
+    with pytest.raises(InputError, match="exists (and is no|but is not a) bundle"):
         pipeline.unet.save_pretrained(tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_a_pipeline_made_from_it_shares_the_denoiser(pipeline):
 def test_another_sampler_of_the_same_timesteps_is_refused(pipeline):
     first, own = drawn(pipeline, call(pipeline)), pipeline.scheduler
     pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(own.config)
-    with pytest.raises(RefusedCall, match="made for DDIMScheduler as .*, the pipeline has a EulerDiscreteScheduler"):
+    with pytest.raises(RefusedCall, match="made for DDIMScheduler with .*, the pipeline has a EulerDiscreteScheduler"):
         drawn(pipeline, call(pipeline))
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(own.config, beta_end=0.03)
     with pytest.raises(RefusedCall, match="a DDIMScheduler of another class or config"):
@@ -157,18 +157,21 @@ def changed(bundle: Path, folder: Path, **entries: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("entries", "says"),
+    ("entries", "message"),
     [
-        ({"_class_name": "DiffusionPipeline"}, "holds a denoiser and no pipeline: put DeployedDenoiser.from_bundle"),
+        ({"_class_name": "DiffusionPipeline"}, "holds a denoiser without a pipeline: set DeployedDenoiser.from_bundle"),
         ({"_class_name": ["pipeline", "Mine"]}, "names code of its own as _class_name"),
-        ({"text_encoder": ["os", "system"]}, r"names \['os', 'system'\] as text_encoder, a part of diffusers or"),
-        ({"text_encoder": ["text_encoder", "Mine"]}, "a part of diffusers or transformers is wanted"),
-        ({"unet": [None, None], "image_encoder": {"a": 1}}, "as image_encoder, a part of"),
+        (
+            {"text_encoder": ["os", "system"]},
+            r"names \['os', 'system'\] as text_encoder: a part must be of",
+        ),
+        ({"text_encoder": ["text_encoder", "Mine"]}, "a part must be of diffusers or transformers"),
+        ({"unet": [None, None], "image_encoder": {"a": 1}}, "as image_encoder: a part must be of"),
         ({"_class_name": "NoSuchPipeline"}, "cannot be loaded as NoSuchPipeline"),
     ],
 )
-def test_a_folder_that_is_no_known_pipeline_is_refused(sd_bundle: Path, tmp_path: Path, entries, says):
-    with pytest.raises(InputError, match=says):
+def test_a_folder_that_is_no_known_pipeline_is_refused(sd_bundle: Path, tmp_path: Path, entries, message):
+    with pytest.raises(InputError, match=message):
         load_pipeline(changed(sd_bundle, tmp_path / "bundle", **entries))
 
 
@@ -176,7 +179,7 @@ def test_missing_parts_are_named(sd_bundle: Path, sd_pipeline: Path, tmp_path: P
     folder = changed(sd_bundle, tmp_path / "bundle")
     shutil.rmtree(folder / "vae")
     changed_again = changed(folder, tmp_path / "again")
-    with pytest.raises(InputError, match="has no vae, which its pipeline is made of: pass vae="):
+    with pytest.raises(InputError, match="has no vae, which its pipeline needs: pass vae="):
         load_pipeline(changed_again)
     vae = diffusers.AutoencoderKL.from_pretrained(sd_pipeline / "vae")
     assert load_pipeline(changed_again, vae=vae).vae is vae
@@ -198,5 +201,5 @@ def test_without_transformers_it_says_what_is_missing(sd_bundle: Path, monkeypat
 def test_arguments_of_a_contract_without_guidance(pipeline, sd_bundle: Path):
     from dataclasses import replace
 
-    contract = replace(load_bundle(sd_bundle).manifest.contract, guidance="none")
+    contract = replace(load_bundle(sd_bundle).contract, guidance="none")
     assert call_arguments(pipeline, contract)["guidance_scale"] == 1.0

@@ -1,4 +1,4 @@
-"""Parts of a pipeline are timed, and nothing of it is left behind."""
+"""Parts of a pipeline are timed, and no hook stays in the pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dipgo_deploy.pipeline.drawing import timed_parts
+from dipgo_deploy.pipeline.part_times import time_parts
 
 
 class Slow(torch.nn.Module):
@@ -26,14 +26,14 @@ class Slow(torch.nn.Module):
 def test_each_part_gets_its_own_time_and_nothing_stays():
     parts = {"text_encoder": Slow(0.02), "text_encoder_2": Slow(0.03), "unet": Slow(0.1), "vae": Slow(0.07)}
     pipeline = SimpleNamespace(components={**parts, "scheduler": object(), "text_encoder_3": None})
-    with timed_parts(pipeline) as times:
+    with time_parts(pipeline) as times:
         for name in ("text_encoder", "text_encoder_2", "unet"):
             parts[name]()
         parts["vae"].decode()
         time.sleep(0.05)
-    found = times.as_dict()
+    seconds = times.as_dict()
     expected = {"text_encoder": 0.05, "denoiser": 0.1, "vae": 0.07, "rest": 0.05, "total": 0.27}
-    assert all(expected[name] <= found[name] + 1e-3 for name in expected) and found.keys() == expected.keys()
-    assert found["total"] == pytest.approx(sum(found[name] for name in expected if name != "total"))
+    assert all(expected[name] <= seconds[name] + 1e-3 for name in expected) and seconds.keys() == expected.keys()
+    assert seconds["total"] == pytest.approx(sum(seconds[name] for name in expected if name != "total"))
     assert all(not part._forward_hooks and not part._forward_pre_hooks for part in parts.values())
     assert "decode" not in vars(parts["vae"])

@@ -1,4 +1,4 @@
-"""Calls are followed along the schedule's timesteps; what does not fit is refused, and the next run begins afresh."""
+"""Calls are followed along the schedule's timesteps. Other calls are refused, and the next run starts again."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ def tracker(times: tuple[float, ...] = FALLING) -> CallTracker:
     return CallTracker(SamplerSpec("DDIMScheduler", "{}", 5, times))
 
 
-def follow(found: CallTracker, *times: float, same: bool = True) -> list[tuple[int, int]]:
-    places = [found.follow(time, 1e-3, same) for time in times]
+def follow(calls: CallTracker, *times: float, same: bool = True) -> list[tuple[int, int]]:
+    places = [calls.follow(time, 1e-3, same) for time in times]
     return [(place.start, place.step) for place in places]
 
 
 @pytest.mark.parametrize("times", [FALLING, REPEATED])
 def test_a_run_goes_through_the_schedule_and_the_next_one_begins(times):
-    found, whole = tracker(times), [(0, step) for step in range(5)]
-    assert follow(found, *times) == whole and not found.is_running
-    assert follow(found, *times) == whole
+    calls, whole = tracker(times), [(0, step) for step in range(5)]
+    assert follow(calls, *times) == whole and not calls.is_running
+    assert follow(calls, *times) == whole
 
 
 def test_a_run_that_broke_off_is_followed_by_a_new_one():
-    found = tracker()
-    assert follow(found, *FALLING[:3], *FALLING[:2]) == [(0, 0), (0, 1), (0, 2), (0, 0), (0, 1)]
+    calls = tracker()
+    assert follow(calls, *FALLING[:3], *FALLING[:2]) == [(0, 0), (0, 1), (0, 2), (0, 0), (0, 1)]
 
 
 def test_a_late_start_is_followed_to_the_end():
-    found = tracker()
-    assert follow(found, *FALLING[2:]) == [(2, 2), (2, 3), (2, 4)] and not found.is_running
+    calls = tracker()
+    assert follow(calls, *FALLING[2:]) == [(2, 2), (2, 3), (2, 4)] and not calls.is_running
 
 
 def test_a_late_start_after_a_broken_off_run_is_seen_where_time_goes_up_or_the_conditioning_changed():
-    found = tracker()
-    assert follow(found, *FALLING[:4], FALLING[1]) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1)]
+    calls = tracker()
+    assert follow(calls, *FALLING[:4], FALLING[1]) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1)]
     other = tracker()
     follow(other, *FALLING[:2])
     assert follow(other, FALLING[3], same=False) == [(3, 3)]
@@ -53,39 +53,39 @@ def test_timesteps_may_be_rounded_to_their_dtype():
 
 
 def test_another_number_of_steps_is_refused_with_both_sides_named():
-    wanted = "the bundle is made for DDIMScheduler with 5 steps, whose call 0 is at timestep 901, found 991: use that"
-    with pytest.raises(RefusedCall, match=wanted):
+    message = "the bundle is made for DDIMScheduler with 5 steps, whose call 0 is at timestep 901, got 991: use that"
+    with pytest.raises(RefusedCall, match=message):
         follow(tracker(), 991.0)
-    found = tracker()
-    with pytest.raises(RefusedCall, match="whose call 1 is at timestep 701, found 501"):
-        follow(found, 901.0, 501.0)
-    assert follow(found, *FALLING[:2]) == [(0, 0), (0, 1)], "a refusal ends the run"
+    calls = tracker()
+    with pytest.raises(RefusedCall, match="whose call 1 is at timestep 701, got 501"):
+        follow(calls, 901.0, 501.0)
+    assert follow(calls, *FALLING[:2]) == [(0, 0), (0, 1)], "a refusal ends the run"
 
 
 def test_a_second_call_at_one_timestep_is_refused():
-    with pytest.raises(RefusedCall, match="whose call 2 is at timestep 501, found 701"):
+    with pytest.raises(RefusedCall, match="whose call 2 is at timestep 501, got 701"):
         follow(tracker(), 901.0, 701.0, 701.0)
 
 
 def test_conditioning_that_changes_where_the_run_would_go_on_is_refused():
-    found = tracker()
-    follow(found, *FALLING[:2])
-    with pytest.raises(RefusedCall, match="the conditioning changed at step 2 of 5: keep it .* cache_context each"):
-        follow(found, FALLING[2], same=False)
+    calls = tracker()
+    follow(calls, *FALLING[:2])
+    with pytest.raises(RefusedCall, match="the conditioning changed at step 2 of 5: keep it .* its own cache_context"):
+        follow(calls, FALLING[2], same=False)
 
 
 def test_two_calls_a_step_without_a_context_are_refused():
-    found = tracker()
-    assert follow(found, 901.0) == [(0, 0)] and follow(found, 901.0, same=False) == [(0, 0)]
+    calls = tracker()
+    assert follow(calls, 901.0) == [(0, 0)] and follow(calls, 901.0, same=False) == [(0, 0)]
     with pytest.raises(RefusedCall, match="the conditioning changed at step 1"):
-        follow(found, 701.0, same=False)
+        follow(calls, 701.0, same=False)
 
 
 def test_reset_forgets_the_run():
-    found = tracker()
-    follow(found, *FALLING[:2])
-    found.reset()
-    assert not found.is_running and follow(found, FALLING[2], same=False) == [(2, 2)]
+    calls = tracker()
+    follow(calls, *FALLING[:2])
+    calls.reset()
+    assert not calls.is_running and follow(calls, FALLING[2], same=False) == [(2, 2)]
 
 
 def test_a_late_start_at_a_timestep_that_occurs_twice_is_settled_by_the_second_call():

@@ -15,7 +15,7 @@ from dipgo_deploy.core.program import Layout
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, make_contract
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from tests.models.families import tiny
 
 __all__ = ["PLANTED", "few_graphs", "planted", "scheduled"]

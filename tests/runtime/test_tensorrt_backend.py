@@ -18,6 +18,7 @@ from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.runtime.tensorrt_engine import EngineFile, changed
 from tests.runtime import fake_tensorrt as fake
+from tests.runtime import test_onnxruntime_backend as toy
 
 LISTS = Path(__file__).parents[1] / "trt" / "tensorrt_api.json"
 
@@ -100,6 +101,18 @@ def test_only_addresses_that_change_are_set(bundle, compiled, engines, inputs):
     again = sum(what == "address" for what, _ in library.log)
     bound = sum(len(run.inputs) + len(run.outputs) + 1 for run in compiled.program.runs)
     assert again < bound
+
+
+def test_an_output_that_a_call_does_not_use_leaves_earlier_slots_alone(tmp_path):
+    """Both runs share one engine. The second run does not use the feature that the first run wrote to a slot."""
+    (tmp_path / "float32.bin").write_bytes(bytes(64) + toy.WEIGHT.tobytes())
+    (tmp_path / "g.engine").write_bytes(toy.graph_bytes())
+    backend = TensorRTBackend(fake.Library(tmp_path), {"g": tmp_path / "g.engine"}, device="cpu")
+    session = Session(toy.program(), backend, 3)
+    for _ in range(2):
+        image = session.run(toy.NOISE, {})
+        np.testing.assert_allclose(image, ((toy.NOISE + toy.WEIGHT) * 2 + toy.WEIGHT) * 3, rtol=1e-5)
+        np.testing.assert_allclose(session.slot("feature"), toy.NOISE + toy.WEIGHT, rtol=1e-6)
 
 
 def test_a_call_of_the_same_addresses_sets_none():

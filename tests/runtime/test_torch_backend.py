@@ -12,10 +12,11 @@ from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import Combine, Graph, Program, Run, Term
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.models.samplers import sampler_spec, scheduler_from_spec
+from dipgo_deploy.models.samplers import sampler_spec
+from dipgo_deploy.models.schedulers import scheduler_from_spec
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
-from dipgo_deploy.supernet.features import flatten_feature
+from dipgo_deploy.supernet.backup import flatten_feature
 from dipgo_deploy.supernet.rollout import reference_trajectory
 from dipgo_deploy.supernet.surgery import gated, match_blocks
 
@@ -281,9 +282,9 @@ def test_compiled_calls_give_what_eager_ones_give(digits_unet, traced, keep):
     from dipgo_deploy.core.sampler import noise_for
     from dipgo_deploy.lowering import lower
     from dipgo_deploy.models import make_contract
-    from dipgo_deploy.models.sampler_reading import read_sampler
+    from dipgo_deploy.models.sampler_coefficients import read_sampler
     from dipgo_deploy.runtime.session import Session
-    from dipgo_deploy.search.random_schedule import random_schedule
+    from dipgo_deploy.search.random_schedules import random_schedule
 
     blocks, contract = traced("digits-unet", "stage").blocks, make_contract(digits_unet, steps=3)
     schedule = random_schedule(blocks, contract, "output", np.random.default_rng(0), keep)

@@ -1,4 +1,4 @@
-"""A judge without a model: any score of compute sets, paid for and counted as the true one is."""
+"""A evaluator without a model: any score of compute sets, paid for and counted as the true one is."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.search.candidate import ComputeSets
-from dipgo_deploy.search.pricing import Pricer
+from dipgo_deploy.search.cost import Pricer
 from tests.search.graphs import contract_of
 
 Score = Callable[[ComputeSets], float]
 
 
-class FakeJudge:
+class FakeEvaluator:
     """Scores by a formula; every new schedule costs its kept share, as one image would."""
 
     def __init__(self, graph: BlockGraph, steps: int, score: Score, kind: Kind = "output") -> None:
         self.graph, self.kind, self.pricer = graph, kind, Pricer(graph, kind)
         self.calibration = SimpleNamespace(contract=contract_of(graph, steps), count=1)
-        self.spent, self._score, self.known = 1.0, score, {}
+        self.search_cost, self._score, self.known = 1.0, score, {}
 
     def score(self, computed: ComputeSets) -> float:
         key = tuple(computed)
         if key not in self.known:
             self.known[key] = self._score(key)
-            self.spent += 1 - self.pricer.ratio(key)
+            self.search_cost += 1 - self.pricer.ratio(key)
         return self.known[key]
 
     def psnr_db(self, computed: ComputeSets) -> np.ndarray:

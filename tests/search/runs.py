@@ -1,16 +1,16 @@
-"""Drain a search."""
+"""Run a search to its end."""
 
 from __future__ import annotations
 
-from dipgo_deploy.search.candidate import Candidate
-from dipgo_deploy.search.trial import Search, Trial
+from typing import TypeVar
+
+from dipgo_deploy.core.progress import Progress, Work, finish
+
+T = TypeVar("T")
 
 
-def run(search: Search) -> tuple[list[Trial], Candidate]:
-    """All trials of a search and what it returned."""
-    trials = []
-    while True:
-        try:
-            trials.append(next(search))
-        except StopIteration as end:
-            return trials, end.value
+def run(work: Work[T]) -> tuple[list[Progress], T]:
+    """All progress of a search, and its result."""
+    seen: list[Progress] = []
+    result = finish(work, seen.append)
+    return seen, result

@@ -1,4 +1,4 @@
-"""Images that searches judge by."""
+"""Images that searches evaluator by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.schedule import full_schedule
-from dipgo_deploy.search.calibration import Judge, calibrate, images_of
+from dipgo_deploy.search.calibration import calibrate, images_of
+from dipgo_deploy.search.evaluator import Evaluator
 from tests.search.gradient import contract_for
 
 
@@ -30,19 +31,23 @@ def test_a_class_that_the_model_lacks_is_refused(digits_unet, traced) -> None:
 
 def test_a_judge_counts_and_remembers(digits_unet, traced) -> None:
     graph, contract = traced("digits-unet", "stage").blocks, contract_for(digits_unet)
-    judge, full = (
-        Judge(calibrate(digits_unet, graph, contract, range(2)), graph, "output"),
+    evaluator, full = (
+        Evaluator(calibrate(digits_unet, graph, contract, range(2)), graph, "output"),
         frozenset(graph.block_names),
     )
-    assert judge.spent == 2 and judge.score([full] * 6) == 120 and judge.spent == 4
+    assert evaluator.search_cost == 2 and evaluator.score([full] * 6) == 120 and evaluator.search_cost == 4
     halves, thirds = [full, frozenset()] * 3, [full, frozenset(), frozenset()] * 2
-    assert 10 < judge.score(thirds) < judge.score(halves) < 60
-    assert judge.spent == pytest.approx(4 + 2 * (1 / 2 + 1 / 3))
-    before = judge.spent
-    values = judge.psnr_db(halves)
-    assert judge.spent == before and values.shape == (2,) and judge.score(halves) == pytest.approx(values.mean())
-    error = images_of(
-        judge.calibration, full_schedule(contract, "stage", "output", graph.block_names).with_compute(halves)
+    assert 10 < evaluator.score(thirds) < evaluator.score(halves) < 60
+    assert evaluator.search_cost == pytest.approx(4 + 2 * (1 / 2 + 1 / 3))
+    before = evaluator.search_cost
+    values = evaluator.psnr_db(halves)
+    assert (
+        evaluator.search_cost == before
+        and values.shape == (2,)
+        and evaluator.score(halves) == pytest.approx(values.mean())
     )
-    mse = ((error.astype(np.float64) - judge.calibration.images) ** 2).mean(axis=(1, 2, 3))
+    error = images_of(
+        evaluator.calibration, full_schedule(contract, "stage", "output", graph.block_names).with_compute(halves)
+    )
+    mse = ((error.astype(np.float64) - evaluator.calibration.images) ** 2).mean(axis=(1, 2, 3))
     assert values == pytest.approx(10 * np.log10(4 / mse))

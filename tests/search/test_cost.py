@@ -9,16 +9,16 @@ from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.search.candidate import schedule_from_sets
-from dipgo_deploy.search.cost import GateCost, block_milliseconds
-from dipgo_deploy.search.pricing import Pricer
+from dipgo_deploy.search.cost import GateCost, Pricer
 from tests.search.graphs import chain_like, contract_of, unet_like
+from tests.search.tables import table_for
 
 CASES = [(unet_like(), "output"), (chain_like(), "output"), (chain_like(), "residual")]
 each = pytest.mark.parametrize(("graph", "kind"), CASES, ids=["unet", "chain", "residual"])
 
 
-def cost_of(graph, kind, attribution="cascade", ms=None) -> GateCost:
-    return GateCost(Pricer(graph, kind), graph, attribution, ms)
+def cost_of(graph, kind, attribution="cascade") -> GateCost:
+    return GateCost(Pricer(graph, kind), graph, attribution)
 
 
 def random_mask(graph, steps: int = 20, seed: int = 0) -> np.ndarray:
@@ -75,32 +75,19 @@ def test_own_shares_and_equal_ones() -> None:
     assert (cost_of(graph, "output", "equal").weights(mask) == 1).all()
 
 
-def test_milliseconds_count_the_blocks_that_live() -> None:
+def test_with_a_latency_table_costs_are_shares_of_time() -> None:
     graph = chain_like(3)
-    ms = {
-        "transformer_blocks.0": 1.0,
-        "transformer_blocks.1": 2.0,
-        "transformer_blocks.2": 3.0,
-        PREDICTION: 0.0,
-        "": 8.0,
-    }
-    cost = cost_of(graph, "residual", "cascade", ms)
-    everything = frozenset(graph.block_names)
+    table = table_for(graph, slow="transformer_blocks.1", call_ms=0.0)
+    cost = GateCost(Pricer(graph, "residual", table), graph, "cascade")
+    everything, prices = frozenset(graph.block_names), table.prices_ms(graph)
+    times, total = prices[2:5], sum(prices)
     assert cost.step_share(everything) == 1.0 and cost.step_share(everything - {PREDICTION}) == 0.0
-    assert cost.step_share(everything - {"transformer_blocks.1"}) == pytest.approx(6 / 8)
-    assert cost.weights(np.ones((1, 4)))[0].tolist() == pytest.approx([1 / 8, 2 / 8, 3 / 8, 1.0])
-    assert cost_of(graph, "output", "cascade", ms).weights(np.ones((1, 4)))[0, 2] == pytest.approx(6 / 8)
-    assert cost_of(graph, "residual", "own", ms).weights(np.ones((1, 4)))[0].tolist() == [1 / 8, 2 / 8, 3 / 8, 0.0]
+    assert cost.step_share(everything - {"transformer_blocks.1"}) == pytest.approx(1 - times[1] / total)
+    weights = cost.weights(np.ones((1, 4)))[0].tolist()
+    assert weights == pytest.approx([*(ms / total for ms in times), 1.0])
+    own = GateCost(Pricer(graph, "residual", table), graph, "own").weights(np.ones((1, 4)))[0].tolist()
+    assert own == pytest.approx([table.blocks_ms[name] / total for name in graph.block_names])
     assert cost.kept([everything, frozenset(), everything, frozenset()]) == 0.5
-
-
-def test_blocks_of_the_live_model_are_timed(digits_dit, traced) -> None:
-    graph = traced("digits-dit", "stage").blocks
-    ms = block_milliseconds(digits_dit, graph, repeats=2)
-    assert set(ms) == {*graph.block_names, ""} and ms[PREDICTION] == 0.0
-    assert all(ms[name] > 0 for name in graph.block_names[:-1])
-    assert sum(ms[name] for name in graph.block_names) < 1.5 * ms[""]
-    assert all("forward" not in module.__dict__ for module in digits_dit.module.modules())
 
 
 def test_an_unknown_cost_is_refused() -> None:

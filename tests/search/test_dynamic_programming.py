@@ -8,9 +8,10 @@ from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.search import TOLERANCE, SearchOptions
-from dipgo_deploy.search.calibration import Judge, calibrate
+from dipgo_deploy.search.calibration import calibrate
 from dipgo_deploy.search.dynamic_programming import dynamic_programming, finalists
-from tests.search.fakes import FakeJudge
+from dipgo_deploy.search.evaluator import Evaluator
+from tests.search.fakes import FakeEvaluator
 from tests.search.graphs import chain_like, unet_like
 from tests.search.runs import run
 
@@ -26,13 +27,13 @@ def nothing_matters(computed) -> float:
 )
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.8])
 def test_every_finalist_meets_the_ratio_on_a_path_with_one_set_in_between(graph, kind, ratio: float) -> None:
-    judge = FakeJudge(graph, 20, nothing_matters, kind)
-    drawn = finalists(judge, ratio, PATHS)
+    evaluator = FakeEvaluator(graph, 20, nothing_matters, kind)
+    drawn = finalists(evaluator, ratio, PATHS)
     assert {"nothing"} <= {one.knobs["between"] for one in drawn}
     for one in drawn:
         keys = int(one.knobs["key_steps"])
         assert set(one.computed[:keys]) == {frozenset(graph.block_names)} and len(set(one.computed[keys:])) == 1
-        assert abs(one.ratio - ratio) <= TOLERANCE and one.ratio == judge.pricer.ratio(one.computed)
+        assert abs(one.ratio - ratio) <= TOLERANCE and one.ratio == evaluator.pricer.ratio(one.computed)
 
 
 def test_what_lies_between_is_nothing_the_tail_or_a_shallow_branch() -> None:
@@ -40,7 +41,7 @@ def test_what_lies_between_is_nothing_the_tail_or_a_shallow_branch() -> None:
     between = {
         one.knobs["between"]: one.computed[-1]
         for one in finalists(
-            FakeJudge(graph, 100, nothing_matters), 0.3, [tuple(range(count)) for count in range(1, 101)]
+            FakeEvaluator(graph, 100, nothing_matters), 0.3, [tuple(range(count)) for count in range(1, 101)]
         )
     }
     assert between == {
@@ -51,10 +52,10 @@ def test_what_lies_between_is_nothing_the_tail_or_a_shallow_branch() -> None:
 
 
 def test_three_finalists_of_a_kind_at_most_and_the_nearest_where_none_meets_the_ratio() -> None:
-    judge = FakeJudge(chain_like(), 200, nothing_matters)
-    drawn = finalists(judge, 0.5, [tuple(range(count)) for count in range(1, 201)])
+    evaluator = FakeEvaluator(chain_like(), 200, nothing_matters)
+    drawn = finalists(evaluator, 0.5, [tuple(range(count)) for count in range(1, 201)])
     assert [one.knobs["key_steps"] for one in drawn if one.knobs["between"] == "nothing"] == ["100", "99", "101"]
-    (only,) = finalists(FakeJudge(chain_like(), 3, nothing_matters), 0.9, PATHS[:3])
+    (only,) = finalists(FakeEvaluator(chain_like(), 3, nothing_matters), 0.9, PATHS[:3])
     assert (only.knobs["key_steps"], only.knobs["between"]) == ("1", "nothing")
 
 
@@ -62,25 +63,26 @@ def test_six_steps_of_digits(digits_unet, traced) -> None:
     graph = traced("digits-unet", "stage").blocks
     contract = make_contract(digits_unet, steps=6)
     calibration = calibrate(digits_unet, graph, contract, range(2))
-    judge, options = Judge(calibration, graph, "output"), SearchOptions("dpcache", 0.5, seed=1)
-    trials, found = run(dynamic_programming(judge, options))
+    evaluator, options = Evaluator(calibration, graph, "output"), SearchOptions("dpcache", 0.5, seed=1)
+    trials, found = run(dynamic_programming(evaluator, options))
     assert abs(found.ratio - 0.5) <= TOLERANCE and found.knobs == {"between": "nothing", "key_steps": "3"}
     assert [trial.stage for trial in trials[:7]] == ["calibration"] * 6 + ["cheapest paths"]
-    assert trials[5].spent == pytest.approx(2 + 2 * (1 + 1 + 4)) and trials[-1].spent == judge.spent
-    assert trials[-1].best_db == judge.score(found.computed)
+    assert trials[5].text == f"{2 + 2 * (1 + 1 + 4)} trajectories"
+    score = evaluator.score(found.computed)
+    assert trials[-1].text == f"best {score:.2f} dB, {evaluator.search_cost:.0f} trajectories"
     uniform = [frozenset() if step % 2 else frozenset(graph.block_names) for step in range(6)]
-    assert judge.score(found.computed) >= judge.score(uniform)
-    again = run(dynamic_programming(Judge(calibration, graph, "output"), options))
+    assert evaluator.score(found.computed) >= evaluator.score(uniform)
+    again = run(dynamic_programming(Evaluator(calibration, graph, "output"), options))
     assert again == (trials, found)
 
 
 def test_samplers_whose_steps_are_not_linear_are_refused(digits_unet, traced) -> None:
     graph = traced("digits-unet", "stage").blocks
     contract = make_contract(digits_unet, sampler="euler-a", steps=6)
-    judge = Judge(calibrate(digits_unet, graph, contract, range(1)), graph, "output")
+    evaluator = Evaluator(calibrate(digits_unet, graph, contract, range(1)), graph, "output")
     message = (
         "^dpcache needs a sampler whose steps are linear, but EulerAncestralDiscreteScheduler draws noise: "
         "choose another sampler, or method evolutionary$"
     )
     with pytest.raises(UsageError, match=message):
-        run(dynamic_programming(judge, SearchOptions("dpcache", 0.5)))
+        run(dynamic_programming(evaluator, SearchOptions("dpcache", 0.5)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.search import TOLERANCE, SearchOptions
-from dipgo_deploy.search.best_of_random import best_of_random
+from dipgo_deploy.search import TOLERANCE, BestRandomOptions, EvolutionOptions, SearchOptions
 from dipgo_deploy.search.evolution import evolutionary
-from tests.search.fakes import FakeJudge, hidden_optimum
+from dipgo_deploy.search.random_schedules import best_of_random
+from tests.search.fakes import FakeEvaluator, hidden_optimum
 from tests.search.graphs import chain_like, unet_like
 from tests.search.runs import run
 
@@ -20,36 +20,42 @@ def nothing_matters(computed) -> float:
     return 0.0
 
 
-def evolve(judge: FakeJudge, ratio: float = RATIO, **knobs):
-    return run(evolutionary(judge, SearchOptions("evolutionary", ratio, judge.kind, **knobs)))
+def options_of(ratio: float, kind, seed: int = 0, **knobs) -> SearchOptions:
+    return SearchOptions("evolutionary", ratio, kind, seed, EvolutionOptions(**knobs))
+
+
+def evolve(evaluator: FakeEvaluator, ratio: float = RATIO, **knobs):
+    return run(evolutionary(evaluator, options_of(ratio, evaluator.kind, **knobs)))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_evolution_finds_the_optimum_where_as_many_random_schedules_do_not(seed: int) -> None:
-    judge, lucky = FakeJudge(GRAPH, STEPS, SCORE), FakeJudge(GRAPH, STEPS, SCORE)
-    _, found = evolve(judge, seed=seed, trajectories=200)
+    evaluator, lucky = FakeEvaluator(GRAPH, STEPS, SCORE), FakeEvaluator(GRAPH, STEPS, SCORE)
+    _, found = evolve(evaluator, seed=seed, trajectories=200)
     count = int(200 / (1 - RATIO))
-    _, drawn = run(best_of_random(lucky, SearchOptions("best-random", RATIO, seed=seed, candidates=count)))
+    _, drawn = run(
+        best_of_random(lucky, SearchOptions("best-random", RATIO, seed=seed, settings=BestRandomOptions(count)))
+    )
     assert tuple(found.computed) == OPTIMUM and SCORE(found.computed) == 0.0
     assert SCORE(drawn.computed) < 0.0
 
 
-def test_every_trial_tells_the_budget_and_the_best_only_gets_better() -> None:
-    judge = FakeJudge(GRAPH, STEPS, SCORE)
-    trials, found = evolve(judge, trajectories=40, population=8)
-    assert all(t.total == 40 and t.done == t.spent for t in trials) and trials[-1].spent == judge.spent
-    assert 40 <= judge.spent < 41 and all(t.spent < 40 for t in trials[:-1])
-    best = [t.best_db for t in trials if t.best_db is not None]
+def test_progress_tells_the_budget_and_the_best_only_gets_better() -> None:
+    evaluator = FakeEvaluator(GRAPH, STEPS, SCORE)
+    seen, found = evolve(evaluator, trajectories=40, population=8)
+    assert all(each.total == 40 for each in seen) and seen[-1].done == evaluator.search_cost
+    assert 40 <= evaluator.search_cost < 41 and all(each.done < 40 for each in seen[:-1])
+    best = [float(each.text.split()[1]) for each in seen if each.text]
     assert best == sorted(best) and best[-1] == SCORE(found.computed)
-    assert found.knobs["population"] == "8" and int(found.knobs["judged"]) == len(trials)
+    assert found.knobs["population"] == "8" and int(found.knobs["evaluated"]) == len(seen)
 
 
-def test_what_is_returned_is_the_best_that_was_judged_at_the_ratio() -> None:
-    judge = FakeJudge(GRAPH, STEPS, SCORE)
-    _, found = evolve(judge, trajectories=30)
-    near = [key for key in judge.known if abs(judge.pricer.ratio(key) - RATIO) <= TOLERANCE]
+def test_what_is_returned_is_the_best_that_was_evaluated_at_the_ratio() -> None:
+    evaluator = FakeEvaluator(GRAPH, STEPS, SCORE)
+    _, found = evolve(evaluator, trajectories=30)
+    near = [key for key in evaluator.known if abs(evaluator.pricer.ratio(key) - RATIO) <= TOLERANCE]
     assert SCORE(found.computed) == max(map(SCORE, near))
-    assert found.ratio == judge.pricer.ratio(found.computed)
+    assert found.ratio == evaluator.pricer.ratio(found.computed)
 
 
 @pytest.mark.parametrize(
@@ -57,30 +63,30 @@ def test_what_is_returned_is_the_best_that_was_judged_at_the_ratio() -> None:
 )
 @pytest.mark.parametrize("ratio", [0.3, 0.8])
 def test_ratios_are_met_on_every_graph(graph, kind, ratio: float) -> None:
-    judge = FakeJudge(graph, 20, lambda computed: float(sum(map(len, computed))), kind)
-    _, found = evolve(judge, ratio, trajectories=15)
+    evaluator = FakeEvaluator(graph, 20, lambda computed: float(sum(map(len, computed))), kind)
+    _, found = evolve(evaluator, ratio, trajectories=15)
     assert abs(found.ratio - ratio) <= TOLERANCE
 
 
 def test_a_ratio_out_of_reach_gives_the_nearest_schedule() -> None:
-    judge = FakeJudge(GRAPH, 3, nothing_matters)
-    _, found = evolve(judge, 0.9, population=4)
+    evaluator = FakeEvaluator(GRAPH, 3, nothing_matters)
+    _, found = evolve(evaluator, 0.9, population=4)
     assert found.ratio == pytest.approx(2 / 3) and not found.computed[1] and not found.computed[2]
 
 
 def test_evolution_ends_where_nothing_new_is_left() -> None:
-    judge = FakeJudge(GRAPH, 2, nothing_matters)
-    _, found = evolve(judge, 0.5, trajectories=10_000)
-    assert judge.spent < 100 and found.ratio == pytest.approx(0.5, abs=TOLERANCE)
+    evaluator = FakeEvaluator(GRAPH, 2, nothing_matters)
+    _, found = evolve(evaluator, 0.5, trajectories=10_000)
+    assert evaluator.search_cost < 100 and found.ratio == pytest.approx(0.5, abs=TOLERANCE)
 
 
 def test_a_seed_settles_everything() -> None:
-    runs = [evolve(FakeJudge(GRAPH, STEPS, SCORE), seed=seed, trajectories=30) for seed in (5, 5, 6)]
+    runs = [evolve(FakeEvaluator(GRAPH, STEPS, SCORE), seed=seed, trajectories=30) for seed in (5, 5, 6)]
     assert runs[0] == runs[1] and runs[0][0] != runs[2][0]
 
 
-def test_a_budget_that_is_spent_already_is_refused() -> None:
-    judge = FakeJudge(GRAPH, STEPS, SCORE)
-    judge.spent = 8.0
-    with pytest.raises(UsageError, match="^trajectories 8 are spent: 8 went before, give more$"):
-        evolve(judge, trajectories=8)
+def test_a_budget_that_is_used_up_is_refused() -> None:
+    evaluator = FakeEvaluator(GRAPH, STEPS, SCORE)
+    evaluator.search_cost = 8.0
+    with pytest.raises(UsageError, match="^trajectories 8 are used up: 8 were needed for full runs, give more$"):
+        evolve(evaluator, trajectories=8)

@@ -8,8 +8,8 @@ import pytest
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.schedule import check_schedule
 from dipgo_deploy.search.candidate import schedule_from_sets
+from dipgo_deploy.search.cost import Pricer
 from dipgo_deploy.search.genome import Genomes
-from dipgo_deploy.search.pricing import Pricer
 from tests.search.graphs import chain_like, contract_of, unet_like
 
 CASES = [(unet_like(), "output"), (chain_like(), "output"), (chain_like(), "residual")]

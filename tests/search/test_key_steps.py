@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from dipgo_deploy.search.key_steps import cheapest_key_steps
+from dipgo_deploy.search.dynamic_programming import cheapest_key_steps
 
 
 def total(cost: np.ndarray, path: tuple[int, ...]) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dipgo_deploy.bench.evaluation import ssim
-from dipgo_deploy.search.losses import CONSISTENCY, ssim_of
+from dipgo_deploy.search.dipgo.losses import CONSISTENCY, ssim_of
 
 
 def images(seed: int, size: int = 16) -> torch.Tensor:

@@ -5,9 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from dipgo_deploy.search.cost import GateCost
-from dipgo_deploy.search.moves import Moves
-from dipgo_deploy.search.pricing import Pricer
+from dipgo_deploy.search.cost import GateCost, Pricer
+from dipgo_deploy.search.dipgo.moves import Moves
 from tests.search.graphs import chain_like, unet_like
 
 STEPS = 12

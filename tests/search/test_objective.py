@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dipgo_deploy.search import objective as module
-from dipgo_deploy.search.cost import GateCost
-from dipgo_deploy.search.dipgo_options import DipgoOptions
-from dipgo_deploy.search.objective import Objective
-from dipgo_deploy.search.pricing import Pricer
+from dipgo_deploy.search.cost import GateCost, Pricer
+from dipgo_deploy.search.dipgo import objective as module
+from dipgo_deploy.search.dipgo.objective import Objective
+from dipgo_deploy.search.problem import Problem
 from dipgo_deploy.supernet.memory import gradient_memory, measure_step
-from tests.search.gradient import SMALL, contract_for
+from tests.search.gradient import contract_for, options_of
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def parts(digits_unet, traced):
 
 
 def objective_of(parts, **fields) -> Objective:
-    return Objective(*parts, "output", DipgoOptions(**{**SMALL, "loss": "l2", **fields}))
+    return Objective(Problem(*parts, options_of(**{"loss": "l2", **fields})))
 
 
 def partly(parts) -> np.ndarray:
@@ -39,7 +38,7 @@ def test_open_gates_lose_nothing(parts) -> None:
     found = objective_of(parts)
     loss, gradient = found.gradient(np.ones((6, 8), dtype=bool), cost_of(parts), 0)
     assert loss == 0.0 and gradient.abs().max() < 1e-4
-    assert found.spent == pytest.approx(1 + (3 * 5 + 1) / 6)  # one full run; step 0 forward, five there and back
+    assert found.search_cost == pytest.approx(1 + (3 * 5 + 1) / 6)  # one full run; step 0 forward, five there and back
 
 
 def test_gradients_are_what_computing_more_brings(parts) -> None:
@@ -47,7 +46,7 @@ def test_gradients_are_what_computing_more_brings(parts) -> None:
     found, cost, mask = objective_of(parts), cost_of(parts), partly(parts)
     loss, gradient = found.gradient(mask, cost, 0)
     assert loss > 0 and gradient.shape == mask.shape
-    assert found.spent == pytest.approx(1 + (2 + 3 * 3 + 1) / 6)
+    assert found.search_cost == pytest.approx(1 + (2 + 3 * 3 + 1) / 6)
     assert (gradient[0] == 0).all() and (gradient[[2, 4], :-1] == 0).all()
     for step in (2, 4):
         opened = mask.copy()
@@ -65,7 +64,7 @@ def test_a_run_of_one_step_has_nothing_to_descend_by(parts) -> None:
 def test_batches_come_in_turn(parts) -> None:
     found = objective_of(parts, pool=2, batch=1)
     first, second = found.batch(0), found.batch(1)
-    assert found.batch(2) is first and not np.array_equal(first.noise, second.noise) and found.spent == 2
+    assert found.batch(2) is first and not np.array_equal(first.noise, second.noise) and found.search_cost == 2
     assert np.array_equal(objective_of(parts, pool=1, first_seed=10_000_001).batch(0).noise, second.noise)
 
 
@@ -89,7 +88,7 @@ def test_what_is_computed_again_follows_from_half_of_the_free_memory(parts, monk
         found = objective_of(parts)
         loss, gradient = found.gradient(partly(parts), cost_of(parts), 0)
         assert found.chain.recompute == mode
-        seen.append((loss, found.spent, gradient.tolist()))
+        seen.append((loss, found.search_cost, gradient.tolist()))
     assert seen[0] == seen[1] == seen[2]
 
 

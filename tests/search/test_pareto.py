@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dipgo_deploy.search.pareto import crowding_distance, non_dominated_fronts, survivors
+from dipgo_deploy.search.genome import crowding_distance, non_dominated_fronts, survivors
 
 
 def dominates(one: np.ndarray, other: np.ndarray) -> bool:

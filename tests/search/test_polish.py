@@ -7,12 +7,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from dipgo_deploy.search.cost import GateCost
-from dipgo_deploy.search.panel import Panel
-from dipgo_deploy.search.polish import Polished, PolishOptions, polish
-from dipgo_deploy.search.pricing import Pricer
-from dipgo_deploy.search.threshold import sets_of
-from tests.search.fakes import FakeJudge, hidden_optimum
+from dipgo_deploy.search.cost import GateCost, Pricer
+from dipgo_deploy.search.dipgo.polish import Polished, PolishOptions, polish
+from dipgo_deploy.search.dipgo.threshold import sets_of
+from dipgo_deploy.search.evaluator import StagedEvaluator
+from tests.search.fakes import FakeEvaluator, hidden_optimum
 from tests.search.graphs import chain_like, unet_like
 
 STEPS = 12
@@ -27,34 +26,36 @@ def start_of(graph) -> np.ndarray:
     return mask
 
 
-def run(graph, kind, seed: int = 0, rounds: int = 25, gradient=None, score=None) -> tuple[FakeJudge, list[Polished]]:
-    judge = FakeJudge(graph, STEPS, score or hidden_optimum(graph, STEPS, 4, seed=1)[1], kind)
+def run(
+    graph, kind, seed: int = 0, rounds: int = 25, gradient=None, score=None
+) -> tuple[FakeEvaluator, list[Polished]]:
+    evaluator = FakeEvaluator(graph, STEPS, score or hidden_optimum(graph, STEPS, 4, seed=1)[1], kind)
     noise = np.random.default_rng(9)
     gradient = gradient or (lambda mask: noise.standard_normal(mask.shape))
     cost = GateCost(Pricer(graph, kind), graph, "marginal")
-    found = polish(start_of(graph), 2 / 3, Panel([judge]), cost, gradient, PolishOptions(seed=seed))
-    return judge, list(islice(found, rounds))
+    found = polish(start_of(graph), 2 / 3, StagedEvaluator([evaluator]), cost, gradient, PolishOptions(seed=seed))
+    return evaluator, list(islice(found, rounds))
 
 
 @each
 def test_the_best_score_never_falls_and_the_ratio_is_never_exceeded(graph, kind) -> None:
-    judge, found = run(graph, kind)
+    evaluator, found = run(graph, kind)
     pricer = Pricer(graph, kind)
     assert (found[0].mask == start_of(graph)).all()
-    scores, spent = [p.score_db for p in found], [p.spent for p in found]
+    scores, spent = [p.score_db for p in found], [p.search_cost for p in found]
     assert scores == sorted(scores) and scores[-1] > scores[0] and spent == sorted(spent)
     for polished in found:
         sets = sets_of(polished.mask, graph, pricer)
         assert pricer.ratio(sets) >= 2 / 3 - 1e-6 and polished.mask[0].all()
-        assert judge.score(sets) == polished.score_db
+        assert evaluator.score(sets) == polished.score_db
 
 
 @each
 def test_it_is_settled_by_its_seed(graph, kind) -> None:
     first, again, other = (run(graph, kind, seed)[1] for seed in (0, 0, 1))
     assert all((a.mask == b.mask).all() and a.score_db == b.score_db for a, b in zip(first, again, strict=True))
-    assert [p.spent for p in first] == [p.spent for p in again]
-    assert [p.spent for p in first] != [p.spent for p in other]
+    assert [p.search_cost for p in first] == [p.search_cost for p in again]
+    assert [p.search_cost for p in first] != [p.search_cost for p in other]
 
 
 @each
@@ -67,9 +68,11 @@ def test_a_gradient_that_knows_the_optimum_leads_to_it(graph, kind) -> None:
 
 def test_a_mask_without_neighbours_is_left_as_it_is() -> None:
     graph = chain_like(1)
-    judge = FakeJudge(graph, 1, lambda computed: 1.0)
+    evaluator = FakeEvaluator(graph, 1, lambda computed: 1.0)
     cost = GateCost(Pricer(graph, "output"), graph, "marginal")
-    found = list(polish(np.ones((1, 2), dtype=bool), 0.0, Panel([judge]), cost, lambda mask: np.zeros(mask.shape)))
+    found = list(
+        polish(np.ones((1, 2), dtype=bool), 0.0, StagedEvaluator([evaluator]), cost, lambda mask: np.zeros(mask.shape))
+    )
     assert [p.score_db for p in found] == [1.0]
 
 
@@ -77,7 +80,7 @@ def test_entries_that_live_for_nothing_are_dropped_first() -> None:
     graph = unet_like()
     mask = start_of(graph)
     mask[6, :-1] = True
-    judge = FakeJudge(graph, STEPS, hidden_optimum(graph, STEPS, 4, seed=1)[1])
+    evaluator = FakeEvaluator(graph, STEPS, hidden_optimum(graph, STEPS, 4, seed=1)[1])
     cost = GateCost(Pricer(graph, "output"), graph, "marginal")
-    first = next(polish(mask, 2 / 3, Panel([judge]), cost, lambda given: np.zeros(given.shape)))
+    first = next(polish(mask, 2 / 3, StagedEvaluator([evaluator]), cost, lambda given: np.zeros(given.shape)))
     assert (first.mask == start_of(graph)).all()

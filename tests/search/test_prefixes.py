@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.core.blocks import PREDICTION
-from dipgo_deploy.search.calibration import Judge, calibrate
+from dipgo_deploy.search.calibration import calibrate
+from dipgo_deploy.search.evaluator import Evaluator
 from tests.search.gradient import contract_for
 
 CASES = [("digits_unet", "digits-unet", "output"), ("digits_dit", "digits-dit", "residual")]
@@ -15,12 +16,12 @@ each = pytest.mark.parametrize(("fixture", "name", "kind"), CASES, ids=["unet", 
 
 @pytest.fixture
 def made(request, traced):
-    """Two judges of one calibration: one that keeps states, one that does not."""
+    """Two evaluators of one calibration: one that keeps states, one that does not."""
 
     def make(fixture: str, name: str, kind: str, states: int = 12, **knobs):
         model, graph = request.getfixturevalue(fixture), traced(name, "stage").blocks
         given = calibrate(model, graph, contract_for(model, **knobs), range(2))
-        return Judge(given, graph, kind, states), Judge(given, graph, kind)
+        return Evaluator(given, graph, kind, states), Evaluator(given, graph, kind)
 
     return make
 
@@ -37,13 +38,13 @@ def test_the_same_values_for_less(made, fixture, name, kind) -> None:
     quick, plain = made(fixture, name, kind)
     base, others = schedules(quick.graph.block_names)
     quick.psnr_db(base), plain.psnr_db(base)
-    assert quick.spent == plain.spent
+    assert quick.search_cost == plain.search_cost
     quick.settle()
     saved = []
     for other in others:
-        before = quick.spent, plain.spent
+        before = quick.search_cost, plain.search_cost
         assert np.array_equal(quick.psnr_db(other), plain.psnr_db(other))
-        saved.append((plain.spent - before[1]) - (quick.spent - before[0]))
+        saved.append((plain.search_cost - before[1]) - (quick.search_cost - before[0]))
     assert saved[0] > saved[1] > saved[2] > 0 == saved[3]
 
 
@@ -56,10 +57,10 @@ def test_the_base_is_what_was_settled_not_what_ran_last(made, fixture, name, kin
     for other in (early, middle, late):
         assert np.array_equal(quick.psnr_db(other), plain.psnr_db(other))
     share = quick.pricer.kept(late, 4)
-    before = quick.spent
+    before = quick.search_cost
     quick._known.clear()
     quick.psnr_db(late)
-    assert quick.spent == pytest.approx(before + 2 * share)
+    assert quick.search_cost == pytest.approx(before + 2 * share)
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp-2m", "euler-a"])
@@ -77,6 +78,6 @@ def test_without_states_every_run_is_whole(made) -> None:
     base, (late, *_) = schedules(plain.graph.block_names)
     plain.psnr_db(base)
     plain.settle()
-    before = plain.spent
+    before = plain.search_cost
     plain.psnr_db(late)
-    assert plain.spent == pytest.approx(before + 2 * plain.pricer.kept(late)) and not plain._prefixes._base
+    assert plain.search_cost == pytest.approx(before + 2 * plain.pricer.kept(late)) and not plain._prefixes._base

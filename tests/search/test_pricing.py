@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.core.liveness import pruned_ratio
-from dipgo_deploy.search import random_schedule
-from dipgo_deploy.search.pricing import Pricer
+from dipgo_deploy.search.cost import Pricer
+from dipgo_deploy.search.random_schedules import random_schedule
 from tests.search.graphs import chain_like, contract_of, unet_like
 from tests.search.tables import table_for
 

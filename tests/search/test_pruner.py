@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.search.pruner import Pruner, PrunerShape, spread_prior
+from dipgo_deploy.search.dipgo.pruner import Pruner, PrunerShape, spread_prior
 
 SHAPE = (5, 3)
 
@@ -69,10 +69,10 @@ def test_the_first_steps_of_a_spread_prior_leave_even_gaps(steps: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"steps": 0}, "steps 0 of a pruner makes no sense: give 1 or more"),
-        ({"hidden": -1}, "hidden -1 of a pruner makes no sense"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"hidden": -1}, "hidden must be at least 1, got -1"),
         ({"encoder": "mamba"}, "encoder 'mamba' is unknown: choose attention, linear, none"),
-        ({"width": 30}, "width 30 is no multiple of 4 attention heads: change one"),
+        ({"width": 30}, "width 30 is not a multiple of 4 attention heads: change width"),
     ],
 )
 def test_refusals(fields, message) -> None:

@@ -1,4 +1,4 @@
-"""Every method: valid schedules, ratios near the asked ones, one-line refusals, settled by the seed."""
+"""Every rule: valid schedules, ratios near the asked ones, one-line refusals, settled by the seed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.liveness import plan_steps, pruned_ratio
 from dipgo_deploy.core.schedule import Schedule, check_schedule
-from dipgo_deploy.search import TOLERANCE, SearchOptions, search_schedule
-from dipgo_deploy.search.options import JUDGED, RULES
+from dipgo_deploy.search import METHODS, RULES, TOLERANCE, SearchOptions, method_options, schedule_by_rule
 from tests.search.graphs import chain_like, contract_of, unet_like
 
 CASES = [(unet_like(), "output"), (chain_like(), "output"), (chain_like(), "residual")]
 
 
-def search(graph: BlockGraph, steps: int, method: str, ratio: float, kind: Kind = "output", **knobs: int) -> Schedule:
-    return search_schedule(graph, contract_of(graph, steps), SearchOptions(method, ratio, kind, **knobs))
+def search(
+    graph: BlockGraph, steps: int, method: str, ratio: float, kind: Kind = "output", seed: int = 0, **knobs: int
+) -> Schedule:
+    options = SearchOptions(method, ratio, kind, seed, method_options(method, **knobs))
+    return schedule_by_rule(graph, contract_of(graph, steps), options)
 
 
 @pytest.mark.parametrize("method", RULES)
@@ -45,6 +47,21 @@ def test_uniform_makes_evenly_spread_calls_and_holds_the_prediction(steps: int, 
     gaps = {b - a for a, b in pairwise(called)}
     assert len(called) == calls and called[0] == 0 and max(gaps) - min(gaps) <= 1
     assert all(plan.reach.computes == set(graph.block_names) for plan in plans if plan.is_call)
+
+
+@pytest.mark.parametrize(("steps", "calls"), [(50, 10), (50, 7), (6, 1), (6, 6)])
+def test_uniform_makes_exactly_the_calls_that_are_asked_for(steps: int, calls: int) -> None:
+    graph = unet_like()
+    schedule = search(graph, steps, "uniform", 0.8, calls=calls)
+    called = [step for step, computed in enumerate(schedule.computed) if computed]
+    assert called == [i * steps // calls for i in range(calls)] and "ratio" not in schedule.origin
+    assert schedule.origin["computed_steps"] == str(calls)
+    assert schedule.origin["reached"] == f"{1 - calls / steps:.4f}"
+
+
+def test_more_calls_than_the_sampler_makes_are_refused() -> None:
+    with pytest.raises(UsageError, match="calls must be at most 6, the network calls of the full run, got 7"):
+        search(unet_like(), 6, "uniform", 0.8, calls=7)
 
 
 def test_fora_runs_only_the_tail_between_full_steps() -> None:
@@ -109,18 +126,19 @@ def test_random_is_settled_by_its_seed() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "magic", "ratio": 0.5}, "method 'magic' is not known: choose one of uniform"),
+        ({"method": "magic", "ratio": 0.5}, "method 'magic' is unknown: choose uniform"),
         ({"method": "random", "ratio": 1.0}, r"ratio 1.0 is not in \[0, 1\)"),
         ({"method": "random", "ratio": -0.1}, r"ratio -0.1 is not in \[0, 1\)"),
         ({"method": "random", "ratio": float("nan")}, r"ratio nan is not in \[0, 1\)"),
-        ({"method": "random", "ratio": 0.5, "kind": "both"}, "kind 'both' is not known"),
-        ({"method": "random", "ratio": 0.5, "seed": -1}, "seed -1 is negative"),
-        ({"method": "random", "ratio": 0.5, "interval": 2}, "interval does not belong to method random"),
-        ({"method": "fora", "ratio": 0.5, "depth": 2}, "depth does not belong to method fora"),
-        ({"method": "fora", "ratio": 0.5, "interval": 0}, "interval 0 is less than 1: give 1 or more"),
-        ({"method": "dpcache", "ratio": 0.5, "candidates": 2}, "candidates does not belong to method dpcache"),
-        ({"method": "best-random", "ratio": 0.5, "trajectories": 9}, "trajectories does not belong to .*evolutionary"),
-        ({"method": "evolutionary", "ratio": 0.5, "population": 3}, "population 3 is less than 4: give 4 or more"),
+        ({"method": "random", "ratio": 0.5, "kind": "both"}, "kind 'both' is unknown"),
+        ({"method": "random", "ratio": 0.5, "seed": -1}, "seed must be at least 0, got -1"),
+        ({"method": "random", "max_graphs": 0}, "max_graphs must be at least 1, got 0"),
+        ({"method": "dpcache", "images": 0}, "images must be at least 1, got 0"),
+        ({"method": "dpcache", "guidance_scale": -1.0}, "guidance_scale must be at least 0, got -1.0"),
+        ({"method": "dpcache", "guidance_scale": float("nan")}, "guidance_scale must be at least 0, got nan"),
+        ({"method": "random", "classes": (1,)}, "classes is for methods that run the model, not for random: leave it"),
+        ({"method": "uniform", "prompts": ("a",)}, "prompts is for methods that run the model, not for uniform"),
+        ({"method": "dpcache", "prompts": ("a",), "classes": (1,)}, "classes and prompts both say what images show"),
     ],
 )
 def test_options_refuse_what_makes_no_sense_in_one_line(fields: dict[str, object], message: str) -> None:
@@ -129,9 +147,9 @@ def test_options_refuse_what_makes_no_sense_in_one_line(fields: dict[str, object
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("method", JUDGED)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in RULES])
 def test_methods_that_run_the_model_are_no_rules(method: str) -> None:
-    with pytest.raises(UsageError, match=f"method {method} needs the model: give it one, or choose one of uniform"):
+    with pytest.raises(UsageError, match=f"method {method} needs a model: pass a model, or choose uniform"):
         search(unet_like(), 10, method, 0.5)
 
 
@@ -144,4 +162,4 @@ def test_search_refuses_knobs_and_kinds_that_do_not_fit_the_model() -> None:
         search(unet_like(), 10, "fora", 0.5, "residual")
     graph = unet_like()
     with pytest.raises(InputError, match=r"traced from model_digest ddd.*trace that model"):
-        search_schedule(graph, replace(contract_of(graph, 5), model_digest="e" * 64), SearchOptions("fora", 0.5))
+        schedule_by_rule(graph, replace(contract_of(graph, 5), model_digest="e" * 64), SearchOptions("fora", 0.5))

@@ -9,8 +9,9 @@ import torch
 from dipgo_deploy.core.sampler import LinearSampler, Update
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.models.sampler_reading import next_latent, read_sampler
-from dipgo_deploy.search.calibration import Judge, calibrate
+from dipgo_deploy.models.sampler_coefficients import next_latent, read_sampler
+from dipgo_deploy.search.calibration import calibrate
+from dipgo_deploy.search.evaluator import Evaluator
 from dipgo_deploy.search.sensitivity import FullRun, holding_costs, random_probes, record_full_run
 
 STEPS, BATCH, SHAPE = 5, 3, (1, 2, 2)
@@ -72,8 +73,10 @@ def test_random_probes_measure_mean_squares_and_are_settled_by_their_seed() -> N
     assert not torch.equal(probes, random_probes(run, 4000, seed=2))
 
 
-@pytest.mark.parametrize(("name", "guidance"), [("ddim", "none"), ("dpmpp-2m", "concat")])
-def test_costs_foretell_what_holding_one_step_does_to_digits(digits_unet, traced, name: str, guidance) -> None:
+@pytest.mark.parametrize(
+    ("name", "guidance"), [pytest.param("ddim", "none", marks=pytest.mark.slow), ("dpmpp-2m", "concat")]
+)
+def test_costs_estimate_what_holding_one_step_does_to_digits(digits_unet, traced, name: str, guidance) -> None:
     """One image and 32 probes leave a quarter of noise, and ten steps are not quite infinitesimal."""
     graph = traced("digits-unet", "stage").blocks
     contract = make_contract(digits_unet, sampler=name, steps=10, guidance=guidance)
@@ -86,8 +89,8 @@ def test_costs_foretell_what_holding_one_step_does_to_digits(digits_unet, traced
         found = next_latent(sampler.updates[step], run.latents[: step + 1], run.outputs[: step + 1])
         assert torch.allclose(found, run.latents[step + 1], atol=1e-4)
     columns = list(holding_costs(run, sampler, random_probes(run, 32, seed=0)))[::-1]
-    judge, shares = Judge(calibration, graph, "output"), []
+    evaluator, shares = Evaluator(calibration, graph, "output"), []
     for held in range(2, 9):
         computed = [step if index != held else frozenset() for index, step in enumerate(full.computed)]
-        shares.append(columns[held][held - 1] / (4 / 10 ** (judge.score(computed) / 10)))
+        shares.append(columns[held][held - 1] / (4 / 10 ** (evaluator.score(computed) / 10)))
     assert 0.7 < np.median(shares) < 1.4 and 1 / 3 < min(shares) and max(shares) < 3

@@ -10,9 +10,9 @@ import pytest
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.liveness import pruned_ratio
 from dipgo_deploy.search.candidate import schedule_from_sets
+from dipgo_deploy.search.cost import Pricer
+from dipgo_deploy.search.dipgo.threshold import candidate_of_ratio, mask_of_ratio, sets_of
 from dipgo_deploy.search.options import TOLERANCE
-from dipgo_deploy.search.pricing import Pricer
-from dipgo_deploy.search.threshold import candidate_of_ratio, mask_of_ratio, sets_of
 from tests.search.graphs import chain_like, contract_of, unet_like
 
 RATIOS = [round(0.3 + 0.05 * i, 2) for i in range(13)]

@@ -10,8 +10,7 @@ from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.sampler import noise_for
 from dipgo_deploy.models.samplers import sampler_spec
-from dipgo_deploy.supernet.chain import Checkpoint, SoftChain
-from dipgo_deploy.supernet.trajectory import Trajectory
+from dipgo_deploy.supernet.chain import Checkpoint, SoftChain, Trajectory
 from tests.search.graphs import chain_like
 
 STEPS = 5

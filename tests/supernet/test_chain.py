@@ -10,12 +10,11 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models import make_contract
 from dipgo_deploy.search.calibration import calibrate
 from dipgo_deploy.search.candidate import schedule_from_sets
-from dipgo_deploy.search.cost import GateCost
-from dipgo_deploy.search.pricing import Pricer
-from dipgo_deploy.search.threshold import sets_of
+from dipgo_deploy.search.cost import GateCost, Pricer
+from dipgo_deploy.search.dipgo.threshold import sets_of
 from dipgo_deploy.supernet.chain import SoftChain
 from dipgo_deploy.supernet.rollout import reference_trajectory
-from tests.supernet.chains import GRAPH, STEPS, Tiny, contract, loss_of, run, soft_chain
+from tests.supernet.chains import GRAPH, LAST, STEPS, Tiny, contract, loss_of, run, soft_chain
 
 CASES = [
     ("digits-unet", "stage", "output", "ddim", "none"),
@@ -97,7 +96,7 @@ def slope(chain: SoftChain, gates: torch.Tensor, live: torch.Tensor, index: tupl
 
 
 @pytest.mark.parametrize(("name", "granularity", "kind"), [c[:3] for c in CASES[1:3]])
-def test_what_is_computed_again_changes_nothing(reference_model, traced, name, granularity, kind) -> None:
+def test_recomputation_changes_nothing(reference_model, traced, name, granularity, kind) -> None:
     model, graph = reference_model(name), traced(name, granularity).blocks
     at = make_contract(model, steps=4, guidance="concat")
     data, found = calibrate(model, graph, at, range(1)), {}
@@ -145,10 +144,39 @@ def test_a_network_that_writes_to_its_features_in_place_is_held_as_it_was() -> N
         assert torch.equal(*images)
 
 
+@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("recompute", ["none", "step"])
+def test_the_gradient_of_a_closed_step_is_the_one_sided_derivative(recompute, rows) -> None:
+    """Two closed steps in a row after a partial one, and one at the end: none of them calls the network."""
+    gates = torch.ones(STEPS + 1, len(GRAPH.blocks), dtype=torch.float64)
+    live = torch.ones(gates.shape, dtype=torch.bool)
+    closed = [2, 3, 5]
+    gates[1, 1], gates[closed], live[closed, :LAST] = 0, 0, False
+    chain = SoftChain(Tiny(), GRAPH, contract(steps=STEPS + 1), "residual", recompute)
+    watched = gates.clone().requires_grad_()
+    trajectory = run(chain, watched, live)
+    assert chain.model.module.calls == 3
+    loss_of(trajectory).backward()
+    gradients = trajectory.closed_gradients(rows)
+    assert list(gradients) == closed and (watched.grad[closed] == 0).all()
+    with torch.no_grad():
+        before = float(loss_of(run(chain, gates, live)))
+        for step in closed:
+            near = gates.clone()
+            near[step], near[step, LAST] = 1, 1e-6
+            assert gradients[step] == pytest.approx((float(loss_of(run(chain, near, live))) - before) / 1e-6, rel=1e-4)
+
+
+def test_a_closed_step_right_after_the_first_has_a_gradient_too() -> None:
+    gates, live = torch.zeros(2, len(GRAPH.blocks)), torch.zeros(2, len(GRAPH.blocks), dtype=torch.bool)
+    chain = SoftChain(Tiny(), GRAPH, contract(steps=2), "output", "none")
+    trajectory = run(chain, gates.requires_grad_(), live)
+    loss_of(trajectory).backward()
+    assert trajectory.closed_gradients()[1] != 0.0
+
+
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="checkpoint 'some' is unknown: choose none, step, block"):
         soft_chain(recompute="some")  # type: ignore[arg-type]
-    with pytest.raises(
-        UsageError, match=r"gates must have shape \(5, 4\) \(steps, blocks\), found \(4, 4\): mend them"
-    ):
+    with pytest.raises(UsageError, match=r"gates must have the shape \(5, 4\) \(steps, blocks\), got \(4, 4\)"):
         run(soft_chain(), torch.ones(4, 4))

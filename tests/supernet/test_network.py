@@ -29,7 +29,7 @@ def test_the_sampler_sees_guided_rows_and_no_learned_sigma() -> None:
 
 def test_conditioning_takes_the_dtype_of_the_network_and_labels_stay_whole() -> None:
     network = GuidedNetwork(Tiny(), contract(), {"tokens": torch.ones(1), "labels": torch.tensor([3])}, 1.0)
-    assert network.dtype == network.wide == torch.float64
+    assert network.dtype == network.sampler_dtype == torch.float64
     assert {name: t.dtype for name, t in network._conditioning.items()} == {
         "tokens": torch.float64, "labels": torch.int64,
     }  # fmt: skip

@@ -9,7 +9,8 @@ from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.schedule import Schedule, full_schedule
-from dipgo_deploy.models.samplers import sampler_spec, scheduler_from_spec
+from dipgo_deploy.models.samplers import sampler_spec
+from dipgo_deploy.models.schedulers import scheduler_from_spec
 from dipgo_deploy.supernet.rollout import Rollout, reference_trajectory
 from dipgo_deploy.supernet.surgery import match_blocks
 
@@ -244,10 +245,10 @@ def test_a_fork_to_a_schedule_that_differs_before_or_forecasts_is_refused():
     model = tiny_dit()
     rollout = forkable(model, "ddim")
     rollout.advance(), rollout.advance()
-    with pytest.raises(UsageError, match="a fork at step 2 takes a schedule that agrees up to there"):
+    with pytest.raises(UsageError, match="a fork at step 2 needs a schedule that agrees up to that step"):
         rollout.fork(schedule_of(model, reused=[(1, "transformer_blocks.0")]))
-    with pytest.raises(UsageError, match="agrees up to there"):
+    with pytest.raises(UsageError, match="agrees up to that step"):
         rollout.fork(schedule_of(model, kind="residual"))
     forecast = schedule_of(model, reused=[(3, PREDICTION)], forecasts={(3, PREDICTION): (2.0, -1.0)})
-    with pytest.raises(UsageError, match="a fork takes schedules that hold"):
+    with pytest.raises(UsageError, match="a fork needs schedules that hold"):
         rollout.fork(forecast)

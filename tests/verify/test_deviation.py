@@ -7,7 +7,7 @@ from dipgo_deploy.verify.deviation import relative_difference
 
 
 def test_relative_difference_sees_single_elements_and_non_finite_ones() -> None:
-    wanted = np.array([1.0, -4.0, 2.0])
-    assert relative_difference(np.array([1.0, -4.0, 2.4]), wanted) == pytest.approx(0.1)
-    assert relative_difference(np.array([1.5, -4.5, 2.0]), wanted) == pytest.approx(0.125)
-    assert relative_difference(np.array([np.nan, -4.0, 2.0]), wanted) == float("inf")
+    reference = np.array([1.0, -4.0, 2.0])
+    assert relative_difference(np.array([1.0, -4.0, 2.4]), reference) == pytest.approx(0.1)
+    assert relative_difference(np.array([1.5, -4.5, 2.0]), reference) == pytest.approx(0.125)
+    assert relative_difference(np.array([np.nan, -4.0, 2.0]), reference) == float("inf")

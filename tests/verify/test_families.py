@@ -1,4 +1,7 @@
-"""The ladder holds for a tiny model of every family, at every granularity: whole bundles, both layouts, any batch."""
+"""The ladder holds for a tiny model of every family: whole bundles in both layouts, and images of any batch size.
+
+Twelve cells with every family, granularity and kind always run. The other cells are slow tests.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from filelock import FileLock
 from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import make_contract
-from dipgo_deploy.search.random_schedule import random_schedule
-from dipgo_deploy.verify import VerifyOptions
+from dipgo_deploy.runtime import open_session
+from dipgo_deploy.search.random_schedules import random_schedule
+from dipgo_deploy.verify import VerifyOptions, verify_bundle
 from tests.models.families import FAMILIES, tiny
 
 CELLS = [
@@ -23,15 +27,37 @@ CELLS = [
     for kind in ("output", "residual")
     if granularity == "branch" or kind == "output"
 ]
-"""Residuals are tried where every family has some: on branches."""
+"""Residuals are tried on branches, where every family has some."""
+
+ALWAYS = (
+    ("sd", "stage", "output"),
+    ("sd", "branch", "residual"),
+    ("sdxl", "layer", "output"),
+    ("ddpm", "layer", "output"),
+    ("dit", "stage", "output"),
+    ("pixart-alpha", "branch", "output"),
+    ("pixart-sigma", "branch", "residual"),
+    ("sd3", "stage", "output"),
+    ("sd3", "branch", "residual"),
+    ("flux", "stage", "output"),
+    ("flux", "branch", "residual"),
+    ("wan", "branch", "residual"),
+)
+PARAMETERS = [pytest.param(*cell, marks=[] if cell in ALWAYS else pytest.mark.slow) for cell in CELLS]
 
 FLOW = ("sd3", "flux", "wan")
-"""Families whose networks predict a velocity; theirs is a sampler of flow matching."""
+"""Families whose networks predict a velocity. They need a sampler of flow matching."""
 
 model_of = cache(tiny)
 
 
-@pytest.mark.parametrize(("name", "granularity", "kind"), CELLS)
+def test_the_cells_that_always_run_hold_every_family_and_granularity() -> None:
+    assert set(ALWAYS) <= set(CELLS)
+    for position in range(3):
+        assert {cell[position] for cell in ALWAYS} == {cell[position] for cell in CELLS}
+
+
+@pytest.mark.parametrize(("name", "granularity", "kind"), PARAMETERS)
 def test_every_rung_holds(trace_cache: Path, name: str, granularity: str, kind: str, tmp_path: Path) -> None:
     model = model_of(name)
     with FileLock(trace_cache / f"{name}-{granularity}.lock"):
@@ -40,14 +66,14 @@ def test_every_rung_holds(trace_cache: Path, name: str, granularity: str, kind: 
     contract = make_contract(model, sampler=sampler, steps=5, guidance="none" if name == "flux" else "concat")
     schedule = random_schedule(graph, contract, kind, np.random.default_rng(1), 0.6)
     bundle = load_bundle(export(model, schedule, tmp_path / "bundle", ExportOptions("segments")))
-    report = verify(bundle, VerifyOptions(images=3))
+    report = verify_bundle(bundle, VerifyOptions(images=3))
     assert report.passed, report.failure
     assert len(report.rungs) == 4 and all(rung.free <= 1e-3 for rung in report.rungs)
-    loaded, own = bundle.model.example_inputs(2), model.example_inputs(2)
-    assert {name: given.shape for name, given in loaded.items()} == {name: given.shape for name, given in own.items()}
+    loaded, original = bundle.model.example_inputs(2), model.example_inputs(2)
+    assert {key: tensor.shape for key, tensor in loaded.items()} == {key: t.shape for key, t in original.items()}
     noise = np.random.default_rng(0).standard_normal((3, *model.latent_shape)).astype(np.float32)
-    given, scale = model.conditioning([0, 1, 2], contract.guidance), contract.guidance_scale(None)
-    three = bundle.session(3, guidance_scale=scale).run(noise, given)
-    first = {n: v.reshape(-1, 3, *v.shape[1:])[:, :1].reshape(-1, *v.shape[1:]) for n, v in given.items()}
-    one = bundle.session(1, guidance_scale=scale).run(noise[:1], first)
-    assert np.abs(three[:1] - one).max() <= 1e-4 * np.abs(one).max()
+    conditioning, scale = model.conditioning([0, 1, 2], contract.guidance), contract.guidance_scale(None)
+    three = open_session(bundle, 3, guidance_scale=scale).run(noise, conditioning)
+    first = {n: v.reshape(-1, 3, *v.shape[1:])[:, :1].reshape(-1, *v.shape[1:]) for n, v in conditioning.items()}
+    single = open_session(bundle, 1, guidance_scale=scale).run(noise[:1], first)
+    assert np.abs(three[:1] - single).max() <= 1e-4 * np.abs(single).max()

@@ -1,14 +1,13 @@
-"""What the project knows of each denoiser class: its block patterns, and its forward with named, flat inputs."""
+"""What the project knows about each denoiser class: block patterns, and a forward with named, flat inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dipgo_deploy.models.presets.dit import DIT, PIXART
+from dipgo_deploy.models.presets.dit import DIT, PIXART, WAN
 from dipgo_deploy.models.presets.mmdit import FLUX, SD3
 from dipgo_deploy.models.presets.preset import Preset, patterns_for
 from dipgo_deploy.models.presets.unet import CONDITIONED, PLAIN
-from dipgo_deploy.models.presets.video import WAN
 
 __all__ = ["PRESETS", "Preset", "patterns_for"]
 

@@ -1,7 +1,8 @@
-"""Transformers with one stream: DiT (class labels) and PixArt (text in cross-attention)."""
+"""Transformers with one stream: DiT (class labels), PixArt and Wan (text in cross-attention)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,11 @@ from torch import nn
 
 from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, first_output, square
 
-__all__ = ["DIT", "PIXART"]
+__all__ = ["DIT", "PIXART", "WAN"]
+
+
+_FRAMES, _HEIGHT, _WIDTH = 21, 60, 104
+"""Latent size of 81 frames of 480 by 832 pixels. A Wan config has no size."""
 
 
 def _dit_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
@@ -46,6 +51,19 @@ def _pixart_forward(module: nn.Module, **inputs: Any) -> torch.Tensor:
     return first_output(module, added_cond_kwargs=added, **inputs)
 
 
+def _wan_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
+    config: Any = module.config
+    return {
+        "hidden_states": torch.randn(rows, *shape),
+        "timestep": torch.full((rows,), 500.0),
+        "encoder_hidden_states": torch.randn(rows, tokens, config["text_dim"]),
+    }
+
+
+def _wan_shape(config: Mapping[str, Any]) -> Shape:
+    return int(config["in_channels"]), _FRAMES, _HEIGHT, _WIDTH
+
+
 DIT = Preset(
     granularities={
         "stage": ("transformer_blocks.*",),
@@ -66,6 +84,18 @@ PIXART = Preset(
     forward=_pixart_forward,
     latent_shape=square,
     tokens=120,
-    given=("encoder_attention_mask", "resolution", "aspect_ratio"),
+    constant_inputs=("encoder_attention_mask", "resolution", "aspect_ratio"),
 )
-"""``PixArtTransformer2DModel``; PixArt-Sigma's pipelines give 300 tokens."""
+"""``PixArtTransformer2DModel``. PixArt-Sigma's pipelines give 300 tokens."""
+
+WAN = Preset(
+    granularities={
+        "stage": ("blocks.*",),
+        "branch": tuple(f"blocks.*.{branch}" for branch in ("attn1", "attn2", "ffn")),
+    },
+    example=_wan_example,
+    forward=first_output,
+    latent_shape=_wan_shape,
+    tokens=512,
+)
+"""``WanTransformer3DModel``, text to video."""

@@ -1,6 +1,6 @@
 """Transformers with two streams, image and text: Stable Diffusion 3 and 3.5, FLUX.1.
 
-A block of two streams returns both; it is one block with two tensors.
+A block returns both streams, so its feature is two tensors.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _PATCH = 2
 """Side of the square of latent pixels that FLUX packs into one token."""
 
 _FLUX_SIDE = 128
-"""Latent side of a 1024 pixel image; a FLUX config names none."""
+"""Latent side of an image of 1024 pixels. A FLUX config has no size."""
 
 _FLUX_GUIDANCE = 3.5
-"""Guidance weight that the pipeline gives FLUX.1-dev unless told otherwise."""
+"""Default guidance weight of the FLUX.1-dev pipeline."""
 
 
 def _sd3_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
@@ -48,7 +48,7 @@ def _flux_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> In
 
 
 def pack(latent: torch.Tensor) -> torch.Tensor:
-    """A latent (rows, C, H, W) as FLUX's tokens (rows, H/2 · W/2, 4C), each a square of 2 by 2 pixels."""
+    """A latent (rows, C, H, W) as FLUX's tokens (rows, H/2 · W/2, 4C), each token a square of 2 by 2 pixels."""
     rows, channels, height, width = latent.shape
     tall, wide = height // _PATCH, width // _PATCH
     parts = latent.reshape(rows, channels, tall, _PATCH, wide, _PATCH)
@@ -56,7 +56,7 @@ def pack(latent: torch.Tensor) -> torch.Tensor:
 
 
 def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """FLUX's tokens (rows, H/2 · W/2, 4C) as a latent (rows, C, H, W); the inverse of ``pack``."""
+    """FLUX's tokens (rows, H/2 · W/2, 4C) as a latent (rows, C, H, W). Inverse of ``pack``."""
     rows, _, size = tokens.shape
     tall, wide, channels = height // _PATCH, width // _PATCH, size // _PATCH**2
     parts = tokens.reshape(rows, tall, wide, channels, _PATCH, _PATCH)
@@ -70,16 +70,16 @@ def _flux_forward(
     encoder_hidden_states: torch.Tensor,
     **inputs: Any,
 ) -> torch.Tensor:
-    """The network on an unpacked latent (rows, C, H, W); it counts time from 0 to 1."""
+    """The network on an unpacked latent (rows, C, H, W). FLUX counts time from 0 to 1."""
     height, width = hidden_states.shape[2:]
     tall, wide = height // _PATCH, width // _PATCH
     packed = pack(hidden_states)
-    places = torch.cartesian_prod(torch.zeros(1), torch.arange(tall).float(), torch.arange(wide).float())
+    positions = torch.cartesian_prod(torch.zeros(1), torch.arange(tall).float(), torch.arange(wide).float())
     output = module(
         hidden_states=packed,
         timestep=timestep / 1000,
         encoder_hidden_states=encoder_hidden_states,
-        img_ids=places.to(packed.device),
+        img_ids=positions.to(packed.device),
         txt_ids=torch.zeros(encoder_hidden_states.shape[1], 3, device=packed.device),
         return_dict=False,
         **inputs,
@@ -97,7 +97,7 @@ SD3 = Preset(
     latent_shape=square,
     tokens=333,
 )
-"""``SD3Transformer2DModel``; 77 tokens of the two CLIP encoders and 256 of T5."""
+"""``SD3Transformer2DModel``. Text has 77 tokens of the two CLIP encoders and 256 of T5."""
 
 FLUX = Preset(
     granularities={
@@ -111,6 +111,6 @@ FLUX = Preset(
     forward=_flux_forward,
     latent_shape=_flux_shape,
     tokens=512,
-    given=("guidance",),
+    constant_inputs=("guidance",),
 )
-"""``FluxTransformer2DModel``, on latents as its VAE gives them: packing into tokens is part of the graph."""
+"""``FluxTransformer2DModel``, on latents as the VAE gives them. Packing into tokens is part of the graph."""

@@ -1,4 +1,4 @@
-"""Preset: what the project knows of a denoiser class."""
+"""Preset: what the project knows about a denoiser class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Inputs = dict[str, torch.Tensor]
 """Inputs of a forward by name, rows first."""
 
 Shape = tuple[int, ...]
-"""Of one image's latent: (C, H, W), or (C, F, H, W) with frames."""
+"""Shape of one image's latent: (C, H, W), or (C, F, H, W) with frames."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Preset:
         example: ``example(module, shape, rows, tokens)`` gives inputs in call order, the latent (rows, *shape) first.
         forward: ``forward(module, **inputs)`` gives the output tensor.
         latent_shape: the latent of one image, ``(C, H, W)`` or with frames ``(C, F, H, W)``, from the config.
-        tokens: length of the text that the family's pipelines give it.
-        given: inputs whose example is what a run takes, unless it is told otherwise: sizes, masks, guidance weights.
+        tokens: length of the text sequence in the family's pipelines.
+        constant_inputs: inputs whose example is also their default in a run: sizes, masks, guidance weights.
     """
 
     granularities: Mapping[str, tuple[str, ...]]
@@ -40,19 +40,31 @@ class Preset:
     forward: Callable[..., torch.Tensor]
     latent_shape: Callable[[Mapping[str, Any]], Shape]
     tokens: int = 77
-    given: Sequence[str] = ()
+    constant_inputs: Sequence[str] = ()
 
 
 def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str, ...]:
-    """Block patterns of a granularity; UsageError where the class's ``preset`` has none of that name."""
+    """Block patterns of a granularity.
+
+    Args:
+        class_name: the denoiser's class, for the error message.
+        preset: the class's preset.
+        granularity: ``stage``, ``layer`` or ``branch``, as far as the class has them.
+
+    Returns:
+        The patterns.
+
+    Raises:
+        UsageError: the preset has no such granularity.
+    """
     if granularity not in preset.granularities:
         known = f"choose {' or '.join(preset.granularities)}, or give" if preset.granularities else "give"
-        raise UsageError(f"{class_name} has no granularity {granularity!r}: {known} --blocks patterns")
+        raise UsageError(f"{class_name} has no granularity {granularity!r}: {known} block patterns as blocks")
     return preset.granularities[granularity]
 
 
 def first_output(module: nn.Module, **inputs: Any) -> torch.Tensor:
-    """The forward of a diffusers denoiser whose inputs are all tensors; its output (rows, C, …)."""
+    """The forward of a diffusers denoiser whose inputs are all tensors. Returns the output (rows, C, …)."""
     output: torch.Tensor = module(return_dict=False, **inputs)[0]
     return output
 

@@ -33,7 +33,7 @@ def _example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
 
 
 def _time_ids(shape: Shape) -> torch.Tensor:
-    """SDXL's micro-conditioning (6,): original size, crop corner, target size, in pixels of an 8 times larger image."""
+    """SDXL's micro-conditioning (6,) in pixels: original size, crop corner, target size. A latent pixel is 8 pixels."""
     height, width = 8.0 * shape[1], 8.0 * shape[2]
     return torch.tensor([height, width, 0.0, 0.0, height, width])
 
@@ -66,7 +66,7 @@ CONDITIONED = Preset(
     example=_example,
     forward=_forward,
     latent_shape=square,
-    given=("time_ids",),
+    constant_inputs=("time_ids",),
 )
 """``UNet2DConditionModel``, with SDXL's text embedding and time ids where the config has them."""
 
@@ -76,4 +76,4 @@ PLAIN = Preset(
     forward=first_output,
     latent_shape=square,
 )
-"""``UNet2DModel``; its attentions are single layers, so that there is nothing below ``layer``."""
+"""``UNet2DModel``. Its attentions are single layers, so there is no ``branch`` granularity."""

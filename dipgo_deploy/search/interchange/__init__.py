@@ -1,8 +1,8 @@
-"""Schedules in the formats of other tools, read and written: the same schedule, said in their words.
+"""Schedules in the formats of other tools, read and written.
 
-Each format is a module with its document (a dataclass of the tool's own field names), a reader that makes a `Schedule`
-for a traced model, and a writer that says a `Schedule` in the format or refuses it with the first step and block that
-the format has no word for.
+Each format is a module with its document (a dataclass of the tool's field names), a reader and a writer. The reader
+makes a `Schedule` for a traced model. The writer expresses a `Schedule` in the format, or refuses it and names the
+first step and block that the format cannot express.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """cache-dit's step computation mask under its static policy (package cache-dit 1.5.3, DBCache).
 
-Where the mask holds 1 every block of the transformer is computed. Where it holds 0 the first ``Fn_compute_blocks`` and
-the last ``Bn_compute_blocks`` are, and what the blocks between them added at the last full step is added again: the sum
-of their residuals. A mask counts network calls.
+Where the mask holds 1, every block of the transformer is computed. Where it holds 0, only the first
+``Fn_compute_blocks`` and the last ``Bn_compute_blocks`` are. The sum of the residuals of the blocks between them, as of
+the last full step, is added again. A mask counts network calls.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import check_document
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets
-from dipgo_deploy.search.interchange.nearest import check_same
+from dipgo_deploy.search.candidate import ComputeSets, check_computes, schedule_from_sets
 
 __all__ = ["CacheDitSettings", "read", "write"]
 
@@ -52,9 +51,9 @@ class _File:
 
 
 def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
-    """The schedule of a mask; InputError where it has not one entry per network call, or a block has no residual.
+    """The schedule of a mask. Raises InputError for a mask of another length, or a block without a residual.
 
-    ``document`` is the settings, or holds them as ``cache_config``.
+    ``document`` holds the settings, directly or as ``cache_config``.
     """
     if "cache_config" in document:
         settings = check_document(document, _File, "cache-dit").cache_config
@@ -89,13 +88,13 @@ def _check_residuals(graph: BlockGraph, computed: ComputeSets) -> None:
         for block in graph.blocks[:-1]:
             if block.name not in row and block.residual_input is None:
                 raise InputError(
-                    f"step {step}: cache-dit reuses what {block.name} adds, but it gives not one tensor of its input's "
-                    "shape: take a transformer of one stream"
+                    f"step {step}: cache-dit reuses what {block.name} adds, but its output is not one tensor of its "
+                    "input's shape: use a transformer of one stream"
                 )
 
 
 def write(schedule: Schedule) -> dict[str, Any]:
-    """The mask and block counts whose schedule this is; InputError naming step and block where there are none."""
+    """The mask and block counts that give this schedule. Raises InputError, naming step and block, otherwise."""
     mask = tuple(int(all(row)) for row in schedule.compute)
     first, last = 1, 0
     if 0 in mask:
@@ -104,7 +103,7 @@ def write(schedule: Schedule) -> dict[str, Any]:
             first = max(row.index(False), 1)
             last = min(row[::-1].index(False), len(row) - first - 1)
         nearest = _sets(schedule.blocks, mask, first, last)
-        check_same(schedule, nearest, f"cache-dit with the first {first} and the last {last} blocks computed")
+        check_computes(schedule, nearest, f"cache-dit with the first {first} and the last {last} blocks computed")
     settings = {
         "Fn_compute_blocks": first,
         "Bn_compute_blocks": last,

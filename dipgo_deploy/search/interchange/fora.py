@@ -13,8 +13,7 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import check_document
 from dipgo_deploy.core.schedule import Schedule
-from dipgo_deploy.search.candidate import ComputeSets, schedule_from_sets
-from dipgo_deploy.search.interchange.nearest import check_same
+from dipgo_deploy.search.candidate import ComputeSets, check_computes, schedule_from_sets
 
 __all__ = ["ForaSettings", "read", "write"]
 
@@ -29,11 +28,11 @@ class ForaSettings:
 
 
 def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
-    """The schedule of FORA; InputError for a model with blocks that are no branch of a transformer."""
+    """FORA's schedule. Raises InputError for a block that is not a branch of a transformer."""
     settings = check_document(document, ForaSettings, "fora")
     for name in graph.block_names[:-1]:
         if "down_blocks" in name or "mid_block" in name or "up_blocks" in name:
-            raise InputError(f"fora reuses the branches of a transformer, and {name} is none: take a transformer")
+            raise InputError(f"fora reuses branches of a transformer, but {name} is not one: use a transformer")
     computed = _sets(graph.block_names, contract.sampler.calls, settings.interval)
     origin = {"method": "fora", "interval": str(settings.interval)}
     return schedule_from_sets(graph, contract, "output", computed, origin)
@@ -45,9 +44,9 @@ def _sets(names: tuple[str, ...], steps: int, interval: int) -> ComputeSets:
 
 
 def write(schedule: Schedule) -> dict[str, Any]:
-    """The interval whose schedule this is; InputError naming step and block where there is none."""
+    """The interval that gives this schedule. Raises InputError, naming step and block, where there is none."""
     full = [step for step, row in enumerate(schedule.compute) if all(row)]
     interval = full[1] if len(full) > 1 else schedule.steps
     nearest = _sets(schedule.blocks, schedule.steps, interval)
-    check_same(schedule, nearest, f"fora with interval {interval}")
+    check_computes(schedule, nearest, f"fora with interval {interval}")
     return {"interval": interval}

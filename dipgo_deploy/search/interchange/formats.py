@@ -1,4 +1,4 @@
-"""The formats by name: which blocks each speaks of, and its reader and writer."""
+"""The formats by name: the blocks that each describes, its reader and its writer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Format:
-    """A tool's way to say a schedule.
+    """How one tool expresses a schedule.
 
     Attributes:
-        granularity: block set of the models that it is read for and written from.
-        kind: what its reused blocks stand for.
+        granularity: block set of the models that the format describes.
+        kind: what a reused block stands for.
         read: ``read(document, graph, contract)`` gives the schedule.
         write: ``write(schedule)`` gives the document.
-        options: command-line options that stand for fields of the document, by the option's name.
+        options: fields of the document by the command-line option that sets each.
     """
 
     granularity: str
@@ -49,62 +49,82 @@ FORMATS: Mapping[str, Format] = {
     ),
     "dipgo": Format("stage", "output", dipgo.read, dipgo.write, {}),
 }  # fmt: skip
-"""Every format that is read and written."""
+"""Every format."""
 
 
 def format_named(name: str) -> Format:
-    """The format of that name; UsageError where there is none."""
+    """The format of that name. UsageError where there is none."""
     if name not in FORMATS:
-        raise UsageError(f"there is no format {name!r}: choose {', '.join(FORMATS)}")
+        raise UsageError(f"format {name!r} is unknown: choose {', '.join(FORMATS)}")
     return FORMATS[name]
 
 
 def import_schedule(name: str, document: Document, graph: BlockGraph, contract: Contract) -> Schedule:
-    """The schedule that ``document`` of format ``name`` means for the model of ``graph`` under ``contract``.
+    """Read a schedule of another tool.
 
-    Raises InputError where the document is damaged or does not fit model or sampler, UsageError where ``graph`` was
-    traced with other blocks than the format speaks of.
+    Args:
+        name: the format.
+        document: the tool's settings.
+        graph: blocks of the model, traced at the format's granularity.
+        contract: sampler, steps and guidance.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        InputError: the document is damaged, or does not fit model or sampler.
+        UsageError: the model was traced with other blocks than the format describes.
     """
     form = format_named(name)
     if graph.granularity != form.granularity:
         raise UsageError(
-            f"{name} speaks of the blocks of granularity {form.granularity}, the model was traced at "
+            f"{name} describes blocks of granularity {form.granularity}, but the model was traced at "
             f"{graph.granularity}: trace it at {form.granularity}"
         )
     return form.read(document, graph, contract)
 
 
 def export_schedule(name: str, schedule: Schedule) -> dict[str, Any]:
-    """``schedule`` as a document of format ``name``.
+    """Write a schedule for another tool.
 
-    Raises InputError, naming the first step and block, where the format cannot say it.
+    Args:
+        name: the format.
+        schedule: the schedule.
+
+    Returns:
+        The tool's settings.
+
+    Raises:
+        InputError: the format cannot express the schedule. The message names the first step and block.
     """
     form = format_named(name)
     check_schedule(schedule)
     if schedule.granularity != form.granularity:
         raise InputError(
-            f"{name} speaks of the blocks of granularity {form.granularity}, the schedule has those of "
-            f"{schedule.granularity}, such as {schedule.blocks[0]}: search one at {form.granularity}"
+            f"{name} describes blocks of granularity {form.granularity}, but the schedule has those of "
+            f"{schedule.granularity}, such as {schedule.blocks[0]}: search a schedule at {form.granularity}"
         )
     _check_reuse(name, form, schedule)
     return form.write(schedule)
 
 
 def _check_reuse(name: str, form: Format, schedule: Schedule) -> None:
-    """All formats hold one kind of feature of one model."""
+    """All formats hold the last feature, of one kind and of one model."""
     for (step, block), coefficients in sorted(schedule.forecasts.items()):
         if coefficients != (1.0,):
             raise InputError(
-                f"step {step} forecasts {block} from {len(coefficients)} feature(s), {name} holds the last one: remove "
+                f"step {step} forecasts {block} from {len(coefficients)} feature(s), but {name} holds the last: remove "
                 "the forecast"
             )
     for step, row in enumerate(schedule.compute):
         for block, on in zip(schedule.blocks[:-1], row, strict=False):
             if not on and schedule.kind != form.kind:
                 raise InputError(
-                    f"step {step} reuses the {schedule.kind} of {block}, {name} reuses its {form.kind}: search one of "
-                    f"kind {form.kind}"
+                    f"step {step} reuses the {schedule.kind} of {block}, but {name} reuses its {form.kind}: search a "
+                    f"schedule of kind {form.kind}"
                 )
     for step, expert in enumerate(schedule.experts):
         if expert != schedule.experts[0]:
-            raise InputError(f"step {step} runs expert {expert}, {name} knows one model: export one expert's schedule")
+            raise InputError(
+                f"step {step} runs expert {expert}, but {name} has one model: export one expert's schedule"
+            )

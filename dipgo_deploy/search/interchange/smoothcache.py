@@ -1,9 +1,8 @@
-"""SmoothCache (arXiv 2411.10510; package dit-smoothcache 0.1.1): one list of 0 and 1 per type of layer.
+"""SmoothCache (arXiv 2411.10510, package dit-smoothcache 0.1.1): one list of 0 and 1 per type of layer.
 
-A document is an object from a layer's type (``attn1``) to one number a step, 1 computed and 0 reused; ``attn1-3``
-speaks of the layer of that type in block 3 alone and stands above the type. Layers that no entry speaks of are computed
-at every step. The original DiT calls its layers ``attn`` and ``mlp``; they are understood where the model has
-``attn1`` and ``ff`` or ``ffn``.
+A document maps a layer's type (``attn1``) to one number per step, 1 computed and 0 reused. ``attn1-3`` names the layer
+of that type in block 3 alone, and overrides the type. Layers without an entry are computed at every step. The original
+DiT calls its layers ``attn`` and ``mlp``. These names are accepted where the model has ``attn1`` and ``ff`` or ``ffn``.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _INDEXED = re.compile(r"(.+)-(\d+)")
 
 
 def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
-    """The schedule of these lists; InputError for a type that the model lacks or a list of another length."""
+    """The schedule of these lists. Raises InputError for an unknown type or a list of another length."""
     lists = _in_our_words(check_document(document, Lists, "smoothcache"), graph.block_names[:-1])
     steps = contract.sampler.calls
     for key, bits in lists.items():
@@ -38,8 +37,8 @@ def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> 
                 f"smoothcache: {key} has {len(bits)} entries, the sampler makes {steps} network calls: give one each"
             )
     always = [1] * steps
-    found = {name: lists.get(_key(name), lists.get(_type(name), always)) for name in graph.block_names[:-1]}
-    computed = [frozenset([PREDICTION, *(name for name, bits in found.items() if bits[step])]) for step in range(steps)]
+    rows = {name: lists.get(_key(name), lists.get(_type(name), always)) for name in graph.block_names[:-1]}
+    computed = [frozenset([PREDICTION, *(name for name, bits in rows.items() if bits[step])]) for step in range(steps)]
     return schedule_from_sets(graph, contract, "output", computed, {"method": "smoothcache"})
 
 
@@ -47,19 +46,19 @@ def _in_our_words(lists: Mapping[str, Sequence[int]], names: Sequence[str]) -> d
     """``lists`` with the model's own types of layers as keys."""
     types = {_type(name) for name in names}
     known = types | {_key(name) for name in names}
-    found: dict[str, Sequence[int]] = {}
+    renamed: dict[str, Sequence[int]] = {}
     for key, bits in lists.items():
         match = _INDEXED.fullmatch(key)
         kind, suffix = (match[1], f"-{match[2]}") if match else (key, "")
-        chosen = next((one + suffix for one in (kind, *_ALIASES.get(kind, ())) if one in types), key)
+        chosen = next((alias + suffix for alias in (kind, *_ALIASES.get(kind, ())) if alias in types), key)
         if chosen not in known:
             raise InputError(
-                f"smoothcache: the model has no layer {key!r}, its types are {', '.join(sorted(types))}: mend it"
+                f"smoothcache: the model has no layer {key!r}, its types are {', '.join(sorted(types))}: fix the name"
             )
-        if chosen in found:
-            raise InputError(f"smoothcache: two lists speak of {chosen}: leave one")
-        found[chosen] = bits
-    return found
+        if chosen in renamed:
+            raise InputError(f"smoothcache: two lists are for {chosen}: leave one out")
+        renamed[chosen] = bits
+    return renamed
 
 
 def _parts(name: str) -> list[str]:
@@ -67,7 +66,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _type(name: str) -> str:
-    """The last word of a block's path that is no number: ``attn1`` of ``transformer_blocks.3.attn1``."""
+    """The last word of a block's path that is not a number: ``attn1`` of ``transformer_blocks.3.attn1``."""
     return next(part for part in reversed(_parts(name)) if not part.isdigit())
 
 
@@ -78,14 +77,14 @@ def _key(name: str) -> str:
 
 
 def write(schedule: Schedule) -> dict[str, Any]:
-    """One list per type where its layers agree, else one per layer.
+    """One list per type where its layers agree, otherwise one per layer.
 
-    InputError, naming step and block, where the prediction is reused or two layers of one number differ.
+    Raises InputError, naming step and block, where the prediction is reused or two layers of one number differ.
     """
     for step in range(schedule.steps):
         if not schedule.is_computed(step, PREDICTION):
             raise InputError(
-                f"step {step} reuses {PREDICTION}, smoothcache computes it at every step: write the schedule in "
+                f"step {step} reuses {PREDICTION}, but smoothcache computes it at every step: write the schedule in "
                 "another format"
             )
     rows = {name: [int(row[i]) for row in schedule.compute] for i, name in enumerate(schedule.blocks[:-1])}

@@ -115,7 +115,7 @@ def test_lists_of_one_block_stand_above_those_of_its_type():
         ("deepcache", {"cache_interval": 0}, "deepcache: cache_interval: Input should be greater than or equal to 1"),
         ("deepcache", {"cache_interval": "5"}, "cache_interval: Input should be a valid integer, found \"5\""),
         ("deepcache", {"cache_branch_id": 6}, "cache_branch_id 6 lies below the model's 2 levels: give at most 5"),
-        ("deepcache", {"skip_mode": "quad"}, "skip_mode: Input should be 'uniform', found \"quad\": mend it"),
+        ("deepcache", {"skip_mode": "quad"}, "skip_mode: Input should be 'uniform', found \"quad\": fix"),
         ("deepcache", {"interval": 5}, "deepcache: interval: Unexpected keyword argument"),
         ("fora", {}, "fora: interval: Field required"),
         ("fora", {"interval": 2.5}, "fora: interval: Input should be a valid integer"),
@@ -123,9 +123,9 @@ def test_lists_of_one_block_stand_above_those_of_its_type():
         ("smoothcache", {"attn1": [1, 0, 2, 0, 0, 0]}, "smoothcache: attn1.2: Input should be 0 or 1, found 2"),
         ("smoothcache", {"attn1": [0, 1, 0, 0, 0, 0]}, "step 0 reuses transformer_blocks.0.attn1 from 1 computed"),
         ("smoothcache", {"attn1": "100000"}, "smoothcache: attn1: Input should be a valid array"),
-        ("smoothcache", {"conv": [1] * 6}, "the model has no layer 'conv', its types are attn1, ff: mend it"),
+        ("smoothcache", {"conv": [1] * 6}, "the model has no layer 'conv', its types are attn1, ff: fix"),
         ("smoothcache", {"attn1-7": [1] * 6}, "the model has no layer 'attn1-7'"),
-        ("smoothcache", {"attn1": [1] * 6, "attn": [1] * 6}, "two lists speak of attn1: leave one"),
+        ("smoothcache", {"attn1": [1] * 6, "attn": [1] * 6}, "two lists are for attn1: leave one out"),
         ("cache-dit", MASK, "the first 8 and the last 0 blocks leave none of 5 between them: give fewer"),
         ("cache-dit", {**MASK, "Fn_compute_blocks": 0}, "Fn_compute_blocks: Input should be greater than or"),
         ("cache-dit", {**MASK, "steps_computation_policy": "dynamic"}, "steps_computation_policy: Input should be 'st"),
@@ -148,11 +148,11 @@ def test_documents_that_are_damaged_or_do_not_fit_are_refused_in_one_line(name, 
 @pytest.mark.parametrize(
     ("name", "document", "graph", "message"),
     [
-        ("deepcache", {}, GRAPHS["dipgo"], "deepcache speaks of the blocks of granularity layer, .* traced at stage"),
-        ("deepcache", {}, graph_of(STAGES, "layer"), "layers of a U-Net, and transformer_blocks.0 is none"),
-        ("fora", {"interval": 2}, graph_of(UNET, "branch"), "branches of a transformer, and down_blocks.0.resnets.0"),
+        ("deepcache", {}, GRAPHS["dipgo"], "deepcache describes blocks of granularity layer, .* traced at stage"),
+        ("deepcache", {}, graph_of(STAGES, "layer"), "layers of a U-Net, but transformer_blocks.0 is not one"),
+        ("fora", {"interval": 2}, graph_of(UNET, "branch"), "branches of a transformer, but down_blocks.0.resnets.0"),
         ("cache-dit", {**MASK, "Fn_compute_blocks": 1}, GRAPHS["dipgo"], "step 1: cache-dit reuses what transformer_b"),
-        ("abacus", {}, GRAPHS["dipgo"], "there is no format 'abacus': choose deepcache, fora"),
+        ("abacus", {}, GRAPHS["dipgo"], "format 'abacus' is unknown: choose deepcache, fora"),
     ],
 )  # fmt: skip
 def test_models_that_a_format_does_not_speak_of_are_refused(name, document, graph, message):
@@ -175,20 +175,32 @@ SAYS_NO = [
     (
         "deepcache",
         {(1, "mid_block.resnets.0"): False},
-        "step 1 computes mid_block.attentions.0, deepcache with interval",
+        "step 1 computes mid_block.attentions.0, but deepcache with interval",
     ),
-    ("deepcache", {(2, "prediction"): False}, "step 1 computes mid_block.resnets.0, deepcache with"),
-    ("fora", {(2, ATTN): False}, "step 2 reuses transformer_blocks.1.attn1, fora with interval 1, the nearest"),
-    ("fora", {(3, "prediction"): False}, "step 3 reuses prediction, fora with interval 1, the nearest"),
-    ("smoothcache", {(3, "prediction"): False}, "step 3 reuses prediction, smoothcache computes it at every step"),
+    ("deepcache", {(2, "prediction"): False}, "step 1 computes mid_block.resnets.0, but deepcache with"),
+    (
+        "fora",
+        {(2, ATTN): False},
+        "step 2 reuses transformer_blocks.1.attn1, but fora with interval 1, the nearest match",
+    ),
+    ("fora", {(3, "prediction"): False}, "step 3 reuses prediction, but fora with interval 1, the nearest match"),
+    ("smoothcache", {(3, "prediction"): False}, "step 3 reuses prediction, but smoothcache computes it at every step"),
     (
         "cache-dit",
         {(1, "transformer_blocks.0"): False},
-        "step 1 reuses transformer_blocks.0, cache-dit with the first 1",
+        "step 1 reuses transformer_blocks.0, but cache-dit with the first 1",
     ),
-    ("cache-dit", {(1, STAGES[1]): False, (2, STAGES[2]): False}, "step 2 computes transformer_blocks.1, cache-dit"),
-    ("cache-dit", {(2, STAGES[1]): False, (2, STAGES[3]): False}, "step 2 computes transformer_blocks.2, cache-dit"),
-    ("cache-dit", {(2, "prediction"): False}, "step 2 computes transformer_blocks.1, cache-dit with the first 1"),
+    (
+        "cache-dit",
+        {(1, STAGES[1]): False, (2, STAGES[2]): False},
+        "step 2 computes transformer_blocks.1, but cache-dit",
+    ),
+    (
+        "cache-dit",
+        {(2, STAGES[1]): False, (2, STAGES[3]): False},
+        "step 2 computes transformer_blocks.2, but cache-dit",
+    ),
+    ("cache-dit", {(2, "prediction"): False}, "step 2 computes transformer_blocks.1, but cache-dit with the first 1"),
     ("dipgo", {(1, "prediction"): False}, "step 1 computes transformer_blocks.0 alone of blocks and prediction"),
     ("dipgo", {(1, name): False for name in STAGES}, "step 1 computes prediction alone of blocks and prediction"),
 ]
@@ -214,10 +226,12 @@ def test_kinds_forecasts_and_experts_have_no_words_elsewhere(name):
     schedule = schedule_of(name, {(step, GRAPHS[name].block_names[2]): False for step in (2, 3)})
     block = GRAPHS[name].block_names[2]
     forecast = replace(schedule, forecasts={(2, block): (2.0, -1.0)})
-    with pytest.raises(InputError, match=f"step 2 forecasts {block} from 2 feature.s., {name} holds the last one"):
+    with pytest.raises(InputError, match=f"step 2 forecasts {block} from 2 feature.s., but {name} holds the last"):
         export_schedule(name, forecast)
     other = "residual" if schedule.kind == "output" else "output"
-    with pytest.raises(InputError, match=f"step 2 reuses the {other} of {block}, {name} reuses its {schedule.kind}"):
+    with pytest.raises(
+        InputError, match=f"step 2 reuses the {other} of {block}, but {name} reuses its {schedule.kind}"
+    ):
         export_schedule(name, replace(schedule, kind=other))
     with pytest.raises(InputError, match="step 3 runs expert b"):
         export_schedule(name, replace(schedule, experts=("a", "a", "a", "b")))
@@ -225,9 +239,11 @@ def test_kinds_forecasts_and_experts_have_no_words_elsewhere(name):
 
 def test_schedules_of_other_blocks_are_refused():
     graph = GRAPHS["dipgo"]
-    with pytest.raises(InputError, match="has those of stage, such as transformer_blocks.0: search one at layer"):
+    with pytest.raises(
+        InputError, match="has those of stage, such as transformer_blocks.0: search a schedule at layer"
+    ):
         export_schedule("deepcache", full_schedule(SIX, "stage", "output", graph.block_names))
-    with pytest.raises(UsageError, match="there is no format 'abacus'"):
+    with pytest.raises(UsageError, match="format 'abacus' is unknown"):
         export_schedule("abacus", full_schedule(SIX, "stage", "output", graph.block_names))
     odd = full_schedule(SIX, "layer", "output", ("down_blocks.99999999999.resnets.0", "prediction"))
     assert export_schedule("deepcache", odd)["cache_interval"] == 1

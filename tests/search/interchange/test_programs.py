@@ -15,6 +15,7 @@ from filelock import FileLock
 from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, make_contract, scheduler_from_spec
+from dipgo_deploy.runtime import open_session
 from dipgo_deploy.search.interchange import import_schedule
 from tests.models.families import tiny
 
@@ -121,6 +122,6 @@ def test_the_program_draws_what_the_live_model_draws_with_a_cache(name: str, tra
     with caching(model) as clock:
         wanted = drawn(model, contract, clock, noise)
     assert np.abs(wanted - plain).max() > 1e-3 * np.abs(plain).max(), "the cache changes the image"
-    session = load_bundle(export(model, schedule, tmp_path / "bundle")).session(1, guidance_scale=SCALE)
+    session = open_session(load_bundle(export(model, schedule, tmp_path / "bundle")), 1, guidance_scale=SCALE)
     ours = session.run(noise, model.conditioning([1], "concat"))
     assert np.abs(ours - wanted).max() <= 1e-4 * np.abs(wanted).max()

@@ -1,0 +1,111 @@
+"""Denoisers in folders as diffusers saves them: a whole pipeline, or the denoiser alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dipgo_deploy.core.errors import InputError, first_line
+from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
+from dipgo_deploy.models.presets import PRESETS
+from dipgo_deploy.models.sources.module import default_component, model_from_module
+from dipgo_deploy.models.sources.random import instantiate
+from dipgo_deploy.models.sources.weight_files import check_weight_files
+from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
+
+__all__ = ["load_folder"]
+
+_EMBEDDER = "class_embedder"
+
+
+def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool = False) -> LoadedModel:
+    """Load the denoiser of a folder, with the scheduler config and the class embedder next to it.
+
+    Args:
+        folder: a pipeline folder with ``model_index.json``, or a denoiser's folder with ``config.json``.
+        dtype: a name of DTYPES.
+        variant: of the weight files, such as ``fp16``.
+        meta: load shapes without weights.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: the folder holds no supported denoiser, or its files are missing, damaged or pickles.
+    """
+    index = _read_config(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
+    component = _component(folder, index)
+    home = folder if index is None else folder / component
+    config = _read_config(home / "config.json")
+    class_name = str(config.get("_class_name"))
+    if class_name not in PRESETS:
+        raise InputError(f"{home} holds a {class_name}, supported are {', '.join(PRESETS)}: use another model")
+    if meta:
+        module = instantiate(config, DTYPES[dtype], device="meta")
+    else:
+        check_weight_files(home, class_name, variant)
+        module = _from_pretrained("diffusers", class_name, home, DTYPES[dtype], variant)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    has_embedder = index is not None and _EMBEDDER in index
+    return model_from_module(
+        module,
+        dtype=dtype,
+        folder=folder,
+        component=component,
+        scheduler_config=_read_config(scheduler) if scheduler.is_file() else {},
+        class_embedder=_class_embedder(folder / _EMBEDDER, meta) if has_embedder else None,
+    )
+
+
+def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
+    if index is None:
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder} has neither model_index.json nor config.json: give a diffusers folder")
+        return default_component(str(_read_config(folder / "config.json").get("_class_name", "")))
+    for name in ("unet", "transformer"):
+        if name in index:
+            return name
+    raise InputError(f"{folder / 'model_index.json'} names neither unet nor transformer: give a diffusion pipeline")
+
+
+def _class_embedder(home: Path, meta: bool) -> nn.Module:
+    from dipgo_deploy.models.class_embedder import ClassEmbedder
+
+    config = _read_config(home / "config.json")
+    if meta:
+        with torch.device("meta"):
+            embedder: nn.Module = ClassEmbedder.from_config(config)
+        return embedder
+    return _from_pretrained(ClassEmbedder.__module__, ClassEmbedder.__name__, home)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): restore the diffusers folder") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} does not hold a JSON object: restore the diffusers folder")
+    return config
+
+
+def _from_pretrained(
+    package: str, class_name: str, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
+) -> nn.Module:
+    try:
+        # The weights file of a bundle also holds constants of its graphs, and diffusers warns about unused tensors.
+        with suppress_diffusers_logging():
+            model_class = getattr(import_module(package), class_name)
+            module: nn.Module = model_class.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, variant=variant
+            )
+    except Exception as error:
+        line = first_line(error)
+        raise InputError(f"{folder} cannot be loaded as {class_name} ({line}): restore its files") from None
+    return module.eval().requires_grad_(False)

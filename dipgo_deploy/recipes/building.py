@@ -1,0 +1,164 @@
+"""The stages that make a bundle and its engines: trace, search, export and build-engine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dipgo_deploy.core.bundle import BUNDLE_FILE
+from dipgo_deploy.core.disk import write_atomic
+from dipgo_deploy.core.errors import MissingError
+from dipgo_deploy.core.files import load_block_graph, load_schedule, save_block_graph, save_schedule
+from dipgo_deploy.core.progress import Progress, Work
+from dipgo_deploy.recipes import library
+from dipgo_deploy.recipes.record import exported_files
+from dipgo_deploy.recipes.stage import Stage, keys_of
+
+__all__ = ["BuildEngine", "Export", "Search", "Trace"]
+
+
+class Trace(Stage):
+    """The model becomes a block graph. The master graph stays in the cache, where export finds it."""
+
+    kind = "trace"
+
+    def keys(self) -> Mapping[str, Any]:
+        """The model and how it is divided."""
+        recipe = self.job.recipe
+        division = keys_of(self.table, self.section, ("granularity", "blocks"))
+        return {
+            **keys_of("model", recipe.model),
+            "files of model.source": library.model_files(recipe.model),
+            **division,
+        }
+
+    def run(self) -> Work[list[Path]]:
+        """Trace, and keep the block graph."""
+        yield Progress("loading the model", 0, 2)
+        model = self.job.model
+        yield Progress("tracing", 1, 2)
+        save_block_graph(self.blocks, library.trace_blocks(model, self.section))
+        return [self.blocks]
+
+
+class Search(Stage):
+    """The block graph becomes a schedule."""
+
+    kind = "search"
+
+    _CUT = ("ratio", "calls", "order", "polish", "images")
+    """Keys on which the training of a pruner does not depend."""
+
+    @property
+    def pruner(self) -> Path:
+        """The file of method dipgo."""
+        return self.path(".pruner")
+
+    @property
+    def _start(self) -> Path | None:
+        return library.start_pruner(self.job.recipe, self.section)
+
+    def keys(self) -> Mapping[str, Any]:
+        """The sampler and the table of the schedule."""
+        section = keys_of(self.table, self.section)
+        section.pop(f"{self.table}.bench", None)
+        return {**keys_of("sampler", self.job.recipe.sampler), **section}
+
+    def files(self) -> list[Path]:
+        """The block graph, a latency table and a pruner to go on from."""
+        latency = self.section.latency
+        others = [None if latency is None else Path(latency), self._start]
+        return [self.blocks, *(path for path in others if path is not None)]
+
+    def prepare(self, changed: Collection[str]) -> None:
+        """Drop a pruner that was trained on other inputs."""
+        if set(changed) - {f"{self.table}.{name}" for name in self._CUT}:
+            self.pruner.unlink(missing_ok=True)
+
+    def resume_point(self) -> str:
+        """The iteration of the pruner."""
+        return library.trained_iterations(self.pruner) if self.pruner.is_file() else ""
+
+    def run(self) -> Work[list[Path]]:
+        """Search, and keep the schedule and the pruner."""
+        if self._start is not None and not self.pruner.exists():
+            write_atomic(self.pruner, self._start.read_bytes())
+        recipe, graph = self.job.recipe, load_block_graph(self.blocks)
+        schedule = yield from library.search(self.job.model, graph, recipe, self.section, self.pruner)
+        save_schedule(self.path(".json"), schedule)
+        return [self.path(".json"), *([self.pruner] if self.pruner.is_file() else [])]
+
+
+class Export(Stage):
+    """The schedule becomes a bundle."""
+
+    kind = "export"
+
+    def keys(self) -> Mapping[str, Any]:
+        """The model, whose other components are copied, and how to export."""
+        recipe = self.job.recipe
+        model = {**keys_of("model", recipe.model), "files of model.source": library.model_files(recipe.model)}
+        return {**model, **keys_of("export", recipe.export)}
+
+    def files(self) -> list[Path]:
+        """The schedule and its blocks."""
+        return [self.path(".json"), self.blocks]
+
+    def prepare(self, changed: Collection[str]) -> None:
+        """Drop a folder of ours that lost its manifest: export refuses to write over a folder that is no bundle."""
+        if self.bundle.is_dir() and not (self.bundle / BUNDLE_FILE).exists():
+            shutil.rmtree(self.bundle)
+
+    def run(self) -> Work[list[Path]]:
+        """Export."""
+        yield Progress("cutting graphs", 0, 1)
+        library.export(self.job.model, load_schedule(self.path(".json")), self.bundle, self.job.recipe.export)
+        return exported_files(self.bundle)
+
+
+@dataclass(frozen=True)
+class BuildEngine(Stage):
+    """The bundle gets engines for one target."""
+
+    kind: ClassVar[str] = "build-engine"
+    target: str = ""
+
+    @cached_property
+    def _machine(self) -> str:
+        return library.check_target(self.target, self.job.recipe.targets[self.target])
+
+    def refusal(self) -> str:
+        """Why the target cannot be built here, if it is optional."""
+        try:
+            return "" if self._machine else "no target"
+        except MissingError as error:
+            if self.job.recipe.targets[self.target].optional:
+                return str(error)
+            raise MissingError(
+                f"targets.{self.target}: {error}; or set targets.{self.target}.optional to true"
+            ) from None
+
+    def keys(self) -> Mapping[str, Any]:
+        """The table of the target."""
+        return keys_of(f"targets.{self.target}", self.job.recipe.targets[self.target])
+
+    def versions(self) -> Mapping[str, str]:
+        """The library and the architectures too."""
+        return {**super().versions(), "target": self._machine}
+
+    def files(self) -> list[Path]:
+        """The manifest, which names every file of the bundle with its digest."""
+        return [self.bundle / BUNDLE_FILE]
+
+    def resume_point(self) -> str:
+        """How many engines are there: the build keeps those that fit."""
+        count = len(list(self.bundle.glob("*/engines/*/*.engine")))
+        return f"{count} engines" if count else ""
+
+    def run(self) -> Work[list[Path]]:
+        """Build."""
+        return (yield from library.build_engines(self.bundle, self.job.recipe, self.target))
