@@ -30,11 +30,10 @@ from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
-from dipgo_deploy.runtime import open_session
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import open_session
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 
 RESULTS = Path(__file__).parent / "results" / "efficiency.json"
 

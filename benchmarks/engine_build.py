@@ -82,7 +82,7 @@ def measure(cell: Cell) -> Row:
         "weights_over_model": sum(r.weight_bytes for r in records) / bundle.manifest.model_weight_bytes,
         "engine_bytes_over_model": built_bytes / bundle.manifest.model_weight_bytes,
         "estimated_bytes": planned.engine_bytes,
-        "estimated_error": planned.engine_bytes / built_bytes - 1,
+        "estimate_error": planned.engine_bytes / built_bytes - 1,
         "estimated_activation_bytes": planned.activation_bytes,
         "peak_memory_bytes": max(r.build_memory_bytes for r in records),
         "peak_memory_bytes_of_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -224,7 +224,8 @@ STAGES: dict[str, Callable[[Size, str, Path], dict[str, Any]]] = {
 
 def measure(case: Case) -> dict[str, Any]:
     """All stages of a case, each in a process of its own, in one temporary folder."""
-    size, row = SIZES[case.name], {}
+    size = SIZES[case.name]
+    row: dict[str, Any] = {}
     parts: dict[str, Any] = {}
     folder = Path(tempfile.mkdtemp(prefix="full_size_"))
     try:

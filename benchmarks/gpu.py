@@ -53,7 +53,7 @@ from dipgo_deploy.runtime.generate import Inputs, run_inputs
 from dipgo_deploy.runtime.open import onnxruntime_class, open_session
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.torch_backend import TorchBackend
-from dipgo_deploy.search import SearchOptions, search_schedule
+from dipgo_deploy.search import SearchOptions, schedule_by_rule
 from dipgo_deploy.trt.target import load_target
 
 HERE = Path(__file__).parent

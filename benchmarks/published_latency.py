@@ -32,7 +32,6 @@ from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.sampler import noise_for
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
-from dipgo_deploy.runtime import open_session
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.open import open_session
 
