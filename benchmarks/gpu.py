@@ -9,8 +9,8 @@ call. Every cell is one model on one backend, with full run and schedule in turn
 * device memory, next to the planner's estimate for engines.
 
 A cell takes minutes and is not run again. ``--cells sd15:torch-eager`` measures one cell. Cells that cannot run here
-are named and left out. ``--rehearse`` runs the same code with tiny configs of the same blocks, on the CPU if there is no
-GPU, into a file of its own. The last line printed is a summary.
+are named and left out. ``--rehearse`` runs the same code with tiny configs of the same blocks, on the CPU if there is
+no GPU, into a file of its own. The last line printed is a summary.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import GateError
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, LoadedModel, load_model, make_contract
-from dipgo_deploy.search.random_schedule import random_schedule
+from dipgo_deploy.search import random_schedule
 from dipgo_deploy.verify import VerifyOptions, VerifyReport, verify_bundle
 from tests.models.families import FAMILIES, tiny
 
@@ -60,7 +60,7 @@ class Cell:
     steps: int
 
 
-def cells(models: Sequence[str], schedules: int, steps: int) -> Iterator[Cell]:
+def cells(models: Iterable[str], schedules: int, steps: int) -> Iterator[Cell]:
     """Every model × granularity × kind × guidance. Kind residual needs a block with a residual."""
     for name in models:
         model = model_of(name)
