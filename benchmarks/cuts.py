@@ -1,11 +1,12 @@
-"""Cutting: seconds per graph, and bytes of weights of all graphs together beside the model's.
+"""Cuts: seconds per graph, and bytes of weights of all graphs together next to the model's.
 
-For both reference models, every granularity and both layouts, with a random schedule of 50 steps. The last line of
-stdout is the JSON document that also stands in benchmarks/results/cuts.json.
+Measured for both reference models, every granularity and both layouts, with a random schedule of 50 steps. The document
+goes to benchmarks/results/cuts.json (``--out``), and to the last line of stdout.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import sys
@@ -30,11 +31,13 @@ from dipgo_deploy.search.random_schedules import random_schedule
 RESULTS = Path(__file__).parent / "results" / "cuts.json"
 
 
-def measure(name: str, granularity: str, layout: Layout) -> dict[str, Any]:
-    """Export one random schedule, cut each of its graphs again with a clock beside, and count the weights."""
+def measure(name: str, granularity: str, layout: Layout, steps: int) -> dict[str, Any]:
+    """Export one random schedule, time the cut of each of its graphs, and count the weights."""
     model = load_model(name)
     traced = trace(model, granularity=granularity)
-    schedule = random_schedule(traced.blocks, make_contract(model), "output", np.random.default_rng(0), 0.5)
+    schedule = random_schedule(
+        traced.blocks, make_contract(model, steps=steps), "output", np.random.default_rng(0), 0.5
+    )
     with tempfile.TemporaryDirectory() as folder:
         bundle = load_bundle(export(model, schedule, Path(folder) / "bundle", ExportOptions(layout)))
         master, seconds = load_master(traced.master), []
@@ -57,15 +60,19 @@ def measure(name: str, granularity: str, layout: Layout) -> dict[str, Any]:
 
 def main() -> None:
     """Measure every cell and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")
+    arguments = parser.parse_args()
     rows = []
     for name in REFERENCE_MODELS:
         for granularity in PRESETS[load_model(name).class_name].granularities:
             for layout in ("subnets", "segments"):
-                rows.append(measure(name, granularity, layout))
+                rows.append(measure(name, granularity, layout, arguments.steps))
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     command = shlex.join(["python", "benchmarks/cuts.py", *sys.argv[1:]])
     document = {"environment": {**environment(), "command": command}, "rows": rows}
-    write_atomic(RESULTS, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_atomic(arguments.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(json.dumps(document))
 
 

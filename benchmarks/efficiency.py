@@ -1,9 +1,9 @@
-"""How much of the pruned arithmetic becomes time: efficiency of schedules on ONNX Runtime, by granularity.
+"""Efficiency of schedules on ONNX Runtime by granularity: the share of the pruned arithmetic that becomes time.
 
-Efficiency is speed-up over the ratio of MACs (``full`` convention) of the graph nodes that run. For each shipped model:
+Efficiency is speed-up over the ratio of MACs (``full`` convention) of the graph nodes that run. Each shipped model has
 the uniform schedule of whole steps at ratio 0.8, and random ``layer`` and ``branch`` schedules at half the MACs. Each
-is timed against the full run of its model, interleaved, with the full run's A/A ratio beside it. Writes
-``benchmarks/results/efficiency.json``; the last line printed is that document.
+schedule is timed in turns with the full run of its model, next to the A/A ratio of the full run. Writes
+``benchmarks/results/efficiency.json``. The last line printed is that document.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, load_model, make_contract
-from dipgo_deploy.runtime import open_session
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.generate import run_inputs
+from dipgo_deploy.runtime.open import open_session
 from dipgo_deploy.search import SearchOptions, schedule_by_rule
 
 RESULTS = Path(__file__).parent / "results" / "efficiency.json"
@@ -48,7 +48,7 @@ class Cell:
 
 
 def cells(schedules: int) -> Iterator[Cell]:
-    """What is measured, with ``schedules`` random ones at each granularity finer than stages."""
+    """All cells, with ``schedules`` random schedules at each granularity finer than stages."""
     for model in REFERENCE_MODELS:
         known = PRESETS[load_model(model).class_name].granularities
         yield Cell(model, "stage", (SearchOptions("uniform", 0.8),))
@@ -59,15 +59,15 @@ def cells(schedules: int) -> Iterator[Cell]:
 
 
 def measure(cell: Cell, steps: int, rounds: int, options: BenchOptions) -> dict[str, Any]:
-    """Efficiency of every schedule of ``cell``: each, and their median and worst."""
+    """Efficiency of every schedule of ``cell``, with median and worst."""
     model = load_model(cell.model)
     contract, blocks = make_contract(model, steps=steps), trace(model, granularity=cell.granularity).blocks
     schedules = [schedule_by_rule(blocks, contract, search) for search in cell.searches]
     with tempfile.TemporaryDirectory() as folder:
         bundle = load_bundle(export(model, schedules[0], Path(folder) / "bundle"))
         network = FullNetwork(bundle, options)
-        found = [time_schedule(network, schedule, rounds) for schedule in schedules]
-    efficiencies = [one["efficiency"] for one in found]
+        rows = [time_schedule(network, schedule, rounds) for schedule in schedules]
+    efficiencies = [row["efficiency"] for row in rows]
     return {
         "model": cell.model,
         "granularity": cell.granularity,
@@ -75,7 +75,7 @@ def measure(cell: Cell, steps: int, rounds: int, options: BenchOptions) -> dict[
         "ratio": cell.searches[0].ratio,
         "median": statistics.median(efficiencies),
         "worst": min(efficiencies),
-        "schedules": found,
+        "schedules": rows,
     }
 
 
@@ -83,7 +83,8 @@ def time_schedule(network: FullNetwork, schedule: Schedule, rounds: int) -> dict
     """One schedule against the full run, interleaved."""
     bundle, options = network.bundle, network.options
     full = network.full().session
-    own = open_session(bundle, options.batch, options.run, compiled=bundle.compile(schedule))
+    scale, compiled = network.guidance_scale, bundle.compile(schedule)
+    own = open_session(bundle, options.batch, options.run, guidance_scale=scale, compiled=compiled)
     inputs = run_inputs(bundle.model, bundle.manifest.contract, range(options.batch))
     acts = {"full": partial(full.run, *inputs), "schedule": partial(own.run, *inputs)}
     watch = Stopwatch("full")
@@ -114,13 +115,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")
     given = parser.parse_args()
     options = BenchOptions(batch=given.batch, run=RunOptions(threads=given.threads))
-    found = []
+    rows = []
     for cell in cells(given.schedules):
-        found.append(measure(cell, given.steps, given.rounds, options))
-        summary = {key: value for key, value in found[-1].items() if key != "schedules"}
+        rows.append(measure(cell, given.steps, given.rounds, options))
+        summary = {key: value for key, value in rows[-1].items() if key != "schedules"}
         print(json.dumps(summary), file=sys.stderr, flush=True)
     command = shlex.join(["python", "benchmarks/efficiency.py", *sys.argv[1:]])
-    document = {"environment": {**environment(), "command": command}, "cells": found}
+    document = {"environment": {**environment(), "command": command}, "cells": rows}
     write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(json.dumps(document, allow_nan=False))
 

@@ -1,8 +1,8 @@
 """Engines at full size: seconds, peak memory and bytes of SD-1.5 in half precision under DiP-GO's published schedule.
 
-Random weights, one cell for each layout, resumable: ``python benchmarks/engine_build.py``. TensorRT-RTX builds without
-a GPU; ``--target tensorrt`` builds for the GPU present. Rows go to benchmarks/results/engines.json, and as JSON to
-the last line of stdout.
+The weights are random, and each layout is one resumable cell: ``python benchmarks/engine_build.py``. TensorRT for RTX
+builds without a GPU, ``--target tensorrt`` builds for the first GPU. Rows go to benchmarks/results/engines.json, and as
+JSON to the last line of stdout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.disk import cache_folder
 from dipgo_deploy.core.program import Layout
 from dipgo_deploy.core.progress import finish
-from dipgo_deploy.engines import build_bundle_engines
+from dipgo_deploy.engines.build import build_bundle_engines
 from dipgo_deploy.engines.options import EngineOptions, PlanOptions
 from dipgo_deploy.engines.planner import plan
 from dipgo_deploy.graphs import trace
@@ -36,12 +36,12 @@ RECORDED = (
     "graph", "bytes", "weight_bytes", "activation_bytes", "layers", "seconds", "version", "build_memory_bytes",
     "precision",
 )  # fmt: skip
-"""Fields of an engine's record that the results keep."""
+"""Fields of an engine's record in the results."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One build: a shipped config with random weights, a layout, and what it is built for; one image a call."""
+    """One build for one image a call: a shipped config with random weights, a layout, a target and an architecture."""
 
     model: str
     layout: Layout
@@ -50,7 +50,7 @@ class Cell:
 
 
 def bundle_of(cell: Cell) -> Path:
-    """The bundle of a cell, exported on first use and kept in the cache."""
+    """The bundle of a cell. The first use exports it into the cache."""
     folder = cache_folder() / "engine_build" / f"{cell.model}-{cell.layout}"
     if not (folder / BUNDLE_FILE).is_file():
         model = load_random(cell.model, dtype="float16")
@@ -60,28 +60,29 @@ def bundle_of(cell: Cell) -> Path:
     return folder
 
 
-def measured(cell: Cell) -> Row:
-    """Build every engine of the cell, static at one image (two rows under guidance)."""
+def measure(cell: Cell) -> Row:
+    """Build every engine of the cell, static for one image (two rows under guidance)."""
     bundle = load_bundle(bundle_of(cell))
     gpus = (cell.gpu,) if cell.target == "rtx" else ()
     flags = BuildFlags(static=True)
-    # The check of finite numbers runs the schedule on the CPU, which takes minutes and is no part of a build.
+    # The run that checks for finite numbers takes minutes on the CPU, and is no part of a build.
     options = EngineOptions(target=cell.target, gpus=gpus, batch=BatchRange(1, 1, 1), flags=flags, check_finite=False)
     started = time.perf_counter()
     report = finish(build_bundle_engines(bundle, options))
     seconds = time.perf_counter() - started
     records = report.records
-    built = sum(record.bytes for record in records)
-    planned = next(one for one in plan(bundle, PlanOptions(batch=1)).layouts if one.layout == cell.layout)
+    built_bytes = sum(record.bytes for record in records)
+    layouts = {layout.layout: layout for layout in plan(bundle, PlanOptions(batch=1)).layouts}
+    planned = layouts[cell.layout]
     return {
         "seconds": seconds,
         "counts": dict(report.counts),
         "engines": [{name: value for name, value in asdict(record).items() if name in RECORDED} for record in records],
         "model_weight_bytes": bundle.manifest.model_weight_bytes,
         "weights_over_model": sum(r.weight_bytes for r in records) / bundle.manifest.model_weight_bytes,
-        "engine_bytes_over_model": built / bundle.manifest.model_weight_bytes,
+        "engine_bytes_over_model": built_bytes / bundle.manifest.model_weight_bytes,
         "estimated_bytes": planned.engine_bytes,
-        "estimate_error": planned.engine_bytes / built - 1,
+        "estimate_error": planned.engine_bytes / built_bytes - 1,
         "estimated_activation_bytes": planned.activation_bytes,
         "peak_memory_bytes": max(r.build_memory_bytes for r in records),
         "peak_memory_bytes_of_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -89,16 +90,16 @@ def measured(cell: Cell) -> Row:
 
 
 def main() -> None:
-    """Build both layouts, or those that are not in the results yet."""
+    """Build the layouts that are not in the results yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="sd15")
     parser.add_argument("--layouts", nargs="+", default=["segments", "subnets"], choices=["segments", "subnets"])
     parser.add_argument("--target", default="rtx", choices=["rtx", "tensorrt"])
     parser.add_argument("--gpu", default="sm89")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    cells = [Cell(asked.model, layout, asked.target, asked.gpu) for layout in asked.layouts]
-    rows = list(completed(asked.results, cells, measured))
+    arguments = parser.parse_args()
+    cells = [Cell(arguments.model, layout, arguments.target, arguments.gpu) for layout in arguments.layouts]
+    rows = list(completed(arguments.results, cells, measure))
     print(json.dumps(rows))
 
 

@@ -1,12 +1,12 @@
-"""The way at full size: seconds and peak memory of each stage, on architectures with random weights.
+"""Every stage at full size: seconds and peak memory, on architectures with random weights.
 
-``python benchmarks/full_size.py sd15 dit-xl-2-256`` runs the named cases (all of them without a name); results stand in
-benchmarks/results/full_size.json, and cases that stand there are not run again. Every stage is a process of its own:
+``python benchmarks/full_size.py sd15 dit-xl-2-256`` runs the named cases, or all cases without a name. Cases in
+benchmarks/results/full_size.json are not run again. Every stage is a process of its own:
 
 * ``trace`` builds the model, traces it, makes a schedule (the published one for SD-1.5) and exports the bundle;
 * ``check`` calls every distinct graph once on PyTorch's slots;
 * ``cut`` makes further SubNets from the bundle;
-* ``meta`` traces shapes alone, of models that need not fit the memory.
+* ``meta`` traces a model without weights, which need not fit the memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dipgo_deploy.verify.graph_check import check_graphs
 
 RESULTS = Path(__file__).parent / "results" / "full_size.json"
 
-WANTED = {
+COUNTED_GIGA_MACS = {
     "sd15": (338.749, 401.637),
     "sd21": (760.798, 1074.553),
     "sdxl": (2989.919, 3380.618),
@@ -51,9 +51,9 @@ WANTED = {
 
 @dataclass(frozen=True)
 class Size:
-    """An architecture, what of its config is changed, and which stages are worth their time on a CPU.
+    """An architecture, changes to its config, and the stages that are worth their time on a CPU.
 
-    ``check`` runs the model up to the first call of its last graph: fewer ``steps`` bring that nearer.
+    ``check`` runs the model up to the first call of its last graph. Fewer ``steps`` shorten this.
     """
 
     config: str
@@ -88,13 +88,13 @@ SIZES = {
     "flux-dev-shapes": _shapes("flux-dev"),
     "wan2.1-1.3b-shapes": _shapes("wan2.1-1.3b"),
 }
-"""What is measured, by name."""
+"""Architectures by the name of their case."""
 
 MAX_GRAPHS = 3
-"""Compute sets of a schedule: each graph is called on a CPU."""
+"""Graphs of a schedule. Each graph is called on a CPU, which takes long."""
 
 HALF = ("sd15", "dit-xl-2-256")
-"""Sizes that are traced and cut in half precision too. Their graphs are not called: a CPU has no half arithmetic."""
+"""Sizes that are also traced and cut in half precision. A CPU has no half arithmetic, so no graph is called."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Measure what is done inside; Linux restarts the high-water mark on request."""
+        """Measure the body of the context. Linux resets the high-water mark of memory on request."""
         Path("/proc/self/clear_refs").write_text("5")
         started = time.perf_counter()
         yield
@@ -164,14 +164,14 @@ def run_trace(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
 
 
 def _counts(size: Size, model: LoadedModel, blocks: Any) -> dict[str, Any]:
-    wanted = WANTED.get(size.config) if size.latent_shape is None and not size.changed else None
+    expected = COUNTED_GIGA_MACS.get(size.config) if size.latent_shape is None and not size.changed else None
     return {
         "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
         "weight_bytes": model.weight_bytes,
         "latent_shape": model.latent_shape,
         "blocks": len(blocks.blocks),
         "giga_macs": {"papers": blocks.macs.papers / 1e9, "full": blocks.macs.full / 1e9},
-        "counted_giga_macs": wanted and dict(zip(("papers", "full"), wanted, strict=True)),
+        "counted_giga_macs": expected and dict(zip(("papers", "full"), expected, strict=True)),
     }
 
 
@@ -179,12 +179,12 @@ def run_check(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
     """One call of every graph, one image: two rows under guidance."""
     clock = Clock()
     with clock.part("check"):
-        found = list(check_graphs(load_bundle(folder / "bundle"), threads=1))
-    return {"parts": clock.parts, "checks": [vars(check) for check in found]}
+        checks = list(check_graphs(load_bundle(folder / "bundle"), threads=1))
+    return {"parts": clock.parts, "checks": [vars(check) for check in checks]}
 
 
 def run_cut(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
-    """SubNets of other schedules, written as files beside the weights."""
+    """SubNets of other schedules, written as files next to the weights."""
     clock, bundle = Clock(), load_bundle(folder / "bundle")
     seconds: list[float] = []
     contract, master = bundle.manifest.contract, bundle.denoiser / "master.onnx"
@@ -201,7 +201,7 @@ def run_cut(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
 
 
 def run_meta(size: Size, dtype: str, folder: Path) -> dict[str, Any]:
-    """BlockGraph, MACs, slots and lowering of shapes alone."""
+    """BlockGraph, MACs, slots and lowering of a model without weights."""
     clock = Clock()
     with clock.part("trace"):
         model = _model(size, dtype, "meta")
@@ -222,8 +222,8 @@ STAGES: dict[str, Callable[[Size, str, Path], dict[str, Any]]] = {
 }
 
 
-def measured(case: Case) -> dict[str, Any]:
-    """All stages of a case, each in a process of its own, over one folder that is gone afterwards."""
+def measure(case: Case) -> dict[str, Any]:
+    """All stages of a case, each in a process of its own, in one temporary folder."""
     size = SIZES[case.name]
     row: dict[str, Any] = {}
     parts: dict[str, Any] = {}
@@ -232,9 +232,9 @@ def measured(case: Case) -> dict[str, Any]:
         for stage in size.stages:
             if stage == "check" and case.dtype == "float16":
                 continue
-            found = _in_process(stage, case, folder)
-            parts |= found.pop("parts")
-            row |= found
+            document = _in_process(stage, case, folder)
+            parts |= document.pop("parts")
+            row |= document
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {"config": size.config, "changed": size.changed, "stages": parts, **row}
@@ -250,18 +250,18 @@ def _in_process(stage: str, case: Case, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure the named cases, or run one stage of one as a child."""
+    """Measure the named cases, or run one stage of a case as a child process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*SIZES, []], default=[])
     parser.add_argument("--dtype", choices=["float32", "float16"])
     parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.stage:
-        print(json.dumps(STAGES[asked.stage](SIZES[asked.names[0]], asked.dtype, asked.folder)))
+    arguments = parser.parse_args()
+    if arguments.stage:
+        print(json.dumps(STAGES[arguments.stage](SIZES[arguments.names[0]], arguments.dtype, arguments.folder)))
         return
-    chosen = [c for c in CASES if c.name in (asked.names or SIZES) and c.dtype in (asked.dtype or c.dtype)]
-    for row in completed(RESULTS, chosen, measured):
+    chosen = [c for c in CASES if c.name in (arguments.names or SIZES) and c.dtype in (arguments.dtype or c.dtype)]
+    for row in completed(RESULTS, chosen, measure):
         print(json.dumps(row))
 
 

@@ -1,7 +1,7 @@
-"""What the interpreter adds to bare ONNX Runtime calls, on a network so small that nothing else is left to see.
+"""Overhead of the interpreter over bare ONNX Runtime calls, on a network that costs nearly nothing.
 
-A program of network calls and sampler updates runs through a Session; beside it run the bare calls alone: the same
-bindings and combinations, in the tightest loop that Python has. The last line printed is JSON, in microseconds.
+A program of network calls and sampler updates runs through a Session. The bare calls run for comparison: the same
+bindings and combinations, in the tightest Python loop. The last line printed is JSON, in microseconds.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def bare_runs(session: Session, graph: bytes, steps: int) -> Callable[[], None]:
 
 
 def measure(steps: int, repeats: int, batch: int) -> dict[str, object]:
-    """Time the session's run, its network calls, its combinations and bare calls; all per call of the program."""
+    """Time a run of the session, its combinations, and bare network calls, per call of the program."""
     program, graph = program_of(steps), tiny_graph()
     with tempfile.TemporaryDirectory() as folder:
         session = Session(program, OnnxRuntimeBackend({"g": graph}, Path(folder), threads=1), batch)

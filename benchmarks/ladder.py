@@ -1,10 +1,10 @@
 """The wide ladder: every fast path against the slower one below it, on random schedules of whole trajectories.
 
-A cell is a model, a granularity, a kind of reuse and a guidance layout; its schedules take samplers in turn. Models are
-the reference models, or, with ``--families``, the tiny model of every family that the tests hold. Each schedule goes
-through a bundle of the segments layout, whose verification climbs both layouts: subnets against torch, then segments
-against subnets. The worst local and free-running deviation of every rung is kept. Cells that stand in the results file
-with as many schedules and steps are not run again, so an interrupted run continues. Exit code 4 where a rung broke.
+A cell is a model, a granularity, a kind of reuse and a guidance layout. Its schedules take samplers in turn. Models are
+the reference models, or with ``--families`` the tiny model of every family in the tests. Each schedule is exported in
+layout segments, so the verification covers both layouts: subnets against torch, then segments against subnets. The
+worst local and free-running deviation of every rung is kept. Cells in the results file with as many schedules and steps
+are not run again, so an interrupted run continues. The exit code is 4 if a rung fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from resumable import Row, completed
 
-sys.path.append(str(Path(__file__).parents[1]))  # The tiny models stand among the tests, which nobody installs.
+sys.path.append(str(Path(__file__).parents[1]))  # The tiny models are part of the tests, which are not installed.
 
 from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.core.blocks import Kind
@@ -38,11 +38,11 @@ from tests.models.families import FAMILIES, tiny
 RESULTS = Path(__file__).parent / "results" / "ladder.json"
 SAMPLERS = ("ddim", "dpmpp-2m", "unipc", "pndm")
 FLOW = ("sd3", "flux", "wan")
-"""Families whose networks predict a velocity: they take samplers of flow matching."""
+"""Families whose networks predict a velocity. They take samplers of flow matching."""
 
 FLOW_SAMPLERS = ("flow-euler",)
 DISTILLED = ("flux",)
-"""Families that take the guidance scale as an input: they have no unconditional rows."""
+"""Families with the guidance scale as an input. They have no unconditional rows."""
 
 KEEP = 0.5
 """Probability that a block is computed at a step."""
@@ -50,7 +50,7 @@ KEEP = 0.5
 
 @dataclass(frozen=True)
 class Cell:
-    """What a row of the results is about."""
+    """The settings of a row of the results."""
 
     model: str
     granularity: str
@@ -61,7 +61,7 @@ class Cell:
 
 
 def cells(models: Iterable[str], schedules: int, steps: int) -> Iterator[Cell]:
-    """Every model × granularity × kind × guidance; kinds only where a block has a residual."""
+    """Every model × granularity × kind × guidance. Kind residual needs a block with a residual."""
     for name in models:
         model = model_of(name)
         for granularity in PRESETS[model.class_name].granularities:
@@ -80,7 +80,7 @@ def model_of(name: str) -> LoadedModel:
 
 
 def climb(cell: Cell) -> Row:
-    """Verify the cell's schedules; the worst of each rung, and the first failure in words."""
+    """Verify the cell's schedules. Keeps the worst deviation of each rung, and the first failure."""
     started, model = time.monotonic(), model_of(cell.model)
     rungs: dict[str, dict[str, float | None]] = {}
     failures = []
@@ -101,7 +101,7 @@ def climb(cell: Cell) -> Row:
 
 
 def verify_random(model: LoadedModel, cell: Cell, seed: int) -> VerifyReport:
-    """Verify the bundle of one random schedule, in a folder that is gone afterwards."""
+    """Verify the bundle of one random schedule, in a temporary folder."""
     samplers = FLOW_SAMPLERS if cell.model in FLOW else SAMPLERS
     contract = make_contract(model, sampler=samplers[seed % len(samplers)], steps=cell.steps, guidance=cell.guidance)
     blocks = trace(model, granularity=cell.granularity).blocks
@@ -112,22 +112,22 @@ def verify_random(model: LoadedModel, cell: Cell, seed: int) -> VerifyReport:
 
 
 def finite(value: float) -> float:
-    """JSON knows no infinity: what is not finite counts as 1e30."""
+    """A value for JSON, which has no infinity: at most 1e30."""
     return min(value, 1e30)
 
 
 def main() -> None:
-    """Parse options, run what is missing, write after every cell."""
+    """Parse options, and run the missing cells. Results are written after every cell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", action="store_true", help="the tiny model of every family")
     parser.add_argument("--model", choices=[*REFERENCE_MODELS, *FAMILIES], help="one model; runs may share the file")
     parser.add_argument("--schedules", type=int, default=10, help="random schedules of a cell")
     parser.add_argument("--steps", type=int, default=50, help="network calls of the full run")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued where it stands")
-    given = parser.parse_args()
-    models: Iterable[str] = [given.model] if given.model else FAMILIES if given.families else REFERENCE_MODELS
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results, continued if it exists")
+    arguments = parser.parse_args()
+    models = [arguments.model] if arguments.model else FAMILIES if arguments.families else REFERENCE_MODELS
     failed = []
-    for row in completed(given.out, cells(models, given.schedules, given.steps), climb):
+    for row in completed(arguments.out, cells(models, arguments.schedules, arguments.steps), climb):
         print(json.dumps(row), flush=True)
         failed += [] if row["passed"] else [row["failure"]]
     if failed:

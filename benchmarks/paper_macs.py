@@ -1,8 +1,8 @@
-"""Our multiply-accumulates beside the published ones, with convention and guidance factor of each.
+"""Our multiply-accumulates next to the published figures, with convention and guidance factor of each.
 
 Every architecture is built from its shipped config on the meta device (MACs do not depend on weights) and traced, so
-that the figures are those of the graphs that run. Writes ``benchmarks/results/paper_macs.json`` after each one; those
-that stand in it are not counted again. ``--table`` prints it as Markdown.
+the figures are those of the graphs that run. Writes ``benchmarks/results/paper_macs.json`` after each architecture.
+Architectures in that file are not counted again. ``--table`` prints the file as Markdown.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOLERANCE = 0.005
 
 @dataclass(frozen=True)
 class Cell:
-    """What is counted, and written, at a time."""
+    """One architecture, which is counted and written at a time."""
 
     architecture: str
 
@@ -47,7 +47,7 @@ def model_of(architecture: str) -> LoadedModel:
 
 @cache
 def graph_of(architecture: str, granularity: str) -> BlockGraph:
-    """Its blocks."""
+    """The blocks of an architecture."""
     return trace(model_of(architecture), granularity=granularity).blocks
 
 
@@ -65,7 +65,7 @@ def _options(method: str, ratio: float, kind: Kind = "output", **knobs: int) -> 
 
 
 def scheduled(architecture: str, setting: Setting, step: int | None) -> tuple[Macs, int]:
-    """The same of a schedule, whole or at one step."""
+    """MACs and calls of a schedule, as a whole or at one step."""
     rule = setting.form == "rule"
     graph = graph_of(architecture, "stage" if rule else FORMATS[setting.form].granularity)
     contract = make_contract(model_of(architecture), sampler=setting.sampler, steps=setting.steps)
@@ -78,12 +78,12 @@ def scheduled(architecture: str, setting: Setting, step: int | None) -> tuple[Ma
     return sum(costs, ZERO_MACS), len(plans)
 
 
-def measured(cell: Cell) -> dict[str, Any]:
+def measure(cell: Cell) -> dict[str, Any]:
     """Every figure of an architecture."""
-    return {"figures": [row(figure) for figure in FIGURES if figure.architecture == cell.architecture]}
+    return {"figures": [figure_row(figure) for figure in FIGURES if figure.architecture == cell.architecture]}
 
 
-def row(figure: Figure) -> dict[str, Any]:
+def figure_row(figure: Figure) -> dict[str, Any]:
     """A figure as the document holds it; MACs in G."""
     macs, calls = counted(figure)
     ours = getattr(macs, figure.convention) * figure.rows
@@ -110,17 +110,17 @@ def table(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The figures as Markdown, without notes."""
     yield "| architecture | figure | published | ours | difference | convention | guidance factor | calls |"
     yield "|---|---|---|---|---|---|---|---|"
-    for architecture, one in ((cell["architecture"], figure) for cell in cells for figure in cell["figures"]):
-        known = one["difference"] is not None
-        published = giga_text(one["published_giga_macs"]) if known else ""
-        difference = f"{one['difference']:+.2%}" if known else ""
-        counted = [one["convention"], str(one["guidance_factor"]), str(one["network_calls"])]
-        found = [architecture, one["figure"], published, giga_text(one["our_giga_macs"]), difference, *counted]
-        yield f"| {' | '.join(found)} |"
+    for architecture, figure in ((cell["architecture"], figure) for cell in cells for figure in cell["figures"]):
+        is_published = figure["difference"] is not None
+        published = giga_text(figure["published_giga_macs"]) if is_published else ""
+        difference = f"{figure['difference']:+.2%}" if is_published else ""
+        counting = [figure["convention"], str(figure["guidance_factor"]), str(figure["network_calls"])]
+        columns = [architecture, figure["figure"], published, giga_text(figure["our_giga_macs"]), difference, *counting]
+        yield f"| {' | '.join(columns)} |"
 
 
 def giga_text(giga: float) -> str:
-    """G or T with two digits behind the point."""
+    """G or T with two decimals."""
     return f"{giga / 1e3:.2f} T" if giga >= 3000 else f"{giga:.2f} G"
 
 
@@ -130,10 +130,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=known, default=known, help="architectures; all if left out")
     parser.add_argument("--table", action="store_true", help="print the tracked results as Markdown, count nothing")
-    given = parser.parse_args()
-    if not given.table:
-        for found in completed(RESULTS, map(Cell, given.only), measured):
-            print(f"{found['architecture']}: {len(found['figures'])} figures", file=sys.stderr, flush=True)
+    arguments = parser.parse_args()
+    if not arguments.table:
+        for row in completed(RESULTS, map(Cell, arguments.only), measure):
+            print(f"{row['architecture']}: {len(row['figures'])} figures", file=sys.stderr, flush=True)
     print("\n".join(table(read_json(RESULTS)["cells"])))
 
 

@@ -1,9 +1,9 @@
-"""How well does the planner estimate what is measured? Latency of random schedules on ONNX Runtime, in both layouts.
+"""Predicted against measured latency of random schedules on ONNX Runtime, in both layouts.
 
-For each model: a table is fitted to probe programs (dipgo_deploy/runtime/profiling.py), which are never the schedules
-that are estimated; probes and schedules are timed in the same rounds, every schedule twice a round. A prediction holds
-within 15 %, or within twice the schedule's own A/A noise where that is more. Cells stand in
-``benchmarks/results/planner.json`` and are not run again; the last line printed is a summary of all.
+For each model a latency table is fitted to probe programs (dipgo_deploy/engines/profiling.py). The tested schedules are
+never among the probes. Probes and schedules are timed in the same rounds, every schedule twice a round. A prediction
+holds within 15 %, or within twice the schedule's own A/A noise if that is more. Cells in
+``benchmarks/results/planner.json`` are not run again. The last line printed is a summary of all cells.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ KEEPS = (0.2, 0.8)
 
 @dataclass(frozen=True)
 class Cell:
-    """A model, its blocks and what is reused of them."""
+    """A model, its granularity and the kind of reuse."""
 
     model: str
     granularity: str
@@ -65,7 +65,7 @@ CELLS = {
 
 
 class CpuClock(HostClock):
-    """Time that the process spent on a core, which other processes lengthen less; right for one thread."""
+    """CPU time of the process, which other processes disturb less than wall time. Correct for one thread only."""
 
     def mark(self) -> float:
         """Seconds."""
@@ -91,7 +91,7 @@ def measure(cell: Cell, sizes: Sizes) -> Row:
     """Predictions and measurements of one cell."""
     model = load_model(cell.model)
     traced = trace(model, granularity=cell.granularity)
-    options = ProfileOptions(batch=sizes.batch, rounds=sizes.rounds, run=RunOptions(threads=sizes.threads))
+    options = ProfileOptions(RunOptions(threads=sizes.threads), batch=sizes.batch, rounds=sizes.rounds)
     clock = CLOCKS[sizes.clock]
     probes = [
         Timer(model, traced, program, options, clock)
@@ -168,7 +168,7 @@ class Timer:
 
 
 def compare(timer: Timer, predicted_ms: float) -> dict[str, Any]:
-    """A prediction beside its measurement; the first two runs warm up."""
+    """A prediction next to its measurement. The first two runs warm up."""
     program, times = timer.session.program, timer.whole_ms[2:]
     measured, noise = median(times), abs(median(times[::2]) / median(times[1::2]) - 1)
     error = predicted_ms / measured - 1
@@ -201,9 +201,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of ONNX Runtime")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: where other work shares the cores")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")
-    given = parser.parse_args()
-    sizes = Sizes(given.schedules, given.steps, given.rounds, given.batch, given.threads, given.clock)
-    rows = list(completed(given.out, [CELLS[name] for name in given.cells], lambda cell: measure(cell, sizes)))
+    arguments = parser.parse_args()
+    sizes = Sizes(
+        arguments.schedules,
+        arguments.steps,
+        arguments.rounds,
+        arguments.batch,
+        arguments.threads,
+        arguments.clock,
+    )
+    cells = [CELLS[name] for name in arguments.cells]
+    rows = list(completed(arguments.out, cells, lambda cell: measure(cell, sizes)))
     print(json.dumps(summary(rows)))
 
 

@@ -1,9 +1,9 @@
 """Latency of DiP-GO's published 0.80 schedule on the architecture it was made for, with random weights, on the CPU.
 
-The schedule and the full run of 50 DDIM steps take turns on ONNX Runtime in one process; the full run goes twice a
-round, and what it differs from itself is the noise. At 64 pixels of latent a CPU takes hours: a smaller latent has the
-same graphs and weights. By its MACs the schedule can reach 5.0. Writes ``benchmarks/results/published_latency.json``;
-the last line printed is that document.
+The schedule and the full run of 50 DDIM steps take turns on ONNX Runtime in one process. The full run runs twice a
+round, and the difference between its two times is the noise. At 64 pixels of latent a CPU takes hours. A smaller latent
+has the same graphs and weights. By its MACs the schedule can reach 5.0. Writes
+``benchmarks/results/published_latency.json``. The last line printed is that document.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.sampler import noise_for
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_random, make_contract
-from dipgo_deploy.runtime import open_session
 from dipgo_deploy.runtime.environment import environment
+from dipgo_deploy.runtime.open import open_session
 
 RESULTS = Path(__file__).parent / "results" / "published_latency.json"
 
@@ -44,34 +44,35 @@ def architecture(config: str, latent: int) -> LoadedModel:
     return replace(model, latent_shape=(model.latent_shape[0], latent, latent))
 
 
-def exported(model: LoadedModel, given: argparse.Namespace, folder: Path) -> Bundle:
+def export_published(model: LoadedModel, arguments: argparse.Namespace, folder: Path) -> Bundle:
     """The bundle of the published schedule."""
-    contract = make_contract(model, sampler=given.sampler, steps=50, guidance=given.guidance)
+    contract = make_contract(model, sampler=arguments.sampler, steps=50, guidance=arguments.guidance)
     schedule = published_schedule(trace(model, granularity="stage").blocks, contract)
-    return load_bundle(export(model, schedule, folder / "bundle", ExportOptions(given.layout)))
+    return load_bundle(export(model, schedule, folder / "bundle", ExportOptions(arguments.layout)))
 
 
-def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Trace, export and time; the PyTorch model is gone before anything is timed."""
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Trace, export and time. The PyTorch model is released before anything is timed."""
     started = time.perf_counter()
-    model = architecture(given.config, given.latent)
-    conditioning = model.conditioning(range(given.batch), given.guidance)
-    bundle = exported(model, given, folder)
+    model = architecture(arguments.config, arguments.latent)
+    conditioning = model.conditioning(range(arguments.batch), arguments.guidance)
+    bundle = export_published(model, arguments, folder)
     del model
-    made = time.perf_counter() - started
-    network = FullNetwork(bundle, BenchOptions(batch=given.batch, run=RunOptions(threads=given.threads)))
+    export_seconds = time.perf_counter() - started
+    run = RunOptions(threads=arguments.threads)
+    network = FullNetwork(bundle, BenchOptions(batch=arguments.batch, run=run))
     full = network.full().session
-    own = open_session(bundle, given.batch, RunOptions(threads=given.threads), guidance_scale=network.guidance_scale)
-    noise = noise_for(range(given.batch), bundle.manifest.contract.latent_shape)
+    own = open_session(bundle, arguments.batch, run, guidance_scale=network.guidance_scale)
+    noise = noise_for(range(arguments.batch), bundle.manifest.contract.latent_shape)
     acts = {"full": partial(full.run, noise, conditioning), "schedule": partial(own.run, noise, conditioning)}
     watch = Stopwatch("full")
-    for number, durations in enumerate(time_rounds(acts, "full", given.rounds), start=1):
+    for number, durations in enumerate(time_rounds(acts, "full", arguments.rounds), start=1):
         watch.add(durations)
         print(json.dumps({"round": number, **durations}), file=sys.stderr, flush=True)
     macs_ratio = full.program.macs.full / own.program.macs.full
     return {
         "latent_shape": list(bundle.manifest.contract.latent_shape),
-        "rows": given.batch * bundle.manifest.contract.rows_per_image,
+        "rows": arguments.batch * bundle.manifest.contract.rows_per_image,
         "pruned_ratio": pruned_ratio(bundle.schedule, bundle.blocks),
         "nfe": {"full": full.program.nfe, "schedule": own.program.nfe},
         "graphs": len(own.program.graphs),
@@ -81,7 +82,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "possible_speedup": macs_ratio,
         "efficiency": watch.speedup("schedule") / macs_ratio,
         "aa_ratio": watch.aa_ratio,
-        "made_seconds": made,
+        "made_seconds": export_seconds,
         "model_weight_bytes": bundle.manifest.model_weight_bytes,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
@@ -104,12 +105,12 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     """Measure, write and print."""
-    given = options()
+    arguments = options()
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(given, Path(folder))
+        row = measure(arguments, Path(folder))
     command = shlex.join(["python", "benchmarks/published_latency.py", *sys.argv[1:]])
-    document = {"config": given.config, **found, "environment": {**environment(), "command": command}}
-    write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    document = {"config": arguments.config, **row, "environment": {**environment(), "command": command}}
+    write_atomic(arguments.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(json.dumps(document, allow_nan=False))
 
 

@@ -1,8 +1,8 @@
-"""Published multiply-accumulates of whole runs, with what each of them counts.
+"""Published multiply-accumulates of whole runs, and how each figure is counted.
 
-A figure is a number of network calls of one architecture, a block of it, or a schedule on it. ``convention`` says what
-a call counts (see ``core.blocks.Macs``), ``rows`` how many rows of the network's batch: 2 where the two halves of
-classifier-free guidance both count.
+A figure is a number of network calls of one architecture, a block of the architecture, or a schedule. ``convention``
+says how a call is counted (see ``core.blocks.Macs``). ``rows`` is the number of rows of the network's batch: 2 if both
+halves of classifier-free guidance count.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ DEEPCACHE = "DeepCache (arXiv 2312.00858), Table 3, quoted by DiP-GO"
 
 @dataclass(frozen=True)
 class Figure:
-    """One published figure in MACs (None: ours alone), and how ours is counted.
+    """One published figure in MACs, None if only we count it, and how ours is counted.
 
-    ``block`` names a block of one call; ``schedule`` a schedule of `SETTINGS`, counted over all its network calls or at
-    one ``step``; otherwise it is ``calls`` full ones. ``note`` says what a reader must know, or why the two differ.
+    ``block`` names a block of one call. ``schedule`` names a schedule of `SETTINGS`, counted over all its network calls
+    or at one ``step``. Without both, the figure is ``calls`` full calls. ``note`` explains the figure, or a difference.
     """
 
     architecture: str
@@ -40,7 +40,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Setting:
-    """A schedule in the words of a format (``dipgo``: the published table), or of our own ``rule``, for a sampler."""
+    """A schedule for a sampler, in an interchange format (``dipgo``: the published table) or by our own ``rule``."""
 
     form: str
     sampler: str
@@ -69,7 +69,7 @@ SD15_BLOCKS = {
     "mid_block": 6.0285,
     **{"up_blocks.0": 12.9049, "up_blocks.1": 75.1374, "up_blocks.2": 79.1231, "up_blocks.3": 66.0427},
 }
-"""G MACs of one row, printed by DiP-GO's reference code; with stem and tail they make 338.83."""
+"""G MACs of one row, printed by DiP-GO's reference code. With stem and tail they add up to 338.83."""
 
 _PLMS = (
     "published as 50 forwards; PLMS with 50 steps makes 51 network calls, the second and third at one timestep, so "
@@ -82,7 +82,7 @@ _BRANCH = (
     "issue 37, reports 151.0 G a step for id 2 where 130.45 G is published)"
 )
 _IMPLIED = (50 * 130.45e9 - 10 * 338.83e9) / 40
-"""MACs of a step between full ones that DeepCache's published mean of 130.45 G stands for, if 10 of 50 are full."""
+"""MACs of a step between full steps that DeepCache's published mean of 130.45 G implies, if 10 of 50 are full."""
 
 
 def _sd15() -> Iterator[Figure]:
