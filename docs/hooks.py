@@ -78,7 +78,7 @@ def _row(command: Any, option: Any) -> str:
 
 def _cell(text: str | None) -> str:
     """One line that may stand in a cell of a table."""
-    return escape(" ".join((text or "").split())).replace("|", "&#124;")
+    return escape(" ".join((text or "").split())).replace("|", "&#124;").replace("[", "&#91;")
 
 
 def api_reference() -> str:

@@ -25,6 +25,7 @@ OPTION_OF_PARAMETER: Mapping[str, str] = {
     "cuda_graph": "--cuda-graph",
     "from_pruner": "--from-pruner",
     "gpu_memory": "--gpu-memory",
+    "gpus": "--gpu",
     "guidance_scale": "--guidance-scale",
     "local_tolerance": "--tolerance",
     "max_graphs": "--max-graphs",
@@ -33,6 +34,7 @@ OPTION_OF_PARAMETER: Mapping[str, str] = {
     "own_model": "--model",
     "random_weights": "--random-weights",
     "trust_engines": "--trust-engines",
+    "workspace_bytes": "--workspace",
 }
 """Options by the parameter that they set. Only names that cannot be meant otherwise in a sentence."""
 

@@ -88,10 +88,10 @@ class TensorRTBackend(TorchMemory):
         addresses = {name: int(buffer.data_ptr()) for name, buffer in (*inputs.items(), *outputs.items())}
 
         def call() -> None:
-            engine = self._engine(graph)
-            engine.bind(self._with_scratch(engine, addresses))
-            engine.use_memory(int(self._activations.data_ptr()), self._activations.nbytes)
-            engine.enqueue(self._stream.handle)
+            loaded = self._engine(graph)
+            loaded.bind(self._with_scratch(loaded, addresses))
+            loaded.use_memory(int(self._activations.data_ptr()), self._activations.nbytes)
+            loaded.enqueue(self._stream.handle)
 
         return call
 
@@ -143,9 +143,9 @@ class TensorRTBackend(TorchMemory):
         evicted = self._cache.make_room(graph, size)
         if evicted is not None:
             self._evict(evicted)
-            engine = self._load(graph)
+            loaded = self._load(graph)
             self._cache.hold(graph, size)
-            self._engines[graph] = engine
+            self._engines[graph] = loaded
             # Activations and scratch may have grown, which may evict further engines or refuse this one.
             try:
                 self._cache.pin(self._pinned + max(self._reserve, self._shared_bytes))
@@ -161,23 +161,23 @@ class TensorRTBackend(TorchMemory):
 
     def _load(self, graph: str) -> OpenEngine:
         file, shapes = self._files[graph], self._shapes[graph]
-        engine = open_engine(self._trt, self._runtime, graph, file, shapes, self.device_bytes)
-        if engine.activation_bytes > self._activations.nbytes:
+        loaded = open_engine(self._trt, self._runtime, graph, file, shapes, self.device_bytes)
+        if loaded.activation_bytes > self._activations.nbytes:
             self._wait()
-            self._activations = self._allocate_bytes(engine.activation_bytes)
-        for index, size in enumerate(engine.outputs.values()):
+            self._activations = self._allocate_bytes(loaded.activation_bytes)
+        for index, size in enumerate(loaded.outputs.values()):
             if index == len(self._scratch):
                 self._scratch.append(self._allocate_bytes(0))
             if size > self._scratch[index].nbytes:
                 self._wait()
                 self._scratch[index] = self._allocate_bytes(size)
-        return engine
+        return loaded
 
-    def _with_scratch(self, engine: OpenEngine, addresses: Mapping[str, int]) -> Mapping[str, int]:
+    def _with_scratch(self, loaded: OpenEngine, addresses: Mapping[str, int]) -> Mapping[str, int]:
         """Addresses of all tensors. Outputs that the call does not use get scratch memory."""
-        if addresses.keys() >= engine.outputs.keys():
+        if addresses.keys() >= loaded.outputs.keys():
             return addresses
-        scratch = zip(engine.outputs, self._scratch, strict=False)
+        scratch = zip(loaded.outputs, self._scratch, strict=False)
         unused = {name: int(part.data_ptr()) for name, part in scratch if name not in addresses}
         return {**addresses, **unused}
 

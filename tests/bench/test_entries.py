@@ -56,7 +56,7 @@ def test_names_that_occur_twice_are_refused(bundle):
 def test_another_contract_and_other_blocks_are_refused(bundle):
     contract = bundle.manifest.contract
     other = replace(contract, guidance="none")
-    with pytest.raises(InputError, match="schedule x was made for guidance none, but concat is wanted"):
+    with pytest.raises(InputError, match="schedule x was made for guidance none, expected concat"):
         bench_entries([bundle], [("x", replace(bundle.schedule, contract=other))])
     foreign = replace(bundle, folder=bundle.folder / "b", manifest=replace(bundle.manifest, contract=other))
     with pytest.raises(InputError, match="b was made for guidance none"):

@@ -23,7 +23,7 @@ def refused(arguments: list[object], words: str, capsys: Any, code: int = 3) -> 
     captured = capsys.readouterr()
     lines = [line for line in captured.err.splitlines() if not line.endswith(" …")]
     assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in captured.err, captured.err
-    assert words in lines[0]
+    assert words in lines[0], lines[0]
     assert re.search(r"[:,;] \w", lines[0].removeprefix("error: ")), "it says what to do"
     assert code == 4 or captured.out == ""  # a verification that fails still reports
     assert _state(target) == before

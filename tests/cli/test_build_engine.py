@@ -58,7 +58,7 @@ def test_with_a_driver_that_reports_no_device_each_command_says_what_to_do(tmp_p
     assert run(["env"]) == 0
     assert "gpus           none" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "tensorrt", sys)  # installed, as far as anybody asks before the driver
-    words = "builds only on an NVIDIA GPU (the driver reports 0 devices): run on a machine that has one, or build with"
+    words = "builds only on an NVIDIA GPU (the driver reports 0 devices): run on a machine with a GPU"
     refused(["build-engine", tmp_path, "--target", "tensorrt"], words, capsys, code=5)
 
 
@@ -67,7 +67,7 @@ def test_with_a_driver_that_reports_no_device_each_command_says_what_to_do(tmp_p
     ("options", "words", "code"),
     [
         (["--gpu", "sm90"], "builds for sm75, sm80, sm86, sm89, sm120, sm121, not for sm90: choose among these", 2),
-        ([], "no GPU to build for: the driver reports 0 devices; name one with --gpu", 5),
+        ([], "no GPU to build for (the driver reports 0 devices): set --gpu to some of sm75", 5),
         (["--gpu", "sm89", "--fp16", "--bf16"], "--fp16 and --bf16 exclude each other", 2),
         (["--gpu", "sm89", "--batch", "4-1"], "give MIN-OPT-MAX", 2),
         (["--gpu", "sm89", "--workspace", "much"], "'much' is not a size", 2),
@@ -78,10 +78,10 @@ def test_with_a_driver_that_reports_no_device_each_command_says_what_to_do(tmp_p
         (["--gpu", "SM89,,sm86"], "holds an empty name", 2),
         (
             ["--gpu", "SM89", "--refit"],
-            "--refit and --strip build only on an NVIDIA GPU (the driver reports 0 devices)",
+            "refit and strip need an NVIDIA GPU at build time (the driver reports 0 devices)",
             5,
         ),
-        (["--gpu", "SM89", "--strip"], "--refit and --strip build only on an NVIDIA GPU (the driver reports", 5),
+        (["--gpu", "SM89", "--strip"], "refit and strip need an NVIDIA GPU at build time", 5),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_line(tmp_path, capsys, no_device, options, words, code):

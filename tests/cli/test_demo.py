@@ -23,11 +23,11 @@ def test_the_demo_goes_the_whole_way_with_three_schedules():
 def test_the_shipped_pruner_fits_the_demo(tmp_path, digits_unet):
     """Its options are those of the recipe, so that the search goes on from it."""
     from dipgo_deploy.models import make_contract
-    from dipgo_deploy.recipes import library
+    from dipgo_deploy.recipes import model_calls
     from dipgo_deploy.search.dipgo.pruner_file import read_record
 
     recipe = load_recipe(find_recipe("demo"))
-    record = read_record(library.start_pruner(recipe, recipe.search))
+    record = read_record(model_calls.start_pruner(recipe, recipe.search))
     sampler = recipe.sampler
     contract = make_contract(digits_unet, sampler=sampler.name, steps=sampler.steps, guidance=sampler.guidance_layout)
     assert record.contract.sampler == contract.sampler and record.granularity == recipe.search.granularity

@@ -67,7 +67,7 @@ def test_profile_refuses_what_numpy_lacks_before_it_traces(tmp_path, capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU: nothing to refuse")
 def test_profile_on_a_missing_gpu_loads_no_model(tmp_path, capsys):
     asked = ["profile", "no-such-model", "--backend", "torch", "--device", "cuda", "--out", tmp_path / "latency.json"]
-    refused(asked, "PyTorch finds no CUDA GPU here: run on the cpu", capsys, code=5)
+    refused(asked, "PyTorch finds no CUDA GPU here: use device cpu", capsys, code=5)
 
 
 def test_profile_of_engines_needs_a_gpu(tmp_path, capsys, monkeypatch):

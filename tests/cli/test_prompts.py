@@ -57,7 +57,7 @@ def test_a_pipelines_own_loop_has_no_place_for_some_options(
 
 def test_a_bundle_without_a_pipeline_draws_no_prompts(bundle_folder: Path, tmp_path: Path, capsys):
     command = ["generate", bundle_folder, "--out", tmp_path / "g.png", "--prompt", "a cat"]
-    refused(command, "holds a denoiser and no pipeline", capsys, 3)
+    refused(command, "holds a denoiser without a pipeline", capsys, 3)
 
 
 def test_latents_are_no_pictures_and_none_are_drawn(sd_bundle: Path, tmp_path: Path, capsys):
@@ -70,9 +70,9 @@ def test_a_lora_of_another_format_or_model_is_refused(command: str, bundle_folde
     options = ["--schedule", bundle_folder / "schedule.json"] if command == "export" else []
     out = ["--out", tmp_path / "new" / "out"]
     refused(
-        [command, "digits-dit", *options, *out, "--lora", "style.pt"], "style.pt is no .safetensors file", capsys, 2
+        [command, "digits-dit", *options, *out, "--lora", "style.pt"], "style.pt is not a .safetensors file", capsys, 2
     )
     save_file({}, tmp_path / "style.safetensors")
     lora = ["--lora", f"{tmp_path / 'style.safetensors'}:0.5"]
-    words = "a LoRA for DiTTransformer2DModel is not known"
+    words = "a LoRA for DiTTransformer2DModel cannot be read"
     refused([command, "digits-dit", *options, *out, *lora], words, capsys, 2)

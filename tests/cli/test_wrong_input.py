@@ -205,7 +205,7 @@ class TestModel:
     @pytest.mark.parametrize("name", [name for name in MODEL_FILES if name.endswith("json")])
     def test_no_object(self, command, name, model_copy, tmp_path, capsys):
         (model_copy / name).write_text("[]")
-        refused(model_readers(model_copy, tmp_path)[command], f"{name} holds no JSON object", capsys)
+        refused(model_readers(model_copy, tmp_path)[command], f"{name} does not hold a JSON object", capsys)
 
     @pytest.mark.parametrize("component", ["unet", "class_embedder"])
     def test_weights_whose_header_lies(self, command, component, model_copy, tmp_path, capsys):
@@ -250,8 +250,8 @@ class TestConditions:
         [
             ({"text_encoder": [None, None]}, "with one text_encoder"),
             ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "has text_encoder and text_encoder_2"),
-            ({"tokenizer": [None, None]}, "names no tokenizer"),
-            ({"text_encoder": ["mine", "Encoder"]}, "text_encoder is of mine, one of transformers is wanted"),
+            ({"tokenizer": [None, None]}, "has no entry tokenizer"),
+            ({"text_encoder": ["mine", "Encoder"]}, "text_encoder is a class of mine instead of transformers"),
         ],
     )
     def test_a_pipeline_that_does_not_encode(self, change, words, text_model, tmp_path, capsys):

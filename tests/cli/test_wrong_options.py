@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
         (["--ratio", NAN], "ratio nan"),
         (["--ratio", -0.5], "ratio -0.5"),
         (["--steps", 0], "--steps"),
-        (["--steps", 100000], "the model was trained on 1 to 1000"),
+        (["--steps", 100000], "the number of sampler steps must lie between 1 and 1000, got 100000"),
         (["--sampler", "abacus"], "'--sampler': 'abacus' is not one of 'ddim', 'ddpm'"),
         (["--sampler", "flow-euler"], "choose another sampler"),
         (["--method", "guess"], "method 'guess'"),
@@ -81,7 +81,7 @@ def test_search(options, words, tmp_path, capsys):
 def test_prompts_for_a_model_that_takes_class_numbers(model, text, tmp_path, capsys):
     (tmp_path / "c.txt").write_text(text)
     asked = ["--method", "best-random", "--conditions", tmp_path / "c.txt", "--out", tmp_path / "s.json"]
-    refused(["search", model, *asked], "conditioned on class numbers, found prompts: give numbers", capsys, 2)
+    refused(["search", model, *asked], "conditioned on class numbers, not on prompts: give numbers", capsys, 2)
 
 
 @pytest.mark.parametrize("command", ["trace", "search"])
@@ -278,7 +278,12 @@ def test_prompts_without_transformers(tmp_path, monkeypatch, capsys):
 
 def test_without_a_gpu(bundle_folder, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    refused(["bench", bundle_folder, "--device", "cuda"], "device cuda is wanted", capsys, 5)
+    refused(
+        ["bench", bundle_folder, "--device", "cuda"],
+        "device cuda was requested, but PyTorch finds no CUDA GPU here",
+        capsys,
+        5,
+    )
 
 
 def test_an_interrupted_export_leaves_nothing(bundle_folder, traced, tmp_path, monkeypatch, capsys):

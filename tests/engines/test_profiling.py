@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_a_model_in_half_precision_is_not_converted_again(digits_unet, traced):
 
 
 def test_a_model_without_weights_is_not_profiled(digits_unet, traced):
-    bare = replace(digits_unet, module=digits_unet.module.to("meta"))
+    bare = replace(digits_unet, module=copy.deepcopy(digits_unet.module).to("meta"))
     with pytest.raises(UsageError, match="was loaded without weights"):
         finish(profile(bare, traced("digits-unet", "stage"), ProfileOptions()))
 

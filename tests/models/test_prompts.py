@@ -97,7 +97,7 @@ def test_a_trace_of_one_length_is_not_taken_for_another(plain, prompted, tmp_pat
     traced = trace(prompted)
     assert (traced.blocks.model_digest, traced.blocks.inputs[2].shape) == (plain.digest, ("rows", 16, 8))
     module = sys.modules[trace.__module__]
-    monkeypatch.setattr(module, "_write_trace", Mock(side_effect=RuntimeError("traced again")))
+    monkeypatch.setattr(module, "write_trace", Mock(side_effect=RuntimeError("traced again")))
     assert trace(prompted) == trace(prompted, out=traced.folder) == traced
     for folder in (None, traced.folder):
         with pytest.raises(RuntimeError, match="traced again"):

@@ -45,8 +45,8 @@ def test_seeds_and_classes_matter(bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": (10,)}, "between 0 and 9, found"),
-        ({"classes": (-1,)}, "between 0 and 9, found"),
+        ({"classes": (10,)}, "between 0 and 9, got"),
+        ({"classes": (-1,)}, "between 0 and 9, got"),
         ({"count": 0}, "count must be at least 1, got 0"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"guidance_scale": float("nan")}, "must be finite|not finite"),

@@ -25,7 +25,7 @@ def test_images_are_the_full_runs_and_classes_take_turns(digits_unet, traced) ->
 
 
 def test_a_class_that_the_model_lacks_is_refused(digits_unet, traced) -> None:
-    with pytest.raises(UsageError, match="class labels must lie between 0 and 9, found"):
+    with pytest.raises(UsageError, match="class labels must lie between 0 and 9, got"):
         calibrate(digits_unet, traced("digits-unet", "stage").blocks, contract_for(digits_unet), [0], classes=(10,))
 
 
