@@ -90,7 +90,7 @@ def test_with_a_latency_table_the_faster_layout_is_recommended(bundle):
 
 def test_a_table_of_another_batch_or_model_is_refused(bundle):
     table = table_for(bundle.blocks)
-    with pytest.raises(UsageError, match="measured with 8 images, 4 are asked for"):
+    with pytest.raises(UsageError, match="measured with batch 8, requested is batch 4"):
         plan(bundle, PlanOptions(batch=4, latency=table))
     with pytest.raises(InputError, match="measured for dtype float16"):
         plan(bundle, PlanOptions(latency=replace(table, dtype="float16")))
