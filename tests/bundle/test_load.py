@@ -83,5 +83,5 @@ def test_manifests_that_lie(bundle_copy: Path) -> None:
         load_bundle(bundle_copy)
     contract = {**manifest["contract"], "guidance": "none"}
     edit_manifest(bundle_copy, files=manifest["files"], contract=contract)
-    with pytest.raises(InputError, match=r"schedule.json was made for guidance concat, but none is wanted"):
+    with pytest.raises(InputError, match=r"schedule.json was made for guidance concat, expected none"):
         load_bundle(bundle_copy)
