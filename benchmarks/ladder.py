@@ -31,7 +31,7 @@ from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import GateError
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import PRESETS, REFERENCE_MODELS, LoadedModel, load_model, make_contract
-from dipgo_deploy.search import random_schedule
+from dipgo_deploy.search.random_schedules import random_schedule
 from dipgo_deploy.verify import VerifyOptions, VerifyReport, verify_bundle
 from tests.models.families import FAMILIES, tiny
 

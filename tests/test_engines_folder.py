@@ -9,7 +9,7 @@ import pytest
 
 from dipgo_deploy.models import REFERENCE_MODELS, read_random_config, shipped_configs
 from dipgo_deploy.models.samplers import default_sampler
-from dipgo_deploy.recipes import KINDS, Recipe, find_recipe, library, load_recipe, shipped_recipes
+from dipgo_deploy.recipes import KINDS, Recipe, find_recipe, load_recipe, model_calls, shipped_recipes
 from dipgo_deploy.recipes.schema import _bare, _types
 
 ENGINES = Path(__file__).parent.parent / "engines"
@@ -23,7 +23,7 @@ def test_every_shipped_architecture_has_its_recipe():
 def test_a_recipe_can_be_run_as_it_is(name):
     recipe = load_recipe(find_recipe(name))
     for table, section in recipe.schedules.items():
-        library.check_search(table, section)
+        model_calls.check_search(table, section)
     assert recipe.title and all(target.optional for target in recipe.targets.values())
 
 

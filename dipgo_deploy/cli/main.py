@@ -58,8 +58,8 @@ for _command in (
     app.command()(_command)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"dipgo-deploy {__version__}")
         raise typer.Exit()
 

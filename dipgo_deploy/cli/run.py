@@ -81,7 +81,7 @@ def _lines_said(work: Work[RunReport]) -> Work[RunReport]:
 
 
 def show_results(report: RunReport) -> None:
-    """The table of the bench, where the run made one, and what became of the stages."""
+    """The table of the bench, where the run made one, and the status of every stage."""
     measured = [stage for stage in report.stages if stage.stage == "bench"]
     if measured:
         from dipgo_deploy.bench import load_report, table

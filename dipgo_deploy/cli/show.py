@@ -136,8 +136,8 @@ def _blocks_beside(file: Path) -> BlockGraph | None:
     """The block graph in the same folder. It tells which computed blocks are never read."""
     from dipgo_deploy.core.files import load_block_graph
 
-    beside = file.parent / "blocks.json"
-    return load_block_graph(beside) if beside.is_file() else None
+    neighbor = file.parent / "blocks.json"
+    return load_block_graph(neighbor) if neighbor.is_file() else None
 
 
 def _draw(file: Path, kind: str, loaded: Any, out: Path) -> None:

@@ -14,7 +14,7 @@ from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import MissingError
 from dipgo_deploy.core.files import load_block_graph, load_schedule, save_block_graph, save_schedule
 from dipgo_deploy.core.progress import Progress, Work
-from dipgo_deploy.recipes import library
+from dipgo_deploy.recipes import bundle_calls, model_calls
 from dipgo_deploy.recipes.record import exported_files
 from dipgo_deploy.recipes.stage import Stage, keys_of
 
@@ -32,7 +32,7 @@ class Trace(Stage):
         division = keys_of(self.table, self.section, ("granularity", "blocks"))
         return {
             **keys_of("model", recipe.model),
-            "files of model.source": library.model_files(recipe.model),
+            "files of model.source": model_calls.model_files(recipe.model),
             **division,
         }
 
@@ -41,7 +41,7 @@ class Trace(Stage):
         yield Progress("loading the model", 0, 2)
         model = self.job.model
         yield Progress("tracing", 1, 2)
-        save_block_graph(self.blocks, library.trace_blocks(model, self.section))
+        save_block_graph(self.blocks, model_calls.trace_blocks(model, self.section))
         return [self.blocks]
 
 
@@ -60,7 +60,7 @@ class Search(Stage):
 
     @property
     def _start(self) -> Path | None:
-        return library.start_pruner(self.job.recipe, self.section)
+        return model_calls.start_pruner(self.job.recipe, self.section)
 
     def keys(self) -> Mapping[str, Any]:
         """The sampler and the table of the schedule."""
@@ -81,14 +81,14 @@ class Search(Stage):
 
     def resume_point(self) -> str:
         """The iteration of the pruner."""
-        return library.trained_iterations(self.pruner) if self.pruner.is_file() else ""
+        return model_calls.trained_iterations(self.pruner) if self.pruner.is_file() else ""
 
     def run(self) -> Work[list[Path]]:
         """Search, and keep the schedule and the pruner."""
         if self._start is not None and not self.pruner.exists():
             write_atomic(self.pruner, self._start.read_bytes())
         recipe, graph = self.job.recipe, load_block_graph(self.blocks)
-        schedule = yield from library.search(self.job.model, graph, recipe, self.section, self.pruner)
+        schedule = yield from model_calls.search(self.job.model, graph, recipe, self.section, self.pruner)
         save_schedule(self.path(".json"), schedule)
         return [self.path(".json"), *([self.pruner] if self.pruner.is_file() else [])]
 
@@ -101,7 +101,7 @@ class Export(Stage):
     def keys(self) -> Mapping[str, Any]:
         """The model, whose other components are copied, and how to export."""
         recipe = self.job.recipe
-        model = {**keys_of("model", recipe.model), "files of model.source": library.model_files(recipe.model)}
+        model = {**keys_of("model", recipe.model), "files of model.source": model_calls.model_files(recipe.model)}
         return {**model, **keys_of("export", recipe.export)}
 
     def files(self) -> list[Path]:
@@ -116,7 +116,7 @@ class Export(Stage):
     def run(self) -> Work[list[Path]]:
         """Export."""
         yield Progress("cutting graphs", 0, 1)
-        library.export(self.job.model, load_schedule(self.path(".json")), self.bundle, self.job.recipe.export)
+        bundle_calls.export(self.job.model, load_schedule(self.path(".json")), self.bundle, self.job.recipe.export)
         return exported_files(self.bundle)
 
 
@@ -129,7 +129,7 @@ class BuildEngine(Stage):
 
     @cached_property
     def _machine(self) -> str:
-        return library.check_target(self.target, self.job.recipe.targets[self.target])
+        return bundle_calls.check_target(self.target, self.job.recipe.targets[self.target])
 
     def refusal(self) -> str:
         """Why the target cannot be built here, if it is optional."""
@@ -161,4 +161,4 @@ class BuildEngine(Stage):
 
     def run(self) -> Work[list[Path]]:
         """Build."""
-        return (yield from library.build_engines(self.bundle, self.job.recipe, self.target))
+        return (yield from bundle_calls.build_engines(self.bundle, self.job.recipe, self.target))

@@ -10,7 +10,7 @@ from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.errors import GateError
 from dipgo_deploy.core.files import load_block_graph, load_schedule
 from dipgo_deploy.core.progress import Progress, Work
-from dipgo_deploy.recipes import library
+from dipgo_deploy.recipes import bundle_calls
 from dipgo_deploy.recipes.stage import Stage, keys_of
 
 __all__ = ["Bench", "Draw", "Verify"]
@@ -49,9 +49,9 @@ class Verify(BundleStage):
     def run(self) -> Work[list[Path]]:
         """Verify. Raises GateError where the bundle fails, after its numbers are written."""
         yield Progress("comparing backends", 0, 1)
-        report = library.verify(self.bundle, self.job.recipe, self._on_engines)
+        report = bundle_calls.verify(self.bundle, self.job.recipe, self._on_engines)
         document = self.path(".verify.json")
-        library.write_verification(report, document)
+        bundle_calls.write_verification(report, document)
         if not report.passed:
             raise GateError(f"{self.name}: {report.failure}")
         psnr = report.psnr_db
@@ -85,15 +85,15 @@ class Draw(BundleStage):
         written = []
         if pictures.schedules:
             yield Progress("schedule", 0, 2)
-            library.draw_schedule(schedule, graph, self.path(".png"))
+            bundle_calls.draw_schedule(schedule, graph, self.path(".png"))
             written.append(self.path(".png"))
             if self._pruner is not None:
                 scores = self.path("-scores.png")
-                library.draw_scores(self._pruner, schedule, graph, scores)
+                bundle_calls.draw_scores(self._pruner, schedule, graph, scores)
                 written.append(scores)
         if pictures.images:
             yield Progress("images", 1, 2)
-            library.draw_images(self.bundle, recipe, pictures, self.path("-grid.png"))
+            bundle_calls.draw_images(self.bundle, recipe, pictures, self.path("-grid.png"))
             written.append(self.path("-grid.png"))
         return written
 
@@ -120,8 +120,8 @@ class Bench(BundleStage):
 
     def run(self) -> Work[list[Path]]:
         """Measure, and keep the document and its picture."""
-        report = yield from library.measure(self._bundles, self.job.recipe, self.job.command)
+        report = yield from bundle_calls.measure(self._bundles, self.job.recipe, self.job.command)
         document, pictures = self.job.out / "bench.json", self.job.recipe.pictures
         picture = self.job.out / "bench.png" if pictures is not None and pictures.bench else None
-        library.write_bench(report, document, picture)
+        bundle_calls.write_bench(report, document, picture)
         return [document, *([] if picture is None else [picture])]

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from dipgo_deploy.core.disk import check_target
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.progress import Progress, Work
-from dipgo_deploy.recipes import library
+from dipgo_deploy.recipes import model_calls
 from dipgo_deploy.recipes.building import BuildEngine
 from dipgo_deploy.recipes.record import FileState, RunRecord, StageRecord, file_state, load_record, save_record
 from dipgo_deploy.recipes.sections import Recipe
@@ -30,14 +30,14 @@ from dipgo_deploy.recipes.stages import KINDS, Job, Stage, stages_of
 __all__ = ["RunReport", "StageReport", "Status", "run_recipe"]
 
 Status = Literal["up to date", "skipped", "ran"]
-"""What became of a stage."""
+"""Status of a stage."""
 
 _LOCK = ".run.lock"
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What became of one stage, why, and the seconds that it took."""
+    """The status of one stage, the reason, and the seconds that it took."""
 
     stage: str
     status: Status
@@ -47,7 +47,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What became of every stage, and the folder with the results."""
+    """The status of every stage, and the folder with the results."""
 
     out: Path
     stages: tuple[StageReport, ...]
@@ -94,7 +94,7 @@ def run_recipe(
 def _check(job: Job, stages: list[Stage]) -> None:
     """Refuse before the first stage what a later stage would refuse."""
     for name, section in job.recipe.schedules.items():
-        library.check_search("search" if name not in job.recipe.contenders else f"contenders.{name}", section)
+        model_calls.check_search("search" if name not in job.recipe.contenders else f"contenders.{name}", section)
     for stage in stages:
         if isinstance(stage, BuildEngine):
             stage.refusal()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dipgo_deploy import __version__
 from dipgo_deploy.core.files import FORMAT_VERSION
 from dipgo_deploy.core.progress import Work
-from dipgo_deploy.recipes import library
+from dipgo_deploy.recipes import model_calls
 from dipgo_deploy.recipes.sections import ContenderSection, Recipe, SearchSection
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Job:
     @cached_property
     def model(self) -> LoadedModel:
         """The model of the recipe."""
-        return library.load_model(self.recipe.model)
+        return model_calls.load_model(self.recipe.model)
 
     @property
     def benched(self) -> list[str]:

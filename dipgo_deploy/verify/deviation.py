@@ -44,7 +44,7 @@ def relative_difference(array: np.ndarray, reference: np.ndarray) -> float:
     """The largest absolute difference divided by the largest absolute reference value.
 
     Args:
-        array: the values to judge.
+        array: the values to compare.
         reference: the values to compare with, of the same shape.
 
     Returns:

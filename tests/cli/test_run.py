@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dipgo_deploy.cli.main import run
-from dipgo_deploy.recipes import library
+from dipgo_deploy.recipes import bundle_calls
 from tests.recipes.recipes import TINY, write_recipe
 
 RULE = TINY.replace('"dipgo"', '"fora"').replace("iterations = 12\npolish = 0\nimages = 2\n", "")
@@ -51,6 +51,6 @@ def test_a_target_that_cannot_be_built_is_an_environment_error(tmp_path, capsys,
     def refuse(name: str, section: object) -> str:
         raise MissingError("no GPU to build for: name one")
 
-    monkeypatch.setattr(library, "check_target", refuse)
+    monkeypatch.setattr(bundle_calls, "check_target", refuse)
     assert run(["run", str(write_recipe(tmp_path, RULE + "[targets.rtx]\n"))]) == 5
     assert "targets.rtx: no GPU" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What a BlockGraph computes and what a Schedule means, in float64 NumPy: the definitions that lowering is judged by.
+"""What a BlockGraph computes and what a Schedule means, in float64 NumPy: the definitions that lowering is tested against.
 
 Nothing here uses liveness, layouts or slots: every step evaluates the whole network, takes backups from a plain list of
 what was computed before, and makes the sampler's recurrence as it is written.

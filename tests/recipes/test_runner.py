@@ -9,7 +9,7 @@ import pytest
 from dipgo_deploy.core.errors import GateError, InputError, MissingError, UsageError
 from dipgo_deploy.core.files import load_schedule
 from dipgo_deploy.core.progress import Work
-from dipgo_deploy.recipes import library
+from dipgo_deploy.recipes import bundle_calls, model_calls
 from tests.recipes.recipes import TINY, lines, run_tiny, work_of
 
 RULE = TINY.replace('"dipgo"', '"fora"').replace("iterations = 12\npolish = 0\nimages = 2\n", "")
@@ -40,7 +40,7 @@ def contents(out: Path) -> dict[str, object]:
 
 
 def test_a_run_goes_from_trace_to_bench_and_the_next_one_does_nothing(whole, monkeypatch):
-    monkeypatch.setattr(library, "load_model", lambda section: pytest.fail("nothing needs the model"))
+    monkeypatch.setattr(model_calls, "load_model", lambda section: pytest.fail("nothing needs the model"))
     seen = lines(run_tiny(whole, until=None))
     assert list(seen) == [*STAGES, "verify", "verify uniform", "bench"]
     assert set(seen.values()) == {"up to date"}
@@ -93,7 +93,7 @@ def test_a_process_that_dies_within_the_export_leaves_nothing_that_counts_as_don
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(library, "export", die)
+        patch.setattr(bundle_calls, "export", die)
         with pytest.raises(KeyboardInterrupt):
             run_tiny(tmp_path, text=RULE)
     again = lines(run_tiny(tmp_path, text=RULE))
@@ -189,7 +189,7 @@ def test_a_target_that_cannot_be_built_ends_the_run_before_it_starts_unless_it_i
     def refuse(name: str, section: object) -> str:
         raise MissingError("no GPU to build for: run on a machine that has one")
 
-    monkeypatch.setattr(library, "check_target", refuse)
+    monkeypatch.setattr(bundle_calls, "check_target", refuse)
     with pytest.raises(MissingError, match="targets.rtx: no GPU .* or set targets.rtx.optional to true"):
         run_tiny(tmp_path, text=TARGET, until="build-engine")
     assert not (tmp_path / "out").exists()
