@@ -82,7 +82,7 @@ USES = sorted({(*use, path.name) for path in FILES for use in uses_of(path)} - {
 
 
 def test_the_scan_finds_known_uses():
-    found = {(owner, member) for owner, member, _ in USES}
+    uses = {(owner, member) for owner, member, _ in USES}
     known = {
         ("Builder", "create_network"),
         ("OnnxParser", "parse_from_file"),
@@ -91,7 +91,7 @@ def test_the_scan_finds_known_uses():
         ("BuilderFlag", "REFIT_IDENTICAL"),
         ("ITensor", "shape"),
     }
-    assert known <= found and len(found) >= 20
+    assert known <= uses and len(uses) >= 20
 
 
 @pytest.mark.parametrize("version", list(LISTS))
