@@ -113,16 +113,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images of a run")
     parser.add_argument("--threads", type=int, help="threads of ONNX Runtime; its own choice if left out")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")
-    given = parser.parse_args()
-    options = BenchOptions(batch=given.batch, run=RunOptions(threads=given.threads))
+    arguments = parser.parse_args()
+    options = BenchOptions(batch=arguments.batch, run=RunOptions(threads=arguments.threads))
     rows = []
-    for cell in cells(given.schedules):
-        rows.append(measure(cell, given.steps, given.rounds, options))
+    for cell in cells(arguments.schedules):
+        rows.append(measure(cell, arguments.steps, arguments.rounds, options))
         summary = {key: value for key, value in rows[-1].items() if key != "schedules"}
         print(json.dumps(summary), file=sys.stderr, flush=True)
     command = shlex.join(["python", "benchmarks/efficiency.py", *sys.argv[1:]])
     document = {"environment": {**environment(), "command": command}, "cells": rows}
-    write_atomic(given.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_atomic(arguments.out, json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(json.dumps(document, allow_nan=False))
 
 

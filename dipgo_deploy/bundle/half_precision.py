@@ -50,7 +50,7 @@ class GraphSource:
         blocks: the blocks in that precision.
         graphs: the ONNX file of each graph by its name.
         weights: the weights file behind the graphs.
-        record: how the half precision was found. None for the precision that the bundle was exported in.
+        record: the result of the search for fallback nodes. None for the precision that the bundle was exported in.
     """
 
     program: Program
@@ -68,7 +68,7 @@ def graph_source(bundle: Bundle, precision: str | None) -> GraphSource:
         precision: ``float16``, ``bfloat16``, or None for the precision that the bundle was exported in.
 
     Returns:
-        The graphs as they stand in the bundle's folder.
+        The graphs in the bundle's folder.
 
     Raises:
         InputError: the bundle has no graphs in that precision yet.
@@ -97,7 +97,7 @@ def write_half_precision(bundle: Bundle, record: PrecisionRecord, fallback: Coll
 
     Args:
         bundle: a bundle in float32.
-        record: what the search for fallback nodes found.
+        record: the result of the search for fallback nodes.
         fallback: names of all nodes that stay in float32.
 
     Returns:
@@ -134,7 +134,7 @@ def lower_half_precision(bundle: Bundle, blocks: BlockGraph, dtype: HalfType) ->
 
 
 def load_half_precision(folder: Path, denoiser: Path, dtype: HalfType) -> GraphSource:
-    """The half-precision graphs as they stand in a bundle.
+    """Load the half-precision graphs of a bundle.
 
     Args:
         folder: the bundle.

@@ -37,7 +37,7 @@ class EngineReport:
     Attributes:
         folder: the folder of the engines.
         engines: record and build status of each.
-        precision: how the half precision was found. None for the bundle's own dtype.
+        precision: the result of the search for fallback nodes. None for the bundle's own dtype.
     """
 
     folder: Path

@@ -16,7 +16,7 @@ __all__ = ["EngineOptions", "FallbackOptions", "PlanOptions", "ProfileOptions"]
 
 
 def _check_minimum(options: object, **minimum: int) -> None:
-    """Raise UsageError for a field below its minimum. None is no number, and passes."""
+    """Raise UsageError for a field below its minimum. None passes."""
     for name, least in minimum.items():
         value = getattr(options, name)
         if value is not None and value < least:

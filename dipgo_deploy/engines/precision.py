@@ -86,7 +86,7 @@ def ensure_precision(
         options: how fallback nodes are searched.
 
     Returns:
-        How the half precision was found, None for the bundle's own dtype.
+        The result of the search for fallback nodes, None for the bundle's own dtype.
 
     Raises:
         GateError: half precision does not hold the tolerance, or a number is not finite.

@@ -55,7 +55,7 @@ def test_missing_and_truncated_files(bundle_copy: Path) -> None:
 def test_a_folder_that_is_a_link_to_elsewhere_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
     (bundle_copy / "unet").rename(tmp_path / "elsewhere")
     (bundle_copy / "unet").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="is not a path inside"):
+    with pytest.raises(InputError, match="is not a path inside .*: the files were tampered with"):
         load_bundle(bundle_copy)
 
 
@@ -70,7 +70,7 @@ def test_manifests_that_lie(bundle_copy: Path) -> None:
     with pytest.raises(InputError, match="format version 2.0"):
         load_bundle(bundle_copy)
     edit_manifest(bundle_copy, format_version="1.7", graphs={"subnet_00": "../../elsewhere.onnx"})
-    with pytest.raises(InputError, match="is not a path inside"):
+    with pytest.raises(InputError, match="is not a path inside .*: the files were tampered with"):
         load_bundle(bundle_copy)
     first, *others = manifest["graphs"].items()
     edit_manifest(bundle_copy, graphs={"../" + first[0]: first[1], **dict(others)})

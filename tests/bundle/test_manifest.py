@@ -13,9 +13,9 @@ def test_files_that_are_added_get_their_records_and_engines_that_went_lose_them(
     engine.parent.mkdir(parents=True)
     engine.write_bytes(b"engine")
     add_records(bundle_copy, [engine])
-    found = {record.path: record for record in load_manifest(bundle_copy / "bundle.json").files}
-    assert len(found) == len(before) + 1
-    assert found["unet/engines/rtx/g.engine"].sha256 == sha256_of(engine)
+    records = {record.path: record for record in load_manifest(bundle_copy / "bundle.json").files}
+    assert len(records) == len(before) + 1
+    assert records["unet/engines/rtx/g.engine"].sha256 == sha256_of(engine)
     engine.unlink()
     add_records(bundle_copy, [])
     assert load_manifest(bundle_copy / "bundle.json").files == before
@@ -30,6 +30,6 @@ def test_nothing_new_leaves_the_manifest_as_it_is(bundle_copy: Path) -> None:
 
 def test_records_are_dropped_by_file_and_by_folder(bundle_copy: Path) -> None:
     drop_records(bundle_copy, [bundle_copy / "scheduler", bundle_copy / "README.md", bundle_copy / "sched"])
-    found = {record.path for record in load_manifest(bundle_copy / "bundle.json").files}
-    assert "README.md" not in found and not [path for path in found if path.startswith("scheduler/")]
-    assert "schedule.json" in found
+    records = {record.path for record in load_manifest(bundle_copy / "bundle.json").files}
+    assert "README.md" not in records and not [path for path in records if path.startswith("scheduler/")]
+    assert "schedule.json" in records

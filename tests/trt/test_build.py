@@ -195,8 +195,10 @@ def test_a_killed_build_goes_on_at_the_next_graph(tmp_path: Path) -> None:
     process.wait()
     kept = {path.stem for path in first.parent.glob("*.json") if is_trusted(load_engine_record(path))}
     assert "g0" in kept and len(kept) < 3
-    found = statuses(*jobs)
-    assert {name for name, status in found.items() if status == "up to date"} == kept and set(found) == {
+    status_of_graph = statuses(*jobs)
+    assert {name for name, status in status_of_graph.items() if status == "up to date"} == kept and set(
+        status_of_graph
+    ) == {
         "g0",
         "g1",
         "g2",

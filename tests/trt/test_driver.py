@@ -9,9 +9,9 @@ from tests.trt.fake_driver import compiled_driver, fake_driver
 
 
 def test_devices_are_described_and_the_cuda_version_is_read():
-    found = probe_cuda(lambda _: fake_driver(devices=2))
+    driver_state = probe_cuda(lambda _: fake_driver(devices=2))
     gpus = tuple(Device(index, f"GPU {index}", (8, 9), 24 << 30) for index in range(2))
-    assert found == CudaDriver(gpus, "13.2", "")
+    assert driver_state == CudaDriver(gpus, "13.2", "")
     assert gpus[1].gpu == "sm89"
 
 
@@ -29,9 +29,9 @@ def test_a_device_without_a_name_still_counts():
     ],
 )
 def test_a_driver_without_a_usable_device_says_why(driver, reason):
-    found = probe_cuda(lambda _: driver)
-    assert found.devices == ()
-    assert re.search(reason, found.reason)
+    driver_state = probe_cuda(lambda _: driver)
+    assert driver_state.devices == ()
+    assert re.search(reason, driver_state.reason)
 
 
 def test_a_missing_driver_library_is_reported_and_raises_nothing():
@@ -46,8 +46,8 @@ def test_another_library_is_reported_and_raises_nothing():
 
 
 def test_the_real_probe_answers_on_any_machine():
-    found = probe_cuda()
-    assert bool(found.devices) != bool(found.reason)
+    driver_state = probe_cuda()
+    assert bool(driver_state.devices) != bool(driver_state.reason)
 
 
 def test_an_environment_variable_replaces_the_driver_library(tmp_path, monkeypatch):

@@ -76,12 +76,12 @@ def test_flags_are_named_if_they_differ_from_the_default():
 
 def test_every_tensor_that_a_run_binds_has_its_slots_spec(bundle_folder):
     program = load_program(bundle_folder / "program.json")
-    found = graph_tensors(program)
+    tensors = graph_tensors(program)
     for graph in program.graphs:
-        assert found[graph.name].keys() == {*graph.inputs, *graph.reads, *graph.writes}
+        assert tensors[graph.name].keys() == {*graph.inputs, *graph.reads, *graph.writes}
         timestep = TensorSpec("timestep", ("rows",), "float32")
-        assert found[graph.name].get("timestep", timestep) == timestep
-        assert all(spec.shape[0] == "rows" for spec in found[graph.name].values())
+        assert tensors[graph.name].get("timestep", timestep) == timestep
+        assert all(spec.shape[0] == "rows" for spec in tensors[graph.name].values())
 
 
 def test_profiles_follow_batch_and_guidance(bundle_folder):

@@ -30,7 +30,7 @@ def target(version: str = "1.7", name: str = "rtx", device: Device = SM89) -> Ta
 
 @pytest.fixture
 def bundle(bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle with a stand-in engine and an honest record for every graph: preflight loads none."""
+    """A bundle with a fake engine and a correct record for every graph. The preflight loads no engine."""
     monkeypatch.setattr("dipgo_deploy.trt.store.cache_folder", lambda: tmp_path / "cache")
     manifest, program = load_manifest(bundle_copy / "bundle.json"), load_program(bundle_copy / "program.json")
     home = bundle_copy / FOLDER
@@ -82,10 +82,10 @@ def rewrite(folder: Path, graph: str = "subnet_00", **changes: object) -> None:
 
 
 def test_engines_that_fit_are_named_by_graph(bundle: Path) -> None:
-    found = checked(bundle)
-    assert found.keys() == load_manifest(bundle / "bundle.json").graphs.keys()
-    assert found["subnet_00"].path == bundle / FOLDER / "subnet_00.engine"
-    assert found["subnet_00"].record.graph == "subnet_00"
+    engines = checked(bundle)
+    assert engines.keys() == load_manifest(bundle / "bundle.json").graphs.keys()
+    assert engines["subnet_00"].path == bundle / FOLDER / "subnet_00.engine"
+    assert engines["subnet_00"].record.graph == "subnet_00"
 
 
 @pytest.mark.parametrize(
