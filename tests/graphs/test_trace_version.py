@@ -1,4 +1,7 @@
-"""Traces in caches are used again while TRACE_VERSION stays, so a change of traces must raise it."""
+"""Traces in caches are used again while TRACE_VERSION stays, so a change of traces must raise it.
+
+With DIPGO_TEST_CACHE the traces themselves may be old ones: run this test without that variable.
+"""
 
 from __future__ import annotations
 
