@@ -164,8 +164,6 @@ def _plan_backwards(
     for step in range(schedule.steps - 1, -1, -1):
         if schedule.is_computed(step, PREDICTION):
             needed.add((graph.prediction, step))
-        else:
-            needed |= {(graph.prediction, source) for source, _ in schedule.sources(step, PREDICTION)}
         writes = frozenset(name for name, at in needed if at == step)
         if writes:
             writes |= united.get(schedule.computed[step], frozenset())

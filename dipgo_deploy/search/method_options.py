@@ -5,13 +5,10 @@ The options of the gradient search are in search/dipgo/options.py. The table of 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dipgo_deploy.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from dipgo_deploy.search.options import SearchOptions
 
 __all__ = [
     "BestRandomOptions",
@@ -34,8 +31,12 @@ class MethodOptions:
         """Whether these options fix what is computed, so that the ratio of the search is not used."""
         return False
 
-    def check_shared(self, shared: SearchOptions) -> None:
-        """Raise UsageError where an option that all methods share contradicts these options."""
+    def check_shared(self, changed: Collection[str]) -> None:
+        """Raise UsageError if an option that all methods share contradicts these options.
+
+        Args:
+            changed: names of the shared options that differ from their defaults.
+        """
 
 
 @dataclass(frozen=True)

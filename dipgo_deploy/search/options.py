@@ -152,7 +152,7 @@ class SearchOptions:
             if getattr(self, name) and not method.runs_model:
                 raise UsageError(f"{name} is for methods that run the model, not for {self.method}: leave it out")
         if self.settings is not None:
-            self.settings.check_shared(self)
+            self.settings.check_shared([f.name for f in fields(self) if getattr(self, f.name) != f.default])
 
     def settings_as(self, kind: type[Settings]) -> Settings:
         """The options of the method, as ``kind``. Raises TypeError where they are of another class."""

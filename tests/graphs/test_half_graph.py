@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from dipgo_deploy.graphs.half_graph import always_fp32_nodes, half_graph
+from dipgo_deploy.core.program import TIMESTEP
+from dipgo_deploy.graphs.half_graph import always_fp32_nodes, half_blocks, half_graph
 from dipgo_deploy.graphs.half_probe import RANGE_SUFFIX, add_ranges, round_graph
+from tests.search.graphs import unet_like
 
 CHAIN = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -61,6 +65,14 @@ def test_everything_is_half_but_the_timestep_and_its_angles():
     assert {name: value.dtype for name, value in values.items()} == {"mid": np.float16, "y": np.float16}
     expected = outputs(parsed(CHAIN), x=X, timestep=TIME)
     assert np.abs(values["mid"] - expected["mid"]).max() <= 2e-3 * np.abs(expected["mid"]).max()
+
+
+def test_half_blocks_are_half_but_the_timestep():
+    blocks = unet_like()
+    inputs = tuple(replace(spec, dtype="float32") for spec in blocks.inputs)
+    assert TIMESTEP in {spec.name for spec in inputs}
+    halved = half_blocks(replace(blocks, inputs=inputs), "float16", (), dict.fromkeys(blocks.weights, 2))
+    assert {spec.name for spec in halved.inputs if spec.dtype != "float16"} == {TIMESTEP}
 
 
 def test_angles_would_be_lost_in_half_precision():

@@ -220,13 +220,15 @@ def forkable(model: Tiny, sampler: str, **fields) -> Rollout:
 
 @pytest.mark.parametrize("sampler", ["ddim", "pndm", "euler-a"])
 @pytest.mark.parametrize("kind", ["output", "residual"])
-def test_a_fork_goes_on_as_its_own_schedule_would_have_and_leaves_the_first_alone(sampler, kind):
+def test_a_fork_continues_as_its_own_schedule_would_have_and_leaves_the_first_alone(sampler, kind):
     model = tiny_dit()
     late = [(3, "transformer_blocks.0"), (3, "transformer_blocks.1")]
-    first = forkable(model, sampler, kind=kind)
+    # The first reuses at step 2 what the second, which runs before it, computes again there.
+    early = [(2, "transformer_blocks.0")]
+    first = forkable(model, sampler, kind=kind, reused=early)
     first.advance(), first.advance()
     second = first.fork(schedule_of(model, sampler=sampler, kind=kind, reused=late))
-    for rollout, reused in ((second, late), (first, ())):
+    for rollout, reused in ((second, late), (first, early)):
         while rollout.step < rollout.schedule.steps:
             last = rollout.advance()
         alone = list(

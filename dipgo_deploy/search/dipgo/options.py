@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.search.method_options import MethodOptions
-
-if TYPE_CHECKING:
-    from dipgo_deploy.search.options import SearchOptions
 
 __all__ = ["PRESETS", "Attribution", "Budget", "Checkpoint", "Consistency", "DipgoOptions", "Encoder", "Order"]
 
@@ -143,14 +140,14 @@ class DipgoOptions(MethodOptions):
                     f"{each.name} belongs to training, but from_pruner names a trained pruner: leave one out"
                 )
 
-    def check_shared(self, shared: SearchOptions) -> None:
+    def check_shared(self, changed: Collection[str]) -> None:
         """Refuse shared options that a trained pruner brings along."""
         if self.from_pruner is None:
             return
         for name in ("seed", "classes", "prompts", "guidance_scale"):
-            if getattr(shared, name) != type(shared).__dataclass_fields__[name].default:
+            if name in changed:
                 raise UsageError(f"{name} belongs to training, but from_pruner names a trained pruner: leave one out")
-        if shared.images is not None and not self.polish:
+        if "images" in changed and not self.polish:
             raise UsageError(
                 "images evaluate exchanges, but from_pruner makes none without polish: give polish, or leave images out"
             )
