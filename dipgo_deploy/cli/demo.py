@@ -31,9 +31,7 @@ def demo(
     started = time.monotonic()
     recipe = load_recipe(find_recipe("demo"))
     doctor()
-    say(
-        f"The gradient search starts from the pruner shipped for {recipe.model.source}: most of its training is done."
-    )
+    say(f"The gradient search starts from the pruner shipped for {recipe.model.source}: most of its training is done.")
     report = run_shown(recipe, out)
     show_results(report)
     say(f"\nDone in {time.monotonic() - started:.0f} s. Look at these:")
