@@ -51,13 +51,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes and what they show.
+    """Axes and their contents.
 
     Attributes:
-        axes: of matplotlib.
-        title: of the panel.
+        axes: matplotlib axes.
+        title: title of the panel.
         points: marks with their quality.
-        references: marks without a quality, since the others are compared with them: lines at their latency.
+        references: marks that are the reference of the quality, drawn as lines at their latency.
     """
 
     axes: Axes
@@ -124,7 +124,7 @@ class Panel:
         )  # fmt: skip
 
     def _draw_numbers(self) -> None:
-        """Number the marks without overlaps. A number that had to move away hangs on a thin leader."""
+        """Number the marks without overlaps. A thin leader line connects a number that had to move away."""
         from adjustText import adjust_text
 
         texts = [

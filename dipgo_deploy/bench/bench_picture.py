@@ -41,8 +41,8 @@ def bench_picture(reports: Sequence[BenchReport], path: Path, names: Sequence[st
 
     Args:
         reports: one or more benches of one contract.
-        path: ends in .png or .svg.
-        names: of the reports, for the title and to tell rows of one name apart.
+        path: a .png or .svg file.
+        names: names of the reports, for the title and to distinguish rows with the same name.
 
     Raises:
         UsageError: no report, or another suffix.
@@ -91,7 +91,7 @@ def _unplaced(marks: Sequence[Mark], points: Sequence[tuple[Mark, Percentiles]])
 
 
 def _distinct_rows(reports: Sequence[BenchReport], names: Sequence[str]) -> list[Row]:
-    """All rows. Where several reports have a row of one name, the report's name is added."""
+    """All rows. If several reports have a row of the same name, the report's name is added."""
     counts = Counter(row.name for report in reports for row in report.rows)
     labels = [*names, *(f"bench {i + 1}" for i in range(len(names), len(reports)))]
     return [

@@ -81,7 +81,7 @@ class FullNetwork:
         self.guidance_scale = self.contract.guidance_scale(options.guidance_scale)
 
     def schedule(self, entry: Entry) -> Contender:
-        """A schedule on a backend of its own."""
+        """A schedule on its own backend."""
         run = self.options.run
         session, start = measure_start(
             lambda: open_session(
@@ -140,7 +140,7 @@ class FullNetwork:
     def converged_session(self, calls: int) -> Session:
         """DDIM with ``calls`` network calls, or nearly as many as the model's noise schedule allows.
 
-        Models of flow matching take Euler steps. Raises the sampler's own error where no number of calls works.
+        Models of flow matching take Euler steps. Raises the sampler's own error if no number of calls works.
         """
         refusal: DipgoError = UsageError(f"no sampler makes converged_calls {calls} network calls: lower the number")
         # With as many calls as training timesteps, every spacing means all timesteps, but some spacings step past the
@@ -161,7 +161,7 @@ class FullNetwork:
 
     @property
     def backend_name(self) -> str:
-        """What the full network runs on: engines exist only for schedules."""
+        """The backend of the full network, which is never an engine: engines exist only for schedules."""
         backend = "onnxruntime" if self.options.run.on_engines else self.options.run.backend
         return f"{backend}-{self.options.run.device}"
 
@@ -197,7 +197,7 @@ def measure_start(open_session: Callable[[], Session], inputs: Inputs, device: s
 
     Args:
         open_session: opens the session.
-        inputs: of one batch.
+        inputs: noise and conditioning of one batch.
         device: whose memory is measured, ``cpu`` or ``cuda``.
 
     Returns:
@@ -215,7 +215,7 @@ def measure_start(open_session: Callable[[], Session], inputs: Inputs, device: s
 
 
 def _free_bytes(device: str) -> int | None:
-    """Free memory of the GPU as its driver says, whatever library holds the rest."""
+    """Free memory of the GPU according to its driver, which counts allocations of all libraries."""
     import torch
 
     if device != "cuda" or not torch.cuda.is_available():

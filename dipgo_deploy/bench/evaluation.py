@@ -69,7 +69,7 @@ class DigitsEvaluator:
         return self._distance(_tensor(images), 0)
 
     def floor(self, count: int) -> float | None:
-        """The distance of ``count`` real digits to as many others, or None where there are too few digits."""
+        """The distance of ``count`` real digits to as many others, or None if there are too few digits."""
         real = self._real(count, count)
         return self._distance(real, 0) if len(real) == count else None
 
@@ -96,7 +96,7 @@ def digits_evaluator(latent_shape: tuple[int, ...], num_classes: int | None) -> 
 
     Args:
         latent_shape: (C, H, W).
-        num_classes: of the model.
+        num_classes: number of classes of the model.
 
     Returns:
         None for any other model.
@@ -115,16 +115,16 @@ def _tensor(images: np.ndarray) -> Any:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What every contender is compared with.
+    """The references with which every contender is compared.
 
     Attributes:
         full: images (N, C, H, W) of the full run.
         converged: images of the converged run for the first of these. None without a converged run.
         labels: class of each image.
         digits: None for models that do not draw digits.
-        watch: all durations.
-        full_macs: of the full run, per image.
-        overhead_ms: what a pipeline adds for one batch. None where this is unknown.
+        watch: durations of all contenders.
+        full_macs: MACs of the full run, per image.
+        overhead_ms: time that a pipeline adds for one batch. None if unknown.
     """
 
     full: np.ndarray
@@ -139,9 +139,9 @@ class Evaluation:
         """Evaluate one contender.
 
         Args:
-            contender: timed before.
+            contender: the contender, already timed.
             images: (N, C, H, W) that the contender drew.
-            weight_bytes: of all its graphs.
+            weight_bytes: bytes of the weights of all its graphs.
 
         Returns:
             The row of the report.

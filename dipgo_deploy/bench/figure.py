@@ -1,4 +1,4 @@
-"""Where pictures are drawn and saved: matplotlib figures, and grids of images. Equal input gives equal bytes."""
+"""Drawing and saving of pictures: matplotlib figures, and grids of images. Equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def new_figure(path: Path, **options: Any) -> Iterator[Figure]:
     """Yield a matplotlib figure and write the figure to ``path`` afterwards.
 
     Args:
-        path: ends in .png or .svg.
+        path: a .png or .svg file.
         **options: arguments of ``matplotlib.figure.Figure``.
 
     Raises:
@@ -65,7 +65,7 @@ def image_grid(
 
     Args:
         images: (N, C, H, W) in [-1, 1], with C = 1 or 3.
-        path: of the PNG.
+        path: the PNG file.
         columns: images per row.
         scale: pixels of the PNG per pixel of an image.
         labels: text below each image.

@@ -1,4 +1,4 @@
-"""What a picture of a schedule shows, drawn or printed: the state and the age of every block at every step."""
+"""The contents of a schedule picture, drawn or printed: state and age of every block at every step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ScheduleGrid:
         age: (blocks, steps), the steps since the feature was computed. 0 for a computed feature.
         forecast: (blocks, steps), whether a reuse has coefficients of its own.
         kept: (steps,), the share of a full step that runs: of MACs (``papers``) if ``exact``, otherwise of blocks.
-        exact: whether a BlockGraph was at hand. Only the BlockGraph knows dead blocks and MACs.
+        exact: whether a BlockGraph was given. Dead blocks and MACs are known only with a BlockGraph.
     """
 
     state: np.ndarray
@@ -42,7 +42,7 @@ class ScheduleGrid:
 
     @property
     def ratio(self) -> float | None:
-        """The pruned ratio, or None where it is unknown."""
+        """The pruned ratio, or None if unknown."""
         return 1.0 - float(self.kept.mean()) if self.exact else None
 
 

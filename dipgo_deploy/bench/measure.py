@@ -1,7 +1,7 @@
 """One bench, from bundles to a report.
 
 1. The converged run draws the held-out images and the first ``converged_images``.
-2. A pilot times full model and schedules. The pilot tells how many full steps take each schedule's time.
+2. A pilot times full model and schedules. The pilot determines how many full steps take as long as each schedule.
 3. Each plain sampler is tuned at every schedule's number of calls and at its latency. The spacing and noise levels
    closest to the full run on the held-out images become a contender, and so do those closest to the converged run.
    DDIM also runs on each schedule's own timesteps.
@@ -33,7 +33,7 @@ from dipgo_deploy.runtime.environment import environment
 __all__ = ["bench"]
 
 _PILOT_ROUNDS = 3
-"""The pilot only has to tell latencies apart by 10 %."""
+"""Rounds of the pilot, which only has to distinguish latencies that differ by 10 %."""
 
 _HELD_OUT = 1_000_000
 """Distance of the held-out seeds from the seeds of the evaluation, beyond any number of images."""
@@ -58,7 +58,7 @@ def bench(
         The report.
 
     Raises:
-        UsageError: a batch, guidance scale or device that a bundle does not take, or a name that occurs twice.
+        UsageError: a batch, guidance scale or device that a bundle does not support, or a name that occurs twice.
         InputError: a damaged bundle, or a bundle of another model or contract than the first.
         MissingError: a missing device.
     """
@@ -80,7 +80,7 @@ class _Bench:
         self.left_out: list[LeftOut] = []
 
     def run(self) -> Work[BenchReport]:
-        """The numbered stages of the module's docstring."""
+        """Run the numbered stages of the module's docstring."""
         options = self.options
         seeds = range(options.seed, options.seed + options.images)
         held_out = range(options.seed + _HELD_OUT, options.seed + _HELD_OUT + options.tuning_images)

@@ -32,11 +32,11 @@ class BenchOptions:
         converged_images: how many of these images are also compared with the converged run. 0 skips the converged run.
         converged_calls: network calls of the converged run.
         tuning_images: held-out images on which each plain sampler chooses its spacing and sigmas.
-        guidance_scale: of every run. None means 2 under guidance ``concat`` and 1 without guidance.
+        guidance_scale: guidance scale of every run. None means 2 under guidance ``concat`` and 1 without guidance.
         seed: image i starts from noise ``seed + i``. The held-out images and the order of rounds derive from the seed.
         run: where and how schedules run. Engines hold one program each, so next to engines the full run and the plain
             samplers run on ONNX Runtime. With any other backend all contenders run on that backend.
-        quick: label the numbers as those of a quick look. See `QUICK`.
+        quick: label the report as a quick bench. See `QUICK`.
         command: the command line of the bench, for the record.
 
     Raises:

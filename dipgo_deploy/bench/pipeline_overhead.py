@@ -1,4 +1,4 @@
-"""What a pipeline runs around its denoiser, timed once: the end-to-end speed-up needs these times."""
+"""Times of a pipeline's other components, measured once. The end-to-end speed-up needs these times."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def time_pipeline_overhead(bundle: Bundle, options: BenchOptions) -> Work[Pipeli
     One prompt is encoded (with its negative prompt under guidance), and a whole batch is decoded.
 
     Args:
-        bundle: whose folder holds the components.
+        bundle: the bundle whose folder contains the components.
         options: batch, device, threads and number of repeats.
 
     Returns:
-        The median time of each component. A component that cannot run is left out with the reason.
+        The median time of each component. A component that cannot run is omitted, and the reason is reported.
     """
     contract, overhead = bundle.manifest.contract, PipelineOverhead()
     run = PipelineRun(contract.rows_per_image, (options.batch, *contract.latent_shape), options.run.device)

@@ -1,4 +1,4 @@
-"""The plain samplers that a schedule has to beat: with how many steps, in which variant, and on which timesteps.
+"""The plain samplers that a schedule has to beat: their numbers of steps, variants and timesteps.
 
 A plain sampler's timestep spacing and noise levels are each worth several dB, so every sampler gets its best variant.
 """
@@ -33,10 +33,10 @@ PLAIN_SAMPLERS = {"ddim": "DDIM", "dpmpp-2m": "DPM++ 2M", "unipc": "UniPC"}
 _FINAL_SIGMAS = ("zero", "sigma_min")
 
 _ALIKE = 0.1
-"""Two latencies closer than this share tell the same, so plain samplers run at one of the two."""
+"""Latencies closer than this share count as equal, so plain samplers run at only one of the two."""
 
 _NOT_A_NUMBER = 1e6
-"""Stands for NaN in images of a diverged variant, so that the variant loses instead of spoiling every comparison."""
+"""Replaces NaN in images of a diverged variant, so that the variant loses and all comparisons stay finite."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def variants(name: str, steps: int, scheduler_config: Mapping[str, Any]) -> Iter
 
     Args:
         name: a key of `PLAIN_SAMPLERS`.
-        steps: of the sampler.
+        steps: number of steps of the sampler.
         scheduler_config: the model's noise schedule. Choices that the noise schedule does not allow are skipped.
 
     Yields:
@@ -90,7 +90,7 @@ def comparable_steps(calls: Iterable[int], full_calls: int, speedups: Iterable[f
     """Numbers of steps at which plain samplers are compared with schedules.
 
     Args:
-        calls: network calls of each schedule. All distinct numbers below ``full_calls`` are taken.
+        calls: network calls of each schedule. All distinct numbers below ``full_calls`` are used.
         full_calls: network calls of the full run.
         speedups: of each schedule over the full run. For each speed-up, as many steps as take the same time are
             added, unless a number within 10 % is already there.
@@ -115,7 +115,7 @@ def plain_samplers(
     Args:
         network: the full network.
         steps: numbers of steps.
-        seeds: of held-out images, which no contender is evaluated on later.
+        seeds: seeds of held-out images, on which no contender is evaluated later.
         targets: images (N, C, H, W) of these seeds, such as those of the full run and of the converged run.
 
     Returns:
@@ -159,8 +159,8 @@ def _best_variants(
 def on_time_grids(network: FullNetwork, entries: Sequence[Entry]) -> Iterator[Contender | LeftOut]:
     """Plain DDIM (eta 0) at exactly the timesteps at which each schedule computes the prediction.
 
-    Under DDIM and a model that predicts noise, such a row is what holding the prediction amounts to. What a schedule
-    adds shows in comparison.
+    Under DDIM and a model that predicts noise, such a row is equivalent to holding the prediction. Comparison with it
+    shows what a schedule adds.
 
     Args:
         network: the full network.

@@ -1,4 +1,4 @@
-"""The result of a bench: rows of contenders, and the document that holds the rows on disk."""
+"""The result of a bench: rows of contenders, and the document that stores the rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = "1.3"
-"""Version of the document. A change that breaks a reader raises the first number."""
+"""Version of the document. A breaking change raises the major version."""
 
 Kind = Literal["full", "schedule", "sampler"]
 """Kinds of contenders."""
@@ -49,7 +49,7 @@ _PERCENTILES = {
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row or a part that a report lacks, and why. As a string, both in one sentence."""
+    """A row or part that is missing from a report, and the reason. As a string, both in one sentence."""
 
     name: str
     reason: str
@@ -66,11 +66,11 @@ class Row:
         name: a schedule's folder or file, or a sampler with its steps, spacing and noise levels.
         kind: ``full``, ``schedule`` or ``sampler``.
         nfe: network evaluations per image.
-        macs: of the graph nodes that run, per image over the whole trajectory, guidance rows included.
+        macs: MACs of the graph nodes that run, per image over the whole trajectory, guidance rows included.
         latency_ms: p50 and p90 of a whole trajectory of one batch.
         speedup: full run over this row, median of the rounds' ratios.
         speedup_end_to_end: the same with ``components_ms`` on both sides. None without components.
-        efficiency: ``speedup`` over the ratio of MACs (``full`` convention). 1 where time falls as arithmetic does.
+        efficiency: ``speedup`` over the ratio of MACs (``full`` convention). 1 if time falls in proportion to MACs.
         psnr_full_db: p10 and p50 over images, to the full run from the same noise. p50_low and p50_high are the
             bootstrap 95 % interval of p50 over images.
         psnr_converged_db: the same to the converged run. None without a converged run.
@@ -78,11 +78,11 @@ class Row:
         ssim_converged: the same to the converged run. None without a converged run.
         frechet: Fréchet distance to real digits. None for a model that does not draw digits.
         accuracy: share of the images that show their class, from 0 to 1. None for a model that does not draw digits.
-        weight_bytes: of all graphs, shared weights once.
+        weight_bytes: bytes of the weights of all graphs. Shared weights count once.
         slot_bytes: memory of a run of one batch without weights and activations.
-        first_image_ms: from nothing loaded to the first batch, with the inputs at hand. None for a plain sampler.
+        first_image_ms: time from a cold start to the first batch, with inputs prepared. None for a plain sampler.
             The full run also cuts its graph. On ``torch``, the first row of a bundle loads the model for all rows.
-        device_bytes: GPU memory taken until then. None without a GPU, and where others use the GPU too.
+        device_bytes: GPU memory allocated until then. None without a GPU, or if other processes use the GPU.
         build_seconds: time to build all engines. None without engines.
         engine_bytes: size of all engines. None without engines.
         backend: ``tensorrt``, ``rtx``, or another backend with its device, such as ``onnxruntime-cuda``. None in
@@ -121,12 +121,12 @@ class BenchReport:
     Attributes:
         environment: versions, machine, command, the options (``bench``), and the extractor behind Fréchet distance
             and accuracy.
-        contract: of all rows.
+        contract: contract of all rows.
         rows: the contenders.
         memory: bytes of the model's weights, and of the weights and slots of the first schedule.
-        aa_ratio: the full run's duration over itself.
+        aa_ratio: ratio of two timings of the full run.
         components_ms: time of text encoders and VAE for one batch, by name.
-        left_out: what could not be measured, and why.
+        left_out: rows and parts that could not be measured, with reasons.
     """
 
     environment: Mapping[str, Any]
@@ -148,7 +148,7 @@ def to_json(report: BenchReport) -> dict[str, Any]:
 
 
 def write_report(report: BenchReport, path: Path) -> None:
-    """Write the document of `to_json`, whole or not at all.
+    """Write the document of `to_json` atomically.
 
     Args:
         report: the report.

@@ -40,7 +40,7 @@ _COLUMNS = (
 def table(report: BenchReport) -> Any:
     """The report as a rich renderable: one line per contender, then notes on memory, noise floor and units.
 
-    Columns without values are omitted, and so is the backend where all rows have the same.
+    Columns without values are omitted, and so is the backend if all rows have the same backend.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
@@ -101,7 +101,7 @@ def _notes(report: BenchReport) -> Iterator[str]:
 
 
 def quick_note(report: BenchReport) -> str:
-    """What is rough about the numbers of a quick bench."""
+    """The limits of a quick bench's numbers."""
     settings = report.environment["bench"]
     return (
         f"Quick bench, not for publication: {settings['images']} images, {settings['repeats']} rounds, "

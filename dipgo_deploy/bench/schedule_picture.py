@@ -38,9 +38,9 @@ def schedule_picture(
 
     Args:
         schedule: the schedule.
-        path: ends in .png or .svg.
-        graph: its BlockGraph. Then costs are MACs, and cells that are computed but never read stand out.
-        scores: (steps, blocks), what a search learned. Their ranks stand above the schedule.
+        path: a .png or .svg file.
+        graph: its BlockGraph. If given, costs are MACs, and cells that are computed but never read are marked.
+        scores: learned scores (steps, blocks). Their ranks are drawn above the schedule.
 
     Raises:
         UsageError: another suffix.

@@ -1,7 +1,7 @@
 """Running contenders: drawing images, and timing that is fair on a busy machine.
 
 1. Contenders take turns. Every round runs all contenders once, and the base twice, in an order shuffled with a seed.
-2. Ratios are taken within a round, where both sides met the same machine. Reported are medians over the rounds.
+2. Ratios are taken within a round, so both sides ran under the same load. Medians over the rounds are reported.
 3. The base over itself (A/A ratio) shows the noise floor.
 """
 
@@ -34,7 +34,7 @@ _AGAIN = " (again)"
 
 @dataclass
 class Stage:
-    """A stage of a bench whose parts are done by several generators; ``done`` of ``total`` parts are finished."""
+    """A stage of a bench whose parts are done by several generators. ``done`` of ``total`` parts are finished."""
 
     name: str
     total: float
@@ -45,7 +45,7 @@ class Stage:
 
         Args:
             parts: in the stage's unit, such as network calls.
-            text: what was worked on.
+            text: description of the current work.
 
         Returns:
             The progress to yield.
@@ -64,10 +64,10 @@ def draw_images(bundle: Bundle, session: Session, seeds: Sequence[int], stage: S
 
     Args:
         bundle: gives the conditioning.
-        session: of any program of the bundle's contract.
-        seeds: of the noise.
+        session: a session of any program of the bundle's contract.
+        seeds: seeds of the noise.
         stage: the stage that this belongs to, in network calls per image.
-        text: what draws.
+        text: name of the contender that draws.
 
     Returns:
         Images (N, C, H, W).
@@ -99,7 +99,7 @@ class Stopwatch:
         """Base over contender: the median of the rounds' ratios.
 
         Args:
-            name: of the contender.
+            name: name of the contender.
             overhead_ms: time that a pipeline adds to either side.
 
         Returns:
@@ -126,16 +126,16 @@ def time_contenders(
     Args:
         stage: name of the stage, for the progress.
         bundle: gives noise and conditioning.
-        contenders: what to time. The first contender is the base, which runs twice per round.
-        rounds: how many.
-        seed: of the order within each round.
+        contenders: contenders to time. The first contender is the base, which runs twice per round.
+        rounds: number of rounds.
+        seed: seed of the order within each round.
         device: on ``cuda``, durations are those of CUDA events and include waiting for the host.
 
     Returns:
         The durations.
 
     Raises:
-        UsageError: two contenders of one name.
+        UsageError: two contenders have the same name.
     """
     inputs = run_inputs(bundle.model, bundle.manifest.contract, range(contenders[0].session.batch))
     runs = {contender.name: partial(enqueue, contender.session, inputs) for contender in contenders}
@@ -161,10 +161,10 @@ def time_rounds(
     """Call everything once to warm up, then time ``rounds`` rounds.
 
     Args:
-        runs: what to time, by name.
+        runs: functions to time, by name.
         base: the name that runs twice per round. The second duration has `` (again)`` after its name.
-        rounds: how many.
-        seed: of the order within each round.
+        rounds: number of rounds.
+        seed: seed of the order within each round.
         clock: the host's clock by default. Use CUDA events for calls that only enqueue work.
 
     Yields:

@@ -87,7 +87,7 @@ class Bundle:
     def model(self) -> LoadedModel:
         """The PyTorch model with the bundle's own weights, and with the latent and text lengths that were traced.
 
-        Raises InputError where no preset for the class ships and ``own_model`` is None, or for another model.
+        Raises InputError if no preset for the class ships and ``own_model`` is None, or for another model.
         """
         contract = self.contract
         if self.own_model is not None:
@@ -153,7 +153,7 @@ class Bundle:
         return lower_steps(begin_at(self.schedule, first), blocks or self.blocks, options)
 
     def graphs_for(self, program: Program) -> dict[str, bytes]:
-        """The graphs of ``program``: the bundle's own where they are the same, otherwise cut from the master graph."""
+        """The graphs of ``program``: the bundle's own graphs if equal, otherwise cut from the master graph."""
         if program.graphs == self.program.graphs:
             return self.compiled.graphs
         return cut_program(self._master, program, self.blocks)

@@ -86,7 +86,7 @@ def graph_source(bundle: Bundle, precision: str | None) -> GraphSource:
 
 
 def check_convertible(bundle: Bundle, precision: str | None) -> None:
-    """Raise UsageError where ``bundle`` was exported in half precision and another precision is requested."""
+    """Raise UsageError if ``bundle`` was exported in half precision and another precision is requested."""
     own = bundle.contract.dtype
     if own != "float32" and precision not in (None, own):
         raise UsageError(f"the bundle is in {own}, {precision} is requested: export it in float32, or keep {own}")

@@ -29,14 +29,15 @@ from dipgo_deploy.cli.terminal import emit, result, say, show_progress, working
 
 def bench(
     bundles: Annotated[
-        list[Path], typer.Argument(metavar="BUNDLE...", help="Folders that export wrote, of one model and contract.")
+        list[Path], typer.Argument(metavar="BUNDLE...", help="Bundle folders, all of one model and contract.")
     ],
     with_schedule: Annotated[
         list[Path] | None, typer.Option(help="Also bench this schedule.json of the same contract; may be repeated.")
     ] = None,
     batch: Batch = 8,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look: 16 images, 3 rounds, 100 converged calls; labelled as such.")
+        bool,
+        typer.Option("--quick", help="Quick first look: 16 images, 3 rounds, 100 converged calls. The report says so."),
     ] = False,
     repeats: Annotated[
         int | None, typer.Option(min=2, help="Timed rounds; each runs every contender once.  [default: 10]")
@@ -115,7 +116,7 @@ def bench(
 
 
 def _check_targets(out: Path | None, plot: Path | None) -> None:
-    """Refuse targets that cannot be written before the work starts."""
+    """Before the work starts, refuse output files that cannot be written."""
     from dipgo_deploy.bench.figure import check_picture
     from dipgo_deploy.core.disk import check_target
 

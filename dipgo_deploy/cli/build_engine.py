@@ -30,7 +30,8 @@ def build_engine(
     fp16: Fp16 = False,
     bf16: Bf16 = False,
     target: Annotated[
-        Literal["tensorrt", "rtx"] | None, typer.Option(help="Library to build for. Default: the first usable here.")
+        Literal["tensorrt", "rtx"] | None,
+        typer.Option(help="Library to build for. Default: the first that works here."),
     ] = None,
     gpu: Annotated[
         str | None, typer.Option(metavar="SM,…", help="Architectures (sm86,sm89). Default: this machine's GPU.")
@@ -40,27 +41,25 @@ def build_engine(
     ] = None,
     static: Annotated[bool, typer.Option("--static", help="Fix the batch at OPT.")] = False,
     level: Annotated[int | None, typer.Option(min=0, max=5, help="Effort of the builder.")] = None,
-    workspace: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for tactics, such as 4G.")] = None,
-    version_compatible: Annotated[bool, typer.Option("--version-compatible", help="Run on later versions.")] = False,
-    hardware_compatible: Annotated[bool, typer.Option("--hardware-compatible", help="Run on later GPUs.")] = False,
+    workspace: Annotated[str | None, typer.Option(metavar="SIZE", help="Builder workspace, such as 4G.")] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Also run on later versions.")
+    ] = False,
+    hardware_compatible: Annotated[bool, typer.Option("--hardware-compatible", help="Also run on later GPUs.")] = False,
     weight_streaming: Annotated[
-        bool, typer.Option("--weight-streaming", help="Let weights stay in host memory.")
+        bool, typer.Option("--weight-streaming", help="Allow weights to stay in host memory.")
     ] = False,
-    refit: Annotated[bool, typer.Option("--refit", help="Allow the same weights to be put in again.")] = False,
-    strip: Annotated[
-        bool, typer.Option("--strip", help="Leave weights out. A load reads them from the bundle.")
-    ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Engines built at a time.")] = 1,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Allowed deviation of one graph in half precision, relative.")
-    ] = None,
-    check_images: Annotated[int, typer.Option(min=1, help="Images of the search for fp32 fallback nodes.")] = 2,
-    check_steps: Annotated[int, typer.Option(min=1, help="Steps of each image that are probed.")] = 6,
+    refit: Annotated[bool, typer.Option("--refit", help="Allow refitting with the same weights.")] = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Strip weights. Loading reads them from the bundle.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Engines to build in parallel.")] = 1,
+    tolerance: Annotated[float | None, typer.Option(help="Relative tolerance of one graph in half precision.")] = None,
+    check_images: Annotated[int, typer.Option(min=1, help="Images for the fp32 fallback search.")] = 2,
+    check_steps: Annotated[int, typer.Option(min=1, help="Steps to probe per image.")] = 6,
     own_model: OwnModel = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Build engines of BUNDLE. Engines that are up to date are kept, and an interrupted build goes on."""
+    """Build engines for BUNDLE. Engines that are up to date are kept, and an interrupted build resumes."""
     from dipgo_deploy.trt.job import BuildFlags
     from dipgo_deploy.trt.target import load_target
 

@@ -20,13 +20,13 @@ __all__ = ["blocks_view", "bundle_view", "latency_view"]
 
 
 _OUTSIDE_LIMIT = 0.05
-"""Share of MACs outside every block that is worth a warning, because no schedule can prune them."""
+"""A larger share of MACs outside all blocks gives a warning, because no schedule can prune these MACs."""
 
 
 def blocks_view(graph: BlockGraph) -> RenderableType:
     """The blocks with MACs per row in both conventions, weights and feature shapes.
 
-    A warning follows where more than 5 % of the MACs (``papers``) lie outside every block.
+    A warning is added if more than 5 % of the MACs (``papers``) lie outside all blocks.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("block", no_wrap=True)
@@ -50,7 +50,7 @@ def blocks_view(graph: BlockGraph) -> RenderableType:
 
 
 def _stored(graph: BlockGraph, blocks: Iterable[Block]) -> str:
-    """Bytes of one row of the features of ``blocks``, if all are kept."""
+    """Bytes per row to store the features of all ``blocks``."""
     specs = [graph.values[name] for block in blocks for name in block.features if name in graph.values]
     return mib_text(sum(spec.nbytes({"rows": 1, "batch": 1}) for spec in specs))
 
@@ -79,9 +79,9 @@ def bundle_view(manifest: BundleManifest, folder: Path | None = None, program: P
     """A bundle: its contract, its files with sizes and short digests, and the tools that made it.
 
     Args:
-        manifest: of the bundle.
-        folder: where the bundle lies.
-        program: adds the memory that a run needs.
+        manifest: manifest of the bundle.
+        folder: folder of the bundle.
+        program: if given, the memory that a run needs is shown too.
 
     Returns:
         A rich renderable.
@@ -105,7 +105,7 @@ def bundle_view(manifest: BundleManifest, folder: Path | None = None, program: P
 
 
 def latency_view(table: LatencyTable) -> RenderableType:
-    """The blocks with their share of a full call, and the constant costs of calls."""
+    """The blocks with their share of a full call, and the fixed costs of calls."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     grid.add_column("block", no_wrap=True)
     for heading in ("ms", "%"):

@@ -15,14 +15,14 @@ _CLASS = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True)
 class Conditions:
-    """Classes or prompts that images take in turn. Without either, images take all classes of the model."""
+    """Classes or prompts, assigned to images in turn. If both are empty, images cycle through the model's classes."""
 
     classes: tuple[int, ...] = ()
     prompts: tuple[str, ...] = ()
 
 
 def read_conditions(path: Path | None) -> Conditions:
-    """Class numbers if every line is a number, otherwise prompts. Blank lines do not count. No file, no conditions."""
+    """Read class numbers if every line is a number, else prompts. Blank lines are ignored. No file: no conditions."""
     if path is None:
         return Conditions()
     try:
@@ -31,7 +31,7 @@ def read_conditions(path: Path | None) -> Conditions:
         raise InputError(f"{path} cannot be read ({error}): give a text file of class numbers or prompts") from None
     conditions = tuple(line for line in lines if line)
     if not conditions:
-        raise InputError(f"{path} holds neither class number nor prompt: give one per line")
+        raise InputError(f"{path} contains neither a class number nor a prompt: give one per line")
     if all(_CLASS.fullmatch(line) for line in conditions):
         return Conditions(classes=tuple(map(int, conditions)))
     return Conditions(prompts=conditions)

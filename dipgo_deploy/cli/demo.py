@@ -1,4 +1,4 @@
-"""``dipgo-deploy demo``: the shipped recipe ``demo``, with what this machine can do before it and what to try after."""
+"""``dipgo-deploy demo``: print what this machine can do, run the shipped recipe ``demo``, suggest what to try next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo"),
     as_json: Json = False,
 ) -> None:
-    """Run the whole way on a shipped model: trace, search, export, verify, draw, bench."""
+    """Run the whole pipeline on a shipped model: trace, search, export, verify, draw, bench."""
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.recipes import find_recipe, load_recipe
 
@@ -31,9 +31,7 @@ def demo(
     started = time.monotonic()
     recipe = load_recipe(find_recipe("demo"))
     doctor()
-    say(
-        f"The gradient search goes on from a pruner that ships for {recipe.model.source}: most of its training is done."
-    )
+    say(f"The gradient search starts from the pruner shipped for {recipe.model.source}: most of its training is done.")
     report = run_shown(recipe, out)
     show_results(report)
     say(f"\nDone in {time.monotonic() - started:.0f} s. Look at these:")

@@ -23,7 +23,7 @@ __all__ = ["dry_run_view", "engine_view", "engines_view", "plan_view", "precisio
 
 
 def engines_view(report: EngineReport) -> Iterator[RenderableType]:
-    """What a build printed: the precision, a table of engines, and where they are."""
+    """The result of a build: precision, a table of engines, and their folder."""
     if report.precision is not None:
         yield from _precision_lines(report.precision)
     status = {engine.record.graph: engine.status for engine in report.engines}
@@ -106,9 +106,11 @@ def plan_view(plan: Plan) -> RenderableType:
     for layout in plan.layouts:
         grid.add_row(*_plan_cells(layout), style="bold" if layout.layout == plan.recommended else None)
     chosen = f"take {plan.recommended}: {plan.reason}" if plan.recommended else plan.reason
-    notes = "≈: estimated, engines as weights and a constant a node. Slots are exact. At least: one engine at a time."
+    notes = (
+        "≈: estimated as weights plus a constant per node. Slots are exact. At least: with one engine loaded at a time."
+    )
     if plan.target == "tensorrt":
-        notes += "\nNo engine of TensorRT itself was measured yet: its code is not counted."
+        notes += "\nNo engine of the TensorRT library was measured yet: its code is not counted."
     return Group(Text(f"batch {plan.batch}, {plan.precision}"), grid, Text(notes, style="dim"), Text(chosen))
 
 

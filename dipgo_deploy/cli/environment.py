@@ -9,7 +9,7 @@ from dipgo_deploy.cli.terminal import emit, result
 
 
 def doctor(as_json: Json = False) -> None:
-    """Print which backends work here, and for the others what to install. A missing backend is not an error."""
+    """Print which backends work here, and what to install for the others. A missing backend is not an error."""
     from dataclasses import asdict
 
     from dipgo_deploy.runtime.environment import capabilities, execution_providers

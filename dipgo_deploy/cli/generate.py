@@ -33,15 +33,15 @@ _COLUMNS = 16
 _PER_CLASS = 8
 
 _MOST_SEED = 2**62
-"""Every image has its own seed, counted from this one, and PyTorch takes 64 bits."""
+"""Largest first seed. Each further image adds 1, and PyTorch accepts 64-bit seeds."""
 
 _WIDE = 168
-"""Pixels to which smaller images of a prompt are enlarged."""
+"""Width in pixels to which smaller images of a prompt are enlarged."""
 
 
 def generate(
     bundle: BundleFolder,
-    out: Annotated[Path, typer.Option(help="Picture to write: a grid of all images.")] = Path("grid.png"),
+    out: Annotated[Path, typer.Option(help="PNG file to write: a grid of all images.")] = Path("grid.png"),
     seed: Annotated[int, typer.Option(min=0, max=_MOST_SEED, help="Seed of the noise.")] = 0,
     classes: Annotated[
         list[int] | None, typer.Option("--class", help="Class of the images. May be repeated. Default: all classes.")
@@ -49,7 +49,7 @@ def generate(
     prompt: Annotated[
         list[str] | None, typer.Option(help="Text of the images, through the bundle's pipeline. May be repeated.")
     ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="Text that guidance leads away from.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="Text that guidance steers away from.")] = None,
     count: Annotated[int | None, typer.Option(min=1, max=10_000, help="Images per class (8) or prompt (1).")] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(min=0.0, help="Guidance scale. Default: 2, or with --prompt the pipeline's own.")
@@ -65,13 +65,13 @@ def generate(
 ) -> None:
     """Generate images with BUNDLE and write them as one picture."""
     if out.suffix != ".png":
-        raise UsageError(f"--out {out} does not end in .png: name a picture")
+        raise UsageError(f"--out {out} does not end in .png: give a .png file")
     if prompt and classes:
         raise UsageError("--class and --prompt both say what to draw: give one of them")
     if negative_prompt is not None and not prompt:
         raise UsageError("--negative-prompt needs --prompt: give it, or leave both out")
     if own_model is not None and prompt:
-        raise UsageError("--model is for models without a pipeline, --prompt for those that have one: leave one out")
+        raise UsageError("--model is for models without a pipeline, --prompt for models with a pipeline: leave one out")
     from dipgo_deploy.core.disk import check_target
 
     check_target(out)

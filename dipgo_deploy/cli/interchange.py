@@ -37,9 +37,11 @@ def import_schedule(
     config: Config = None,
     size: Size = None,
     file: Annotated[Path | None, typer.Option(help="The settings as JSON. The options below override them.")] = None,
-    interval: Annotated[int | None, typer.Option(help="Full step every so many steps (deepcache, fora).")] = None,
+    interval: Annotated[
+        int | None, typer.Option(help="Steps from one full step to the next (deepcache, fora).")
+    ] = None,
     branch: Annotated[int | None, typer.Option(help="cache_branch_id: 3 x level + layer (deepcache).")] = None,
-    skip_mode: Annotated[str | None, typer.Option(help="How full steps are spread: uniform (deepcache).")] = None,
+    skip_mode: Annotated[str | None, typer.Option(help="Placement of full steps: uniform (deepcache).")] = None,
     first: Annotated[int | None, typer.Option(help="First blocks always computed (cache-dit).")] = None,
     last: Annotated[int | None, typer.Option(help="Last blocks always computed (cache-dit).")] = None,
     sampler: Sampler = None,
@@ -80,7 +82,7 @@ def import_schedule(
 
 
 def _document(form: FormatName, file: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """The foreign document: the file with the options on top. Raises UsageError for options of another format."""
+    """The settings of the other tool: the file, overridden by options. UsageError for an option of another format."""
     from dipgo_deploy.core.disk import read_json
     from dipgo_deploy.search.interchange import FORMATS
 

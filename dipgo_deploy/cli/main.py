@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-"""Every command, by its name."""
+"""All commands by name."""
 
 for _command in (
     trace,
@@ -77,7 +77,7 @@ def _root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line in this process and return its exit code. No exception leaves but SystemExit."""
+    """Run one command line in this process and return its exit code. Raises nothing but SystemExit."""
     return exit_code(app, arguments)
 
 

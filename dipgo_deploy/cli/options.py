@@ -1,4 +1,4 @@
-"""The options that several commands share, each declared once, and the values that they are parsed to."""
+"""Options that several commands share, each declared once, and the functions that parse their values."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ __all__ = [
     "run_options",
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="End stdout with one JSON document.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]
 Model = Annotated[
     str | None,
     typer.Argument(
@@ -70,24 +70,26 @@ RandomWeights = Annotated[
     typer.Option(metavar="CONFIG", help="Instead of MODEL: an architecture such as sd15, or a config.json."),
 ]
 Dtype = Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="Number format of the network.")]
-Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Weight files of that variant, such as fp16.")]
+Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Variant of the weight files, such as fp16.")]
 Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub name.")]
 Config = Annotated[
-    str | None, typer.Option(metavar="CONFIG", help="Architecture of a checkpoint whose keys do not tell it.")
+    str | None, typer.Option(metavar="CONFIG", help="Architecture, if a checkpoint's keys do not identify it.")
 ]
 Meta = Annotated[bool, typer.Option("--meta", help="Load shapes only: no weights, almost no memory.")]
 OwnModel = Annotated[
     str | None,
     typer.Option("--model", metavar="MODULE:ATTRIBUTE", help="The exported model, if its class is your own."),
 ]
-BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export wrote.")]
-Granularity = Annotated[Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, as export wrote it.")]
+Granularity = Annotated[
+    Literal["stage", "layer", "branch"], typer.Option(help="How finely the model is divided into blocks.")
+]
 Blocks = Annotated[str | None, typer.Option(metavar="PATTERN,…", help="Blocks by dotted path instead of a preset.")]
 Layout = Annotated[
     Literal["subnets", "segments"],
     typer.Option(help="subnets: one graph for each kind of step. segments: every weight in exactly one graph."),
 ]
-MaxGraphs = Annotated[int | None, typer.Option(min=1, help="At most this many distinct graphs.")]
+MaxGraphs = Annotated[int | None, typer.Option(min=1, help="Largest number of distinct graphs.")]
 Backend = Annotated[
     BackendName, typer.Option(help="What runs the graphs. tensorrt and rtx run engines that build-engine built.")
 ]
@@ -128,7 +130,7 @@ GuidanceLayout = Annotated[
     Literal["none", "concat"] | None,
     typer.Option(help="Layout of classifier-free guidance. Default: the model's own."),
 ]
-GuidanceScale = Annotated[float | None, typer.Option(min=0.0, help="Guidance scale. Default under guidance: 2.")]
+GuidanceScale = Annotated[float | None, typer.Option(min=0.0, help="Guidance scale. Default with guidance: 2.")]
 
 
 def run_options(
@@ -190,12 +192,12 @@ def patterns_of(blocks: str | None) -> tuple[str, ...] | None:
         return None
     patterns = tuple(pattern.strip() for pattern in blocks.split(","))
     if not all(patterns):
-        raise UsageError(f"--blocks {blocks!r} holds an empty pattern: give dotted paths separated by commas")
+        raise UsageError(f"--blocks {blocks!r} contains an empty pattern: give dotted paths separated by commas")
     return patterns
 
 
 def byte_count(text: str) -> int:
-    """Bytes of ``8G``, ``512M``, ``64k`` or a plain number, in multiples of 1024. Raises UsageError for other text."""
+    """Parse ``8G``, ``512M``, ``64k`` (powers of 1024) or a plain number of bytes. UsageError for other text."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMGT]?)(?:i?B)?", text.strip())
     if not match or not float(match[1]):
         raise UsageError(f"{text!r} is not a size: give a number with k, M, G or T, such as 8G")
@@ -203,15 +205,15 @@ def byte_count(text: str) -> int:
 
 
 def architectures(text: str) -> tuple[str, ...]:
-    """The GPU architectures of ``sm86,sm89`` in lower case. Raises UsageError for an empty name."""
+    """Parse ``sm86,sm89`` into GPU architectures in lower case. Raises UsageError for an empty name."""
     names = tuple(part.strip().lower() for part in text.split(","))
     if not all(names):
-        raise UsageError(f"--gpu {text!r} holds an empty name: give architectures separated by commas, as sm86,sm89")
+        raise UsageError(f"--gpu {text!r} contains an empty name: give architectures separated by commas, as sm86,sm89")
     return names
 
 
 def batch_range(text: str) -> BatchRange:
-    """The range of ``1-4-8`` (minimum, usual and maximum images), or of ``4`` alone. UsageError for other text."""
+    """Parse ``1-4-8`` (minimum, optimum and maximum images) or ``4`` alone. UsageError for other text."""
     parts = text.split("-")
     if len(parts) not in (1, 3) or not all(part.isdecimal() and int(part) for part in parts):
         raise UsageError(f"--batch {text!r} is not a range of images: give MIN-OPT-MAX, such as 1-4-8")

@@ -36,7 +36,7 @@ OPTION_OF_PARAMETER: Mapping[str, str] = {
     "trust_engines": "--trust-engines",
     "workspace_bytes": "--workspace",
 }
-"""Options by the parameter that they set. Only names that cannot be meant otherwise in a sentence."""
+"""Options by the parameter that they set. Only names that are unambiguous in a sentence."""
 
 RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "search": {
@@ -69,7 +69,7 @@ def exit_code(app: Callable[..., object], arguments: Sequence[str]) -> int:
         arguments: without the program's name.
 
     Returns:
-        The exit code. No exception leaves but SystemExit.
+        The exit code. Raises nothing but SystemExit.
     """
     try:
         code = app(args=list(arguments), prog_name="dipgo-deploy", standalone_mode=False)

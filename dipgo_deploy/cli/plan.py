@@ -24,7 +24,7 @@ def plan(
     target: Annotated[Literal["tensorrt", "rtx"], typer.Option(help="Library the engines are built for.")] = "rtx",
     as_json: Json = False,
 ) -> None:
-    """Plan BUNDLE: device memory, engines and time of either layout, and which one to take."""
+    """Plan BUNDLE: device memory, engines and time of both layouts, and the recommended layout."""
     from dataclasses import asdict
 
     from dipgo_deploy.bundle import load_bundle

@@ -45,7 +45,7 @@ def profile(
     config: Config = None,
     size: Size = None,
     lora: Lora = None,
-    out: Annotated[Path, typer.Option(help="Where the latency table is written.")] = Path("latency.json"),
+    out: Annotated[Path, typer.Option(help="File for the latency table.")] = Path("latency.json"),
     backend: Backend = "onnxruntime",
     device: Device = None,
     fp16: Fp16 = False,

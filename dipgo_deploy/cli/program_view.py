@@ -40,18 +40,18 @@ def contract_table(contract: Contract) -> Table:
 
 
 def contract_line(contract: Contract) -> str:
-    """Shape and guidance layout, which a run cannot choose, and the batch, which it can."""
+    """Shape and guidance layout, which are fixed, and the batch sizes, from which a run chooses."""
     fixed = f"fixed: latent {shape_text(contract.latent_shape)}, guidance layout {contract.guidance}"
     return f"{fixed}; {contract.batch.min} to {contract.batch.max} images"
 
 
 _NAMES = 3
-"""Names listed before the rest is only counted."""
+"""Most names to list. Further names are only counted."""
 
 
 @dataclass
 class _Stretch:
-    """The runs of step ``first``, and all calls up to step ``last``, after which a graph runs again."""
+    """The graph runs of step ``first``, and all other calls up to step ``last``, before the next graph run."""
 
     first: int
     last: int

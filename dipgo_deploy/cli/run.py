@@ -1,4 +1,4 @@
-"""``dipgo-deploy run``: a recipe from trace to bench, with every stage skipped that is up to date."""
+"""``dipgo-deploy run``: run a recipe from trace to bench, skipping stages that are up to date."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ __all__ = ["run", "run_shown", "show_results"]
 
 def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for everything that is written; next to RECIPE if left out.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder. Default: next to RECIPE.")] = None,
     until: Annotated[
         str | None,
         typer.Option(metavar="STAGE", help="Stop after trace, search, export, build-engine, verify, draw or bench."),
@@ -40,7 +38,7 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run RECIPE: trace, search, export, build-engine, verify, draw and bench, as far as they are not up to date."""
+    """Run RECIPE: trace, search, export, build-engine, verify, draw, bench. Stages that are up to date are skipped."""
     from dipgo_deploy.recipes import default_folder, find_recipe, load_recipe
 
     file = find_recipe(recipe)
@@ -81,7 +79,7 @@ def _lines_said(work: Work[RunReport]) -> Work[RunReport]:
 
 
 def show_results(report: RunReport) -> None:
-    """The table of the bench, where the run made one, and the status of every stage."""
+    """Print the bench table, if the run made a bench, and the status of every stage."""
     measured = [stage for stage in report.stages if stage.stage == "bench"]
     if measured:
         from dipgo_deploy.bench import load_report, table

@@ -45,11 +45,11 @@ def search(
     revision: Revision = None,
     config: Config = None,
     size: Size = None,
-    out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
+    out: Annotated[Path, typer.Option(help="File for the schedule.")] = Path("schedule.json"),
     method: Annotated[str, typer.Option(help=_METHODS)] = "uniform",
     ratio: Annotated[float, typer.Option(help="Share of the full run's MACs to prune, in [0, 1).")] = 0.8,
     latency: Annotated[
-        Path | None, typer.Option(help="Latency table that profile wrote: the ratio is then a share of time.")
+        Path | None, typer.Option(help="Latency table from profile. The ratio is then a share of time.")
     ] = None,
     sampler: Sampler = None,
     steps: Steps = None,
@@ -57,26 +57,28 @@ def search(
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     lora: Lora = None,
-    kind: Annotated[Literal["output", "residual"], typer.Option(help="What a reused block stands for.")] = "output",
-    interval: Annotated[int | None, typer.Option(help="Compute every so many steps in full, at any ratio.")] = None,
-    calls: Annotated[int | None, typer.Option(help="Compute this many even steps, at any ratio (uniform).")] = None,
-    depth: Annotated[int | None, typer.Option(help="Blocks computed at each end in between (deepcache).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every method that draws. Default: 0.")] = None,
+    kind: Annotated[Literal["output", "residual"], typer.Option(help="What is stored for reuse.")] = "output",
+    interval: Annotated[int | None, typer.Option(help="Steps from one full step to the next, at any ratio.")] = None,
+    calls: Annotated[int | None, typer.Option(help="Number of computed steps, at any ratio (uniform).")] = None,
+    depth: Annotated[int | None, typer.Option(help="Blocks per end in shallow steps (deepcache).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed. Default: 0.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Random schedules to evaluate (best-random).")] = None,
     population: Annotated[int | None, typer.Option(help="Schedules of a generation (evolutionary).")] = None,
     trajectories: Annotated[int | None, typer.Option(help="Budget in full trajectories (evolutionary).")] = None,
-    images: Annotated[int | None, typer.Option(help="Images that evaluate schedules. Default: 8.")] = None,
+    images: Annotated[int | None, typer.Option(help="Images for evaluating schedules. Default: 8.")] = None,
     conditions: Annotated[
         Path | None, typer.Option(help="File of class numbers or prompts, one a line, to search on.")
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale to search at.")] = None,
     preset: Annotated[PresetName, typer.Option(help="Settings of dipgo.")] = "default",
     iterations: Annotated[int | None, typer.Option(help="Gradient steps (dipgo).")] = None,
-    polish: Annotated[int | None, typer.Option(help="Full trajectories for exchanges; 0: none (dipgo).")] = None,
+    polish: Annotated[
+        int | None, typer.Option(help="Budget of exchanges after training, in trajectories. 0 for none (dipgo).")
+    ] = None,
     order: Annotated[
         Literal["bisection", "greedy"] | None, typer.Option(help="How scores become a schedule (dipgo).")
     ] = None,
-    pruner: Annotated[Path | None, typer.Option(help="The pruner's file. An existing file is continued.")] = None,
+    pruner: Annotated[Path | None, typer.Option(help="File of the pruner. Training resumes from it.")] = None,
     from_pruner: Annotated[Path | None, typer.Option(help="Use this trained pruner, for any ratio.")] = None,
     max_graphs: MaxGraphs = None,
     dtype: Dtype = "float32",

@@ -22,7 +22,7 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
     Args:
         schedule: the result of the search.
         graph: blocks of the model.
-        options: of the search.
+        options: options of the search.
 
     Returns:
         Requested ratio (None where the options fix the computed steps), reached ratio, MACs per image in both
@@ -72,7 +72,7 @@ def search_text(summary: Mapping[str, Any], method: str) -> str:
 
 
 def unmet_ratio(summary: Mapping[str, Any], options: SearchOptions) -> str:
-    """A warning where the requested ratio is not reached. "" where it is, or where the options fix the steps."""
+    """A warning if the requested ratio is not reached. "" if it is reached, or if the options fix the steps."""
     from dipgo_deploy.search.options import TOLERANCE
 
     reached = summary.get("time_ratio", summary["ratio"])
@@ -84,7 +84,7 @@ def unmet_ratio(summary: Mapping[str, Any], options: SearchOptions) -> str:
 
 
 def draw_schedule(path: Path, schedule: Schedule, graph: BlockGraph, pruner: Path | None) -> None:
-    """Draw a schedule, with the learned scores where a pruner made it.
+    """Draw a schedule, and the learned scores if a pruner made the schedule.
 
     Args:
         path: the picture, .png or .svg.

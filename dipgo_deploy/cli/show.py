@@ -23,7 +23,7 @@ _FILES = ("bundle.json", "blocks.json", "schedule.json", "program.json")
 def show(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Any file that a command writes, a folder of those; or benches."),
+        typer.Argument(metavar="FILE...", help="A file or folder that a command wrote, or several benches."),
     ],
     out: Annotated[Path | None, typer.Option(help="Also draw a schedule or benches as .png or .svg.")] = None,
     as_json: Json = False,
@@ -133,7 +133,7 @@ def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:
 
 
 def _blocks_beside(file: Path) -> BlockGraph | None:
-    """The block graph in the same folder. It tells which computed blocks are never read."""
+    """The block graph in the same folder, from which unread blocks are known."""
     from dipgo_deploy.core.files import load_block_graph
 
     neighbor = file.parent / "blocks.json"

@@ -25,15 +25,15 @@ class ModelSource:
     """A model as the command line names it.
 
     Attributes:
-        model: what ``load_model`` takes.
-        random_weights: an architecture that ``load_random`` takes, instead of ``model``.
+        model: a name or path for ``load_model``.
+        random_weights: an architecture for ``load_random``, instead of ``model``.
         dtype: number format of the network.
         meta: load shapes only.
         loras: adapters to fuse into the weights, as ``FILE[:SCALE]``.
-        variant: weight files of that variant, such as ``fp16``.
+        variant: variant of the weight files, such as ``fp16``.
         revision: branch, tag or commit of a hub name.
-        config: architecture of a checkpoint whose keys do not tell it.
-        size: of the latent, as ``HEIGHTxWIDTH``.
+        config: architecture, if the keys of the checkpoint do not identify it.
+        size: size of the latent, as ``HEIGHTxWIDTH``.
 
     Raises:
         UsageError: not exactly one source, or a malformed size.
@@ -62,11 +62,11 @@ class ModelSource:
 
     @property
     def label(self) -> str:
-        """What is being loaded, for a line of progress."""
+        """What is being loaded, for the progress display."""
         return self.model if self.model is not None else f"{self.random_weights} with random weights"
 
     def load(self) -> LoadedModel:
-        """Load the model. Random weights that would not fit the memory are left out. Raises what the loaders raise."""
+        """Load the model. Random weights are left out if memory is too small. Raises the errors of the loaders."""
         from dipgo_deploy.models.lora import with_loras
         from dipgo_deploy.models.lora_files import loras_from_texts
 
@@ -115,14 +115,14 @@ def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> 
     if own_model is None:
         return load_bundle(folder, whole=whole)
     if not is_python_name(own_model):
-        raise UsageError(f"--model {own_model!r} names no Python object: give package.module:attribute")
+        raise UsageError(f"--model {own_model!r} is not the name of a Python object: give package.module:attribute")
     bundle = load_bundle(folder, whole=whole, model=model_from_python(own_model, "float32"))
     bundle.model  # noqa: B018 - refuses another model now, not at its first use
     return bundle
 
 
 def _fits(label: str, shapes: LoadedModel) -> bool:
-    """Whether a trace of the model fits the free memory. Says so where it does not."""
+    """Whether a trace of the model fits into the free memory. Prints a warning if not."""
     from dipgo_deploy.supernet.memory import TRACE_MEMORY, free_host_bytes
 
     needed, free = int(TRACE_MEMORY * shapes.weight_bytes), free_host_bytes()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA_VERSION", "emit", "result", "say", "show_progress", "working"]
 
 SCHEMA_VERSION = "1.0"
-"""Version of the documents that ``--json`` prints. A change that breaks a reader raises the first number."""
+"""Version of the documents that ``--json`` prints. A breaking change raises the major version."""
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def _is_interactive() -> bool:
 
 @contextmanager
 def working(message: str) -> Iterator[None]:
-    """Show what is being done while it takes. Output of libraries goes to stderr meanwhile."""
+    """Show a status while the block runs. Output of libraries goes to stderr meanwhile."""
     with redirect_stdout(sys.stderr):
         if not _is_interactive():
             say(f"{message} …")
@@ -95,7 +95,7 @@ def show_progress(work: Work[T], title: str) -> T:
 
 
 class _Lines:
-    """A line at the start, and another one whenever some seconds have passed.
+    """Print a line at the start of a stage, then a line every few seconds.
 
     The time left is estimated from the first progress of a stage.
     """

@@ -25,18 +25,18 @@ from dipgo_deploy.core.errors import GateError, UsageError
 
 def verify(
     bundle: BundleFolder,
-    images: Annotated[int | None, typer.Option(min=1, help="Images whose trajectories are compared (4).")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Trajectories to compare. Default: 4.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their noise.")] = 1000,
     guidance_scale: GuidanceScale = None,
-    tolerance: Annotated[float | None, typer.Option(help="Allowed deviation of one call, relative.")] = None,
-    min_psnr: Annotated[float | None, typer.Option(help="Median PSNR to the full run to demand, in dB.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Relative tolerance of one call.")] = None,
+    min_psnr: Annotated[float | None, typer.Option(help="Required median PSNR to the full run, in dB.")] = None,
     backend: Backend = "onnxruntime",
     device: Device = None,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
     own_model: OwnModel = None,
     once: Annotated[
-        bool, typer.Option("--once", help="One call of every graph instead of trajectories, for large models.")
+        bool, typer.Option("--once", help="Compare one call per graph, not trajectories (for large models).")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -19,7 +19,7 @@ __all__ = ["once_view", "verify_view"]
 
 
 def verify_view(report: VerifyReport) -> RenderableType:
-    """Compile error as relative deviations of each rung, and schedule error as PSNR in dB. The two are never mixed."""
+    """Compile error as relative deviation per rung, and schedule error as PSNR in dB. The two are never mixed."""
     table = Table(box=None, title="the fast path against the slow one", title_justify="left")
     for name in ("rung", "local", "worst at", "free-running", ""):
         table.add_column(name, justify="left" if name in ("rung", "worst at", "") else "right")

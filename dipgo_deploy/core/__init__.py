@@ -1,1 +1,1 @@
-"""Plain data of the project: blocks, contract, schedule, program, bundle and their file formats. Nothing heavy."""
+"""Plain data of the project: blocks, contract, schedule, program, bundle and their file formats. No heavy imports."""

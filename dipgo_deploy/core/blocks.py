@@ -2,7 +2,7 @@
 
 The nodes of the traced graph fall into **pieces**: nodes from which the same feature tensors can be reached without
 passing another feature tensor. Whether a node runs in a step depends only on that set, so a piece runs as a whole, and
-the cost of any set of computed blocks is a sum over pieces, exact to the node, without the graph at hand.
+the cost of any set of computed blocks is a sum over pieces, exact to the node, even without the graph.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Macs:
 
 
 ZERO_MACS = Macs(0, 0)
-"""The start value of sums."""
+"""Zero, the start value of sums."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Block:
     Attributes:
         name: the dotted path of the submodule.
         features: its distinct output tensors, in the order its forward returns them.
-        residual_input: the value that enters the block, where output and input have one shape. Otherwise None.
+        residual_input: the value that enters the block, if output and input have the same shape. Otherwise None.
         macs: multiply-accumulates of the nodes inside the block.
         weight_bytes: bytes of the weights inside the block.
     """
@@ -125,7 +125,7 @@ class BlockGraph:
 
     @cached_property
     def block_names(self) -> tuple[str, ...]:
-        """Names in execution order; the last is ``prediction``."""
+        """Names in execution order. The last is ``prediction``."""
         return tuple(block.name for block in self.blocks)
 
     @cached_property
@@ -160,7 +160,7 @@ class BlockGraph:
 
     @cached_property
     def outside_macs(self) -> Macs:
-        """The part that lies in no block and so can never be skipped while the network is called."""
+        """MACs outside all blocks, which cannot be skipped while the network is called."""
         inside = sum((block.macs for block in self.blocks), ZERO_MACS)
         return Macs(self.macs.papers - inside.papers, self.macs.full - inside.full)
 
@@ -176,8 +176,8 @@ class BlockGraph:
 def check_block_graph(graph: BlockGraph, source: str) -> None:
     """Check that every name in ``graph`` is described and that each piece reads only earlier values.
 
-    A well-formed file may still name a tensor that it does not describe. Every loader calls this check, so that later
-    code may look names up.
+    A well-formed file may still name a tensor that it does not describe. Every loader calls this check, so later code
+    can look up names without checks.
 
     1. The last block is the prediction. Values have known dtypes and usable shapes.
     2. Features, residual inputs, and the values that pieces read and give are described. So are the weights of pieces.

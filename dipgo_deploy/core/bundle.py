@@ -24,12 +24,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class BundleManifest:
-    """Contract, file records and the place of every part.
+    """Contract, file records and the location of every part.
 
     Attributes:
         contract: the contract of schedule and program.
         denoiser: the folder of the denoiser, ``unet`` or ``transformer``.
-        files: a record of every file but the manifest.
+        files: a record of every file except the manifest.
         graphs: the ONNX file of each graph by its name.
         weights: the weights file of each expert.
         model_weight_bytes: bytes of the original model's weights.

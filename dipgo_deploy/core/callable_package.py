@@ -1,7 +1,7 @@
-"""Packages that can be called: ``dipgo_deploy.verify`` is a package and, for users, also a verb.
+"""Packages that can be called: ``dipgo_deploy.verify`` is a package and, for users, also a function.
 
 Importing the package binds its name in ``dipgo_deploy`` and hides a function of that name. Therefore the package
-itself takes calls and passes them on to the function.
+itself accepts calls and forwards them to the function.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["make_callable"]
 
 
 class _CallablePackage(ModuleType):
-    """A module that passes calls on to its function ``_verb``."""
+    """A module that forwards calls to its function ``_verb``."""
 
     _verb: Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""Contract: the model, sampler and shapes that a schedule was made for and a bundle may be run with.
+"""Contract: the model, sampler and shapes for which a schedule was made and with which a bundle may run.
 
 Every artifact after the trace refers to a contract. Artifacts and measurements also record versions of installed
 packages.
@@ -110,10 +110,10 @@ def check_same_contract(expected: Contract, actual: Contract, artifact: str) -> 
     Args:
         expected: the contract that applies.
         actual: the contract of the artifact.
-        artifact: what the message calls the artifact, such as a file name.
+        artifact: the artifact's name in the message, such as a file name.
 
     Raises:
-        InputError: the contracts differ. The message names the first field that does.
+        InputError: the contracts differ. The message names the first field that differs.
     """
     for name in ("model_class", "model_digest", "dtype", "sampler", "guidance", "latent_shape"):
         ours, theirs = getattr(expected, name), getattr(actual, name)

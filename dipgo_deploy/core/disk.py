@@ -36,7 +36,7 @@ __all__ = [
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name in the same folder, then rename it. A reader never sees a part of a file.
+    """Write a file under a temporary name in the same folder, then rename it. A reader never sees a partial file.
 
     Args:
         path: the file. Missing folders above it are made.
@@ -69,10 +69,10 @@ def _write_renamed(path: Path, data: bytes) -> None:
 
 
 def check_target(path: Path, *, folder: bool = False) -> None:
-    """Check before long work that its result can be written.
+    """Before long work, check that its result can be written.
 
     Args:
-        path: where the result will be written.
+        path: the file or folder to be written.
         folder: whether the result is a folder. By default it is a file.
 
     Raises:
@@ -149,7 +149,7 @@ def records_of(folder: Path) -> tuple[FileRecord, ...]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises InputError where the file holds no JSON object."""
+    """The JSON object in a file. Raises InputError if the file does not contain a JSON object."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -170,7 +170,7 @@ def staged(out: Path, label: str = "new") -> Iterator[Path]:
     """An empty folder next to ``out`` that replaces ``out`` at the end of the context.
 
     After an exception the folder is removed, and so are the folders above it that were made for it. Engines of an older
-    bundle at ``out`` move to the new bundle without records. The next engine build finds out which of them still fit.
+    bundle at ``out`` move to the new bundle without records. The next engine build checks which are still valid.
 
     Args:
         out: the final folder.

@@ -1,6 +1,6 @@
 """The file formats: JSON documents of every artifact, checked by pydantic.
 
-Every document holds ``format`` (the artifact) and ``format_version`` (``major.minor``). A newer major version is
+Every document contains ``format`` (the artifact) and ``format_version`` (``major.minor``). A newer major version is
 refused. So are unknown fields and numbers that are not finite. docs/formats.md describes the formats for readers.
 """
 
@@ -66,7 +66,7 @@ for _module in (blocks, bundle, contract, engine, latency, precision, program, t
 
 @dataclasses.dataclass(frozen=True)
 class _ScheduleDocument:
-    """Schedule as people edit it: a string of 0 and 1 per block, one character a step."""
+    """Schedule in its editable form: a string of 0 and 1 per block, one character per step."""
 
     contract: contract.Contract
     granularity: str
@@ -80,7 +80,7 @@ class _ScheduleDocument:
 
 
 def format_of(path: Path) -> str:
-    """The ``format`` field of any document. Raises InputError where the file holds no JSON object."""
+    """The ``format`` field of any document. Raises InputError if the file does not contain a JSON object."""
     return str(read_json(path).get("format"))
 
 

@@ -1,8 +1,8 @@
 """LatencyTable: the measured cost of one model's pieces on one machine, from which a program's time is estimated.
 
-1. A network call costs the sum of its pieces, a constant, the values that cross its border, and the weights that the
-   caches have lost since the same graph last ran.
-2. A combination costs a constant and the values that it reads and writes.
+1. The cost of a network call is the sum over its pieces, plus a constant, plus the transfer of values through slots,
+   plus the reload of weights that were evicted from the caches since the same graph last ran.
+2. The cost of a combination is a constant, plus the transfer of the values that it reads and writes.
 
 `engines.profile` fits the coefficients to calls that were timed inside whole trajectories. `lowering.latency` estimates
 the time of a program from them.
@@ -27,12 +27,12 @@ class LatencyCosts:
     """Fitted costs of calls. Every ``_ms`` is in milliseconds.
 
     Attributes:
-        pieces_ms: every piece of the BlockGraph by its index, with its weights in the caches.
-        call_ms: the constant of a network call.
-        border_ms_per_mib: a MiB that enters or leaves a graph through a slot.
-        cold_ms_per_mib: a MiB of weights that has to be fetched again.
+        pieces_ms: time of every piece of the BlockGraph by its index, with its weights in the caches.
+        call_ms: fixed time of a network call.
+        border_ms_per_mib: time per MiB that enters or leaves a graph through a slot.
+        cold_ms_per_mib: time per MiB of weights that has to be fetched again.
         cache_bytes: weight bytes that other calls may touch before the weights of a graph count as lost.
-        combine_ms, combine_ms_per_mib: the constant of a combination, and a MiB that it reads or writes.
+        combine_ms, combine_ms_per_mib: fixed time of a combination, and time per MiB that it reads or writes.
         whole_over_calls: time of a whole run divided by the sum of its calls' medians.
         spread: root mean square of the relative error over the fitted calls.
     """
@@ -53,14 +53,14 @@ class LatencyTable(LatencyCosts):
     """Costs of one model's pieces on one machine.
 
     Attributes:
-        model_class, model_digest, granularity, patterns, dtype: the BlockGraph that the pieces belong to. Where
+        model_class, model_digest, granularity, patterns, dtype: the BlockGraph that the pieces belong to. If
             ``dtype`` is a half precision, that BlockGraph may have been converted from a model in float32.
         target: backend and device, such as ``onnxruntime-cpu``.
-        batch, rows: images of a call, and rows of the network's batch.
-        threads: threads within an operator. None where the backend chose the number.
+        batch, rows: images per call, and rows of the network's batch.
+        threads: threads per operator. None if the backend chose the number.
         blocks_ms: for each block, the sum over the pieces that a full step needs only for that block. Weights are
             fetched again.
-        forward_ms: one call that computes everything with nothing in the caches, estimated from the other costs.
+        forward_ms: time of one full call with cold caches, estimated from the other costs.
         environment: machine, versions and command.
         latent_shape: the latent of one image. None in tables of older programs.
     """
@@ -81,14 +81,14 @@ class LatencyTable(LatencyCosts):
 
     @property
     def digest(self) -> str:
-        """sha256 over the costs that a search counts."""
+        """sha256 over the costs that a search uses."""
         costs = (self.target, self.batch, self.pieces_ms, self.call_ms, self.cold_ms_per_mib)
         return hashlib.sha256(repr(costs).encode()).hexdigest()
 
     def prices_ms(self, graph: BlockGraph) -> tuple[float, ...]:
         """Milliseconds that every piece adds to a call.
 
-        Weights count as fetched again, because the graphs of a program push each other's weights out of the caches.
+        Weights count as fetched again, because the graphs of a program evict each other's weights from the caches.
 
         Args:
             graph: the blocks of the table, or the float32 blocks that they were converted from.

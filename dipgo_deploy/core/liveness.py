@@ -2,10 +2,10 @@
 
 1. Go backwards over the steps, like a register allocator. An earlier step must write every feature that a later step
    reads.
-2. The demands of a step are its prediction, where computed, and the features that later steps read.
+2. The demands of a step are its prediction, if computed, and the features that later steps read.
 3. Walk from the demands towards the inputs. A computed block is walked through. A reused block ends the walk at its
-   stored feature (output kind), or the walk goes on at its input (residual kind). A piece that is not reached does not
-   run, so the dead blocks of DiP-GO's post-processing need no rule of their own.
+   stored feature (output kind), or the walk resumes at its input (residual kind). A piece that is not reached does not
+   run, so the dead blocks of DiP-GO's post-processing need no separate rule.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def reach(graph: BlockGraph, computed: frozenset[str], demands: Iterable[str], k
         graph: the blocks of the model.
         computed: names of the blocks that are computed. All others are reused.
         demands: names of features, residuals or other values.
-        kind: what a reused block reuses.
+        kind: whether reuse is of a block's output or its residual.
 
     Returns:
         The pieces that run, the stored names that they read, and the blocks among ``computed`` that are reached.
@@ -115,7 +115,7 @@ class StepPlan:
     Attributes:
         step: number of the step.
         reach: pieces, reads and computed blocks.
-        writes: stored names that later steps need, and the prediction where the step computes it.
+        writes: stored names that later steps need, and the prediction if the step computes it.
     """
 
     step: int
@@ -124,7 +124,7 @@ class StepPlan:
 
     @property
     def is_call(self) -> bool:
-        """Whether the network is called at all."""
+        """Whether the step calls the network."""
         return bool(self.writes)
 
 

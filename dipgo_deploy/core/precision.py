@@ -17,7 +17,7 @@ _SHORT = {"float16": "fp16", "bfloat16": "bf16"}
 class FallbackNodes:
     """Nodes of one block that stay in float32.
 
-    ``block`` names the block, or the value that the nodes make where they belong to no block.
+    ``block`` names the block, or the value that the nodes compute, if they are outside all blocks.
     """
 
     block: str
@@ -32,10 +32,10 @@ class PrecisionRecord:
     Attributes:
         dtype: the half precision.
         source: sha256 over everything that the search for fallback nodes depended on.
-        tolerance: relative deviation that a graph was allowed.
+        tolerance: allowed relative deviation of a graph.
         images: images whose trajectories were compared.
-        always_fp32: nodes that are float32 whatever the weights are, such as the angles of sines.
-        fallback: the fp32 fallback nodes that were found on trajectories.
+        always_fp32: nodes that are float32 for any weights, such as the angles of sines.
+        fallback: fp32 fallback nodes, as found on trajectories.
         fp32_tensors: features beyond the range of the half precision. Their slots stay float32.
         local: relative deviation of the worst graph from float32, each graph fed with float32 slots.
         free: relative deviation of the image after the whole trajectory.

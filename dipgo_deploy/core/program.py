@@ -39,7 +39,7 @@ Layout = Literal["subnets", "segments"]
 """``subnets``: steps with equal computed blocks and reads share a graph. ``segments``: each weight is in one graph."""
 
 Half = Literal["all", "first", "second"]
-"""Which rows of a slot a term takes: under concatenated guidance the first half is unconditional."""
+"""Which rows of a slot a term uses: under concatenated guidance the first half is unconditional."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Graph:
         name: name of the graph and of its files.
         expert: the model that the graph is cut from.
         computes: the blocks that the graph computes.
-        inputs: the network inputs that the graph takes.
+        inputs: the network inputs of the graph.
         reads: all other inputs: stored names, or values of other segments.
         writes: all outputs.
         pieces: indices into ``BlockGraph.pieces``.
@@ -126,17 +126,17 @@ Call = Run | Combine | Sample
 
 @dataclass(frozen=True)
 class Program:
-    """Calls over slots. The caller fills ``noise`` and ``conditioning``; ``image`` holds the result.
+    """Calls over slots. The caller fills ``noise`` and ``conditioning``; ``image`` is the result.
 
     Attributes:
-        contract, granularity, kind: those of the schedule.
+        contract, granularity, kind: as in the schedule.
         layout: how the graphs were chosen.
         graphs, slots, calls: the graphs, the slots, and the calls in order.
         noise, image: slots of the first noise and of the result.
         conditioning: pairs of a network input and its slot.
         full_macs: multiply-accumulates of the full run per image.
-        share_graphs: whether steps with the same compute row share a graph, as a limit on the number of graphs needs.
-            False in programs of format 1.0.
+        share_graphs: whether steps with the same compute row share a graph. A limit on the number of graphs requires
+            that. False in programs of format 1.0.
     """
 
     contract: Contract

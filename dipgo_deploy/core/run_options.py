@@ -1,4 +1,4 @@
-"""RunOptions: the backend, device and limits of everything that runs a bundle."""
+"""RunOptions: the backend, device and limits for running a bundle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunOptions:
     Attributes:
         backend: the library that runs the graphs. ``tensorrt`` and ``rtx`` run engines that were built before.
         device: ``cpu`` or ``cuda``. Engines always run on ``cuda``.
-        threads: threads within an operator. None leaves the number to the backend.
+        threads: threads per operator. None lets the backend choose.
         cuda_graph: replay calls as CUDA graphs.
         compiler: a backend of ``torch.compile``, such as ``inductor``. Only for ``torch``.
         gpu_memory: bytes of GPU memory for engines, slots and activations together. Only for engines.

@@ -13,10 +13,10 @@ from dipgo_deploy.core.errors import InputError
 __all__ = ["HOLD", "MAIN_EXPERT", "Schedule", "check_schedule", "full_schedule"]
 
 HOLD = (1.0,)
-"""Coefficients of the plainest backup: the last computed feature, unchanged."""
+"""Coefficients of the simplest reuse: the last computed feature, unchanged."""
 
 MAIN_EXPERT = "main"
-"""Name of the only expert of a model that is not a mixture."""
+"""Name of the single expert of a model that is not a mixture."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Schedule:
     Attributes:
         contract: model, sampler and shapes.
         granularity: name of the block set.
-        kind: what a reused block reuses.
+        kind: whether reuse is of a block's output or its residual.
         blocks: names of all blocks in execution order. The last is the prediction.
         compute: ``compute[step][i]`` says whether ``blocks[i]`` is computed at that step.
-        forecasts: the coefficients c for a step and block. Absent means ``(1.0,)``, the last feature as it is.
+        forecasts: the coefficients c for a step and block. Absent means ``(1.0,)``, the last feature unchanged.
         experts: the model of each step. Empty for a single model.
         origin: how the schedule was made: method, options and seed.
     """
@@ -99,7 +99,7 @@ def full_schedule(contract: Contract, granularity: str, kind: Kind, blocks: tupl
     Args:
         contract: model, sampler and shapes.
         granularity: name of the block set.
-        kind: what a reused block would reuse.
+        kind: whether reuse is of a block's output or its residual.
         blocks: names of all blocks in execution order.
 
     Returns:
@@ -114,7 +114,7 @@ def check_schedule(schedule: Schedule, blocks: tuple[str, ...] | None = None) ->
 
     Args:
         schedule: the schedule.
-        blocks: the blocks of the model, where it is known.
+        blocks: the blocks of the model, if known.
 
     Raises:
         InputError: the schedule cannot be run, or not on this model. The message names step and block.

@@ -71,7 +71,7 @@ class LayoutPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Both layouts for ``batch`` images, and the recommended layout with the reason. None where no layout fits."""
+    """Both layouts for ``batch`` images, and the recommended layout with the reason. None if no layout fits."""
 
     batch: int
     gpu_memory: int | None

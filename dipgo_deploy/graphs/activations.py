@@ -27,7 +27,7 @@ _ELEMENTWISE = frozenset(
 
 
 def master_specs(master: Path) -> Mapping[str, TensorSpec]:
-    """Shape and dtype of every value of a master graph. Raises InputError where the graph cannot be read."""
+    """Shape and dtype of every value of a master graph. Raises InputError if the graph cannot be read."""
     return infer_specs(load_master(master))
 
 

@@ -25,7 +25,7 @@ MASTER_FILE = "master.onnx"
 
 
 def load_master(path: Path) -> ir.Model:
-    """Read a master graph without its weights. Raises InputError where the graph cannot be parsed."""
+    """Read a master graph without its weights. Raises InputError if the graph cannot be parsed."""
     try:
         return ir.load(path)
     except FileNotFoundError:

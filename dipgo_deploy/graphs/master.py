@@ -63,7 +63,7 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
 
 
 def _execution_order(model: LoadedModel, names: Sequence[str]) -> list[str]:
-    """The blocks in execution order. Raises InputError where the model does not keep the size of its latent."""
+    """The blocks in execution order. Raises InputError if the model does not keep the size of its latent."""
 
     def forward() -> None:
         shape = tuple(model.forward(**example).shape)

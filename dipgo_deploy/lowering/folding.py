@@ -1,4 +1,4 @@
-"""Folding: consecutive combinations become one, where no network call lies between them.
+"""Folding: consecutive combinations become one combination if no network call lies between them.
 
 1. In each run of consecutive combinations, a value that no later call reads is expanded in its readers.
 2. A value that a later call reads is kept, and its readers within the run read the value itself.

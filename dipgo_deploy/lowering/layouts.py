@@ -163,7 +163,7 @@ def _absorb(
     done: set[int],
     forced: set[tuple[str, int]],
 ) -> set[int]:
-    """All pieces of ``group`` that can run in one graph now; pieces are in topological order, so one pass suffices."""
+    """All pieces of ``group`` that can run in one graph now. Pieces are in topological order, so one pass suffices."""
     taken: set[int] = set()
     for index in remaining:
         if activity[index] == group and _is_ready(graph, index, activity, done, taken, forced):

@@ -1,4 +1,4 @@
-"""Timed passes of what a pipeline runs around its denoiser: text encoders before it, a VAE's decoder after it.
+"""Timed passes of a pipeline's other components: text encoders before the denoiser, a VAE's decoder after it.
 
 Only time matters here, so a pass is a call without arguments, on inputs of the right shapes.
 """

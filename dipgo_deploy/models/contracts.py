@@ -1,6 +1,6 @@
 """The contract of a model under a sampler, with the defaults of the model's own pipeline.
 
-Guidance layout and number of steps of an ordinary run come from the first source that knows:
+Guidance layout and number of steps of an ordinary run come from the first source that defines them:
 
 1. the model's config, as for the shipped architectures
 2. the defaults of its pipeline's call in diffusers: the number of steps, and whether it uses guidance
@@ -57,7 +57,7 @@ _PATCH = 2
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that shape a bundle."""
+    """Installed versions of the libraries on which the contents of a bundle depend."""
     return installed_versions(_LIBRARIES)
 
 
@@ -116,7 +116,7 @@ def default_steps(model: LoadedModel) -> int:
 
 
 def _pipeline_defaults(model: LoadedModel) -> Mapping[str, Any] | None:
-    """Default arguments of the call of the model's own pipeline, or None where the pipeline is unknown."""
+    """Default arguments of the call of the model's own pipeline, or None if the pipeline is unknown."""
     import diffusers  # noqa: TID251 - the home of diffusers
 
     index = None if model.folder is None else model.folder / "model_index.json"
@@ -136,7 +136,7 @@ def _pipeline_defaults(model: LoadedModel) -> Mapping[str, Any] | None:
 def timestep_arguments(
     model_class: str, latent_shape: Sequence[int], scheduler: type, config: Mapping[str, Any], steps: int
 ) -> dict[str, Any]:
-    """What a family's pipeline passes to ``set_timesteps`` in addition to the number of steps.
+    """Arguments that a family's pipeline passes to ``set_timesteps`` besides the number of steps.
 
     FLUX's pipelines choose evenly spaced noise levels from 1 down. The pipelines of FLUX and Stable Diffusion 3 shift
     them by the image size if the scheduler's config says so (``calculate_shift`` in diffusers). A schedule for other
@@ -144,13 +144,13 @@ def timestep_arguments(
 
     Args:
         model_class: the denoiser's class.
-        latent_shape: of one image, (C, H, W).
+        latent_shape: the latent of one image, (C, H, W).
         scheduler: the scheduler's class.
         config: the scheduler's config.
         steps: number of sampler steps.
 
     Returns:
-        ``sigmas`` and ``mu``, as far as the pipeline passes them and the scheduler takes them.
+        ``sigmas`` and ``mu``, if the pipeline passes them and the scheduler accepts them.
     """
     if model_class not in _MAX_SHIFT:
         return {}

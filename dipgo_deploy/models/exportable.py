@@ -1,6 +1,6 @@
 """Replacements for operators of diffusers that torch.onnx cannot export with a dynamic batch.
 
-They are in place only while a model is exported. Tests compare each replacement with the original.
+They are active only while a model is exported. Tests compare each replacement with the original.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def exportable() -> Iterator[None]:
     """Replace these operators inside the context:
 
     1. ``Attention.prepare_attention_mask`` repeats its mask over the batch by ``repeat_interleave``. The exporter
-       cannot divide the resulting number of rows again (PixArt).
+       cannot split the repeated rows again (PixArt).
     """
     from diffusers.models.attention_processor import Attention  # noqa: TID251 - the home of diffusers
 

@@ -1,6 +1,6 @@
-"""LoadedModel: a denoiser together with what a run of it needs.
+"""LoadedModel: a denoiser together with everything that a run needs.
 
-The sources in ``dipgo_deploy.models.sources`` make one from files, from the hub, from Python or from a live module.
+The sources in ``dipgo_deploy.models.sources`` make one LoadedModel from files, hub, Python or a live module.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class LoadedModel:
         folder: the folder that it was loaded from, or None.
         component: its name in a pipeline, ``unet`` or ``transformer``.
         scheduler_config: the pipeline's scheduler config, empty if the pipeline has none.
-        latent_shape: of one image, ``(C, H, W)``, or ``(C, F, H, W)`` with frames.
+        latent_shape: the latent of one image, ``(C, H, W)``, or ``(C, F, H, W)`` with frames.
         preset: block patterns and forward of the class.
-        class_embedder: turns labels into cross-attention tokens. A pipeline may have one, and prompts make one.
-        text_tokens: length of the text sequence. None takes the preset's.
-        guidance: guidance layout of an ordinary run. None takes the pipeline's default.
-        steps: number of steps of an ordinary run. None takes the pipeline's default.
+        class_embedder: turns labels into cross-attention tokens. It comes from the pipeline, or from prompts.
+        text_tokens: length of the text sequence. None means the preset's length.
+        guidance: guidance layout of an ordinary run. None means the pipeline's default.
+        steps: number of steps of an ordinary run. None means the pipeline's default.
         text_loras: LoRA adapters for the pipeline's text encoders, by component name.
     """
 
@@ -68,7 +68,7 @@ class LoadedModel:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over class, config, dtype and every tensor of the state dict. On ``meta`` only shapes count."""
+        """sha256 over class, config, dtype and every tensor of the state dict. On ``meta`` only shapes are hashed."""
         digest = hashlib.sha256(f"{self.class_name} {canonical_config(self.config)} {self.dtype}".encode())
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}{' meta' * tensor.is_meta}".encode())
@@ -79,7 +79,7 @@ class LoadedModel:
 
     @property
     def has_weights(self) -> bool:
-        """False on the device ``meta``, where a model has shapes and takes no memory."""
+        """False on the device ``meta``, on which a model has shapes but no data."""
         return not any(parameter.is_meta for parameter in self.module.parameters())
 
     @property
@@ -120,7 +120,7 @@ class LoadedModel:
         return replace(self, module=_converted(self.module, DTYPES[dtype]), dtype=dtype)
 
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
-        """The same model on latents of another shape. Whether the model accepts the shape shows in the trace."""
+        """The same model on latents of another shape. The trace fails if the model does not accept the shape."""
         return self if shape == self.latent_shape else replace(self, latent_shape=shape)
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:

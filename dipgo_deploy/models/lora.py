@@ -1,6 +1,6 @@
 """LoRA adapters, fused into the denoiser's weights before a model is traced.
 
-diffusers reads the files (its own layout, kohya's and others). PEFT makes layers of them, which are merged into the
+diffusers reads the files (its own layout, kohya's and others). PEFT turns them into layers, which are merged into the
 weights and removed, so modules and names are those of the plain model. The part of a file that adapts text encoders is
 recorded in ``LoadedModel.text_loras`` and fused when the text encoders are loaded (see ``text_loras``).
 """
@@ -100,7 +100,7 @@ def _text_loras(
 
 
 def _fuse(model: LoadedModel, loras: Sequence[LoraFile], adapters: Sequence[Adapter]) -> None:
-    """Make layers of all adapters, then merge them together. Whatever fails, the module keeps its weights."""
+    """Make layers of all adapters, then merge them together. After any failure, the module keeps its weights."""
     module: Any = model.module
     names = [f"lora{index}" for index in range(len(loras))]
     try:
@@ -118,7 +118,7 @@ def _fuse(model: LoadedModel, loras: Sequence[LoraFile], adapters: Sequence[Adap
 
 @contextmanager
 def _fusing(model: LoadedModel, files: str) -> Iterator[None]:
-    """Turn whatever diffusers and PEFT raise into an InputError that names the files."""
+    """Turn every exception of diffusers and PEFT into an InputError that names the files."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""LoRA files: how the command line names one, and what diffusers reads from it."""
+"""LoRA files: how the command line names them, and what diffusers reads from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOADERS = {
     "FluxTransformer2DModel": "FluxLoraLoaderMixin",
     "WanTransformer3DModel": "WanLoraLoaderMixin",
 }
-"""By model class, the part of diffusers that reads its LoRA files."""
+"""The part of diffusers that reads LoRA files, by model class."""
 
 LORA_CLASSES = tuple(_LOADERS)
 """Model classes whose LoRA files diffusers reads."""

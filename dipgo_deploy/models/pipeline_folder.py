@@ -34,13 +34,13 @@ VAE = "vae"
 _TOKENIZER = "tokenizer"
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 _TOKENS = 77
-"""Length of the text sequence where the tokenizer records no limit: CLIP's."""
+"""Length of the text sequence if the tokenizer records no limit: that of CLIP."""
 
 _MAX_TOKENS = 4096
-"""A tokenizer without a limit records a huge number, so a larger limit counts as none."""
+"""A tokenizer without a limit records a huge number, so a limit above this number is ignored."""
 
 _DTYPE_ARGUMENT = {"diffusers": "torch_dtype", "transformers": "dtype"}
-"""What each library calls the dtype to load in."""
+"""Name of the dtype argument of each library's loader."""
 
 _COMPONENTS = {
     VAE: ("diffusers", "ModelMixin", "decode"),
@@ -58,7 +58,7 @@ def component_names(folder: Path) -> tuple[str, ...]:
 
 @contextmanager
 def using_component(folder: Path, name: str) -> Iterator[tuple[Any, Path]]:
-    """Give class and folder of a component, and turn what fails inside the context into one InputError.
+    """Give class and folder of a component, and turn any exception inside the context into an InputError.
 
     Args:
         folder: the pipeline's folder.
@@ -87,7 +87,7 @@ def load_module(component_class: Any, home: Path, dtype: torch.dtype | Literal["
     Args:
         component_class: its class, from `using_component`.
         home: its folder, from `using_component`.
-        dtype: to load in. ``auto`` keeps the dtype of the file.
+        dtype: dtype to load in. ``auto`` keeps the dtype of the file.
 
     Returns:
         The module, in eval mode and without gradients.

@@ -1,6 +1,6 @@
 """Prompts as the conditioning of a search. The pipeline's own tokenizer and text encoder encode each prompt once.
 
-The result is a table in the place of a class embedder, so whatever draws images by label can draw them by prompt. The
+The result is a table that replaces a class embedder, so all code that draws images by label can draw by prompt. The
 denoiser does not change: digest and contracts are those of the model without prompts.
 """
 
@@ -28,14 +28,14 @@ class PromptTable(nn.Module):
     """Turns the number of a prompt into its tokens.
 
     Args:
-        rows: tokens of every prompt, (prompts + 1, tokens, dim). The last row is that of the empty prompt.
+        rows: tokens of every prompt, (prompts + 1, tokens, dim). The last row belongs to the empty prompt.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("rows", rows)
         self.config = {"num_classes": len(rows) - 1, "tokens": rows.shape[1]}
-        """As that of a class embedder. The label ``num_classes`` is the empty prompt."""
+        """Same keys as in a class embedder. The label ``num_classes`` is the empty prompt."""
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
         """Tokens (B, tokens, dim) of ``labels`` (B,), each from 0 to ``num_classes`` inclusive."""
@@ -107,7 +107,7 @@ def _encoded(model: LoadedModel, folder: Path, prompts: Sequence[str]) -> torch.
 
 
 def _hidden(encoder: Any, tokenizer: Any, prompt: str, tokens: int) -> torch.Tensor:
-    """What diffusers' text pipelines pass to the denoiser. They use the mask only if the encoder's config says so."""
+    """Hidden states as diffusers' text pipelines compute them. The mask is used only if the config says so."""
     batch = tokenizer(prompt, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
     mask = batch.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
     hidden: torch.Tensor = encoder(input_ids=batch.input_ids, attention_mask=mask).last_hidden_state

@@ -32,24 +32,24 @@ __all__ = ["next_latent", "read_sampler"]
 Floats = NDArray[np.float64]
 
 _WINDOW = 4
-"""Most latents, and most outputs, that one update may read."""
+"""Largest number of latents, and of outputs, that one update may read."""
 
 _EXACT = 1e-11
 """Share of a row's norm below which a residual or a term counts as rounding.
 
 Residuals of true updates are 2e-14 at most. Those of wrong updates are 1e-9 and more in runs of up to 50 calls, and
-1e-12 in runs of 1000 calls, where neighbouring steps are so much alike that the wrong update is right enough.
+1e-12 in runs of 1000 calls, where neighbouring steps are so similar that the wrong update is accurate enough.
 """
 
 _LINEAR_TOLERANCE = 1e-6
 """Largest error of an update on random numbers, in units of the largest value in it."""
 
 _MAGNITUDES = np.array(list(product((0.1, 1.0, 30.0, 1000.0), repeat=2)))
-"""Scales of the latents and outputs of the random runs. Clipping and thresholding show at one of them."""
+"""Scales of the latents and outputs of the random runs. At least one of them reveals clipping or thresholding."""
 
 
 def read_sampler(spec: SamplerSpec) -> SamplerReading:
-    """Read a sampler's coefficients, or find out why it has none.
+    """Determine a sampler's coefficients, or the reason why it has none.
 
     Args:
         spec: the configured sampler.
@@ -98,7 +98,7 @@ class _Trajectory:
 
 
 class _KeepFloat64(TorchFunctionMode):
-    """Keeps float64 samples float64 where a scheduler casts them to float32 (Euler, flow Euler, DPM-Solver)."""
+    """Keeps float64 samples in float64, although a scheduler casts them to float32 (Euler, flow Euler, DPM-Solver)."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -173,7 +173,7 @@ def _shortest_updates(rows: Floats) -> tuple[Update, ...] | None:
         rows: (calls + 1, calls + 1), the coefficients of latents 0 to ``calls``.
 
     Returns:
-        One update per call, or None where a row needs more than the newest _WINDOW latents and outputs.
+        One update per call, or None if a row needs more than the newest _WINDOW latents and outputs.
     """
     updates = []
     for call in range(len(rows) - 1):

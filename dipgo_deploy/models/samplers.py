@@ -54,7 +54,7 @@ _DEFAULT = "ddim"
 
 
 def default_sampler(config: Mapping[str, Any]) -> str:
-    """The name in SAMPLERS that matches a model's own scheduler config best, or ``ddim`` where no class matches."""
+    """The name in SAMPLERS that matches a model's own scheduler config best, or ``ddim`` if no class matches."""
     names = [name for name, preset in SAMPLERS.items() if preset.class_name == config.get("_class_name")]
 
     def likeness(name: str) -> int:
@@ -73,7 +73,7 @@ def sampler_spec(
 
     Args:
         name_or_scheduler: a name of SAMPLERS, or a diffusers scheduler, which gives class and config.
-        steps: what ``set_timesteps`` is called with, 1 to ``num_train_timesteps``.
+        steps: the argument of ``set_timesteps``, 1 to ``num_train_timesteps``.
         base_config: the model's own scheduler config (betas, prediction type, spacing). Options that the class does not
             have are dropped. Default for a scheduler object: its own config.
         overrides: options that override base_config and the name's preset, and also ``mu`` and ``sigmas``.
@@ -89,7 +89,7 @@ def sampler_spec(
     preset, base = _preset(name_or_scheduler, base_config)
     cls, options = scheduler_type(preset.class_name), {**preset.config, **(overrides or {})}
     _check_options(cls, options)
-    # diffusers lets options listed in _use_default_values yield to the defaults of the class.
+    # In diffusers, class defaults override the options listed in _use_default_values.
     kept = {k: v for k, v in base.items() if k in scheduler_options(cls) or k == "_use_default_values"}
     try:
         scheduler = cls.from_config(kept, **{k: v for k, v in options.items() if k not in TIMESTEP_ARGUMENTS})

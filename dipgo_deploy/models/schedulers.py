@@ -1,7 +1,7 @@
 """diffusers schedulers: how a configured scheduler is recorded in a SamplerSpec and rebuilt from it.
 
 A spec holds the scheduler's whole config, defaults included, so that its meaning does not change with diffusers'
-defaults. Two arguments of ``set_timesteps`` shape the timesteps without being config: ``mu`` (dynamic shifting) and
+defaults. Two arguments of ``set_timesteps`` change the timesteps without being config: ``mu`` (dynamic shifting) and
 ``sigmas`` (the custom noise levels of some flow pipelines). They are recorded in the config under their own names.
 """
 
@@ -33,7 +33,7 @@ TIMESTEP_ARGUMENTS = ("mu", "sigmas")
 """Arguments of ``set_timesteps`` that are recorded with the config."""
 
 SCHEDULER_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What diffusers raises on a config that a scheduler cannot work with (NotImplementedError is a RuntimeError)."""
+"""Exceptions of diffusers for a config that a scheduler does not support (NotImplementedError is a RuntimeError)."""
 
 
 def record_scheduler(scheduler: SchedulerMixin, steps: int, arguments: Mapping[str, Any]) -> SamplerSpec:
@@ -41,8 +41,8 @@ def record_scheduler(scheduler: SchedulerMixin, steps: int, arguments: Mapping[s
 
     Args:
         scheduler: the configured scheduler.
-        steps: what ``set_timesteps`` is called with.
-        arguments: ``mu`` and ``sigmas``, where the scheduler needs them.
+        steps: the argument of ``set_timesteps``.
+        arguments: ``mu`` and ``sigmas``, if the scheduler needs them.
 
     Returns:
         The spec, with one timestep per network call.
@@ -83,7 +83,7 @@ def scheduler_from_spec(spec: SamplerSpec) -> SchedulerMixin:
 
 
 def is_recorded_as(scheduler: SchedulerMixin, spec: SamplerSpec) -> bool:
-    """Whether a scheduler has the class and config of ``spec``. Its number of steps does not count."""
+    """Whether a scheduler has the class and config of ``spec``. The number of steps is ignored."""
     config = {key: value for key, value in spec.config_dict.items() if key not in TIMESTEP_ARGUMENTS}
     return type(scheduler).__name__ == spec.class_name and _recorded_config(scheduler) == config
 
@@ -91,7 +91,7 @@ def is_recorded_as(scheduler: SchedulerMixin, spec: SamplerSpec) -> bool:
 def scheduler_type(name: str) -> Any:
     """The diffusers scheduler class of that name.
 
-    Raises InputError where diffusers has no such scheduler, MissingError where a package that it needs is absent.
+    Raises InputError if diffusers has no such scheduler, MissingError if a required package is absent.
     """
     import diffusers  # noqa: TID251 - the home of diffusers
 

@@ -19,7 +19,7 @@ def suppress_diffusers_logging() -> Iterator[None]:
 
 @contextmanager
 def suppress_transformers_logging() -> Iterator[None]:
-    """Let transformers log errors only, without progress bars. Does nothing where it is not installed."""
+    """Let transformers log errors only, without progress bars. Does nothing if transformers is not installed."""
     if find_spec("transformers") is None:
         yield
         return

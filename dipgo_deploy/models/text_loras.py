@@ -1,7 +1,7 @@
 """The part of LoRA adapters that belongs to text encoders.
 
 It is fused into copies, never into the pipeline's own folder: into the encoder of a search's prompts, and into the text
-encoders that a bundle takes along. So the bundle's pipeline draws what the adapted pipeline draws.
+encoders that a bundle contains. So the bundle's pipeline draws what the adapted pipeline draws.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def save_text_encoder(model: LoadedModel, name: str, folder: Path) -> None:
     Args:
         model: the model, loaded from a pipeline folder.
         name: the text encoder's component name.
-        folder: where it is saved.
+        folder: the folder to save to.
 
     Raises:
         InputError: a file does not fit the encoder, or the encoder cannot be loaded.

@@ -38,7 +38,7 @@ class CallCheck:
     inputs: Sequence[TensorSpec]
 
     def check(self, call: NetworkCall) -> int:
-        """The number of images of a call. Raises RefusedCall where shapes or rows are outside the contract."""
+        """The number of images of a call. Raises RefusedCall if shapes or rows are outside the contract."""
         expected, shape = self.contract.latent_shape, tuple(call.latent.shape[1:])
         if shape != expected:
             raise RefusedCall(f"the bundle is made for latents of shape {expected}, got {shape}: set height and width")
@@ -114,7 +114,7 @@ class SchedulerCheck:
         self._pipelines.add(pipeline)
 
     def check(self) -> None:
-        """Raise RefusedCall where a watched pipeline has another scheduler."""
+        """Raise RefusedCall if a watched pipeline has another scheduler."""
         for pipeline in self._pipelines:
             scheduler = pipeline.scheduler
             # The comparison is slow, so a scheduler that was accepted once is not compared at every step.

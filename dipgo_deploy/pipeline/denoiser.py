@@ -124,7 +124,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         return cls.from_bundle(folder, **{name: options[name] for name in known if name in options})
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
-        """Write the bundle to a folder, without other components. Raises InputError where it is not writable."""
+        """Write the bundle to a folder, without other components. Raises InputError if it is not writable."""
         copy_bundle(self.bundle, Path(save_directory))
 
     @property

@@ -54,7 +54,7 @@ class StepSession:
             _fill(buffer, conditioning[name])
 
     def predict(self, step: int, latent: torch.Tensor) -> torch.Tensor:
-        """The prediction of a step. No graph runs where the schedule reuses an earlier prediction.
+        """The prediction of a step. No graph runs if the schedule reuses an earlier prediction.
 
         Args:
             step: counted from the program's own start.

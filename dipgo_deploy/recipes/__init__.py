@@ -1,4 +1,4 @@
-"""Recipes: one TOML file says how a model becomes a measured bundle, and ``run_recipe`` goes all the way."""
+"""Recipes: one TOML file describes the whole pipeline from model to measured bundle, and ``run_recipe`` runs it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ __all__ = ["BuildEngine", "Export", "Search", "Trace"]
 
 
 class Trace(Stage):
-    """The model becomes a block graph. The master graph stays in the cache, where export finds it."""
+    """Turn the model into a block graph. The master graph stays in the cache for export."""
 
     kind = "trace"
 
@@ -46,7 +46,7 @@ class Trace(Stage):
 
 
 class Search(Stage):
-    """The block graph becomes a schedule."""
+    """Turn the block graph into a schedule."""
 
     kind = "search"
 
@@ -55,7 +55,7 @@ class Search(Stage):
 
     @property
     def pruner(self) -> Path:
-        """The file of method dipgo."""
+        """The pruner's file, for method dipgo."""
         return self.path(".pruner")
 
     @property
@@ -63,13 +63,13 @@ class Search(Stage):
         return model_calls.start_pruner(self.job.recipe, self.section)
 
     def keys(self) -> Mapping[str, Any]:
-        """The sampler and the table of the schedule."""
+        """The keys of the sampler and of the schedule's table."""
         section = keys_of(self.table, self.section)
         section.pop(f"{self.table}.bench", None)
         return {**keys_of("sampler", self.job.recipe.sampler), **section}
 
     def files(self) -> list[Path]:
-        """The block graph, a latency table and a pruner to go on from."""
+        """The block graph, a latency table and a pruner to start from."""
         latency = self.section.latency
         others = [None if latency is None else Path(latency), self._start]
         return [self.blocks, *(path for path in others if path is not None)]
@@ -80,7 +80,7 @@ class Search(Stage):
             self.pruner.unlink(missing_ok=True)
 
     def resume_point(self) -> str:
-        """The iteration of the pruner."""
+        """The iteration that the pruner has reached."""
         return model_calls.trained_iterations(self.pruner) if self.pruner.is_file() else ""
 
     def run(self) -> Work[list[Path]]:
@@ -94,7 +94,7 @@ class Search(Stage):
 
 
 class Export(Stage):
-    """The schedule becomes a bundle."""
+    """Turn the schedule into a bundle."""
 
     kind = "export"
 
@@ -109,7 +109,7 @@ class Export(Stage):
         return [self.path(".json"), self.blocks]
 
     def prepare(self, changed: Collection[str]) -> None:
-        """Drop a folder of ours that lost its manifest: export refuses to write over a folder that is no bundle."""
+        """Drop our own folder if its manifest is lost: export refuses to overwrite a folder that is not a bundle."""
         if self.bundle.is_dir() and not (self.bundle / BUNDLE_FILE).exists():
             shutil.rmtree(self.bundle)
 
@@ -122,7 +122,7 @@ class Export(Stage):
 
 @dataclass(frozen=True)
 class BuildEngine(Stage):
-    """The bundle gets engines for one target."""
+    """Build the bundle's engines for one target."""
 
     kind: ClassVar[str] = "build-engine"
     target: str = ""
@@ -147,7 +147,7 @@ class BuildEngine(Stage):
         return keys_of(f"targets.{self.target}", self.job.recipe.targets[self.target])
 
     def versions(self) -> Mapping[str, str]:
-        """The library and the architectures too."""
+        """As for every stage, plus the library and the architectures."""
         return {**super().versions(), "target": self._machine}
 
     def files(self) -> list[Path]:
@@ -155,7 +155,7 @@ class BuildEngine(Stage):
         return [self.bundle / BUNDLE_FILE]
 
     def resume_point(self) -> str:
-        """How many engines are there: the build keeps those that fit."""
+        """The number of existing engines. The build keeps engines that are up to date."""
         count = len(list(self.bundle.glob("*/engines/*/*.engine")))
         return f"{count} engines" if count else ""
 

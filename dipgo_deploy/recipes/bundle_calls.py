@@ -1,4 +1,4 @@
-"""What the stages call of bundle, engines, verify, runtime and bench."""
+"""Calls that the stages make into bundle, engines, verify, runtime and bench."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def export(model: LoadedModel, schedule: Schedule, bundle: Path, section: Export
 
 
 def check_target(name: str, section: TargetSection) -> str:
-    """What engines of the target would be built by and for: version and architectures.
+    """The library version and GPU architectures that a build for the target would use.
 
     Raises:
         MissingError: the target cannot be built here.
-        UsageError: an architecture that the library does not build for.
+        UsageError: the library does not support an architecture.
     """
     from dipgo_deploy.trt.target import load_target
 
@@ -82,7 +82,7 @@ def _engine_options(name: str, section: TargetSection) -> EngineOptions:
 
 
 def _open(bundle: Path, recipe: Recipe, *, whole: bool = False) -> Bundle:
-    """The bundle, with the model where its class is the user's own."""
+    """The bundle, and the model if its class is the user's own."""
     from dipgo_deploy.bundle import load_bundle
     from dipgo_deploy.models.sources.python import is_python_name, model_from_python
 
@@ -102,7 +102,7 @@ def build_engines(bundle: Path, recipe: Recipe, name: str) -> Work[list[Path]]:
 
 
 def verify(bundle: Path, recipe: Recipe, on_engines: bool) -> VerifyReport:
-    """Verify a bundle, with its engines where ``on_engines``."""
+    """Verify a bundle, on its engines if ``on_engines`` is set."""
     from dipgo_deploy.verify import VerifyOptions, verify_bundle
 
     section, run = recipe.verify, recipe.run
@@ -130,7 +130,7 @@ def draw_scores(pruner: Path, schedule: Schedule, graph: BlockGraph, picture: Pa
 
 
 def draw_images(bundle: Path, recipe: Recipe, section: PicturesSection, picture: Path) -> None:
-    """Draw images of every class as one grid. Raises UsageError for latents that are no images."""
+    """Draw images of every class as one grid. Raises UsageError for latents that are not images."""
     from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.runtime.generate import GenerateOptions, generate
 
@@ -138,7 +138,7 @@ def draw_images(bundle: Path, recipe: Recipe, section: PicturesSection, picture:
     opened = _open(bundle, recipe)
     shape = opened.manifest.contract.latent_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise UsageError(f"pictures.images draws no latents of shape {shape}: set pictures.images to 0")
+        raise UsageError(f"pictures.images cannot draw latents of shape {shape}: set pictures.images to 0")
     image_grid(generate(opened, options), picture, columns=min(section.images, 16))
 
 
@@ -153,7 +153,7 @@ def measure(bundles: Sequence[Path], recipe: Recipe, command: str) -> Work[Bench
 
 
 def write_bench(report: BenchReport, document: Path, picture: Path | None) -> None:
-    """Write the document of a bench, and its picture where one is wanted."""
+    """Write the document of a bench, and a picture if requested."""
     from dipgo_deploy.bench import write_report
     from dipgo_deploy.bench.bench_picture import bench_picture
 
@@ -163,6 +163,6 @@ def write_bench(report: BenchReport, document: Path, picture: Path | None) -> No
 
 
 def write_verification(report: VerifyReport, document: Path) -> None:
-    """Write what a verification found as JSON."""
+    """Write the result of a verification as JSON."""
     content = {"format": "verification", "format_version": "1.0", "passed": report.passed, **asdict(report)}
     write_atomic(document, json.dumps(content, indent=1, default=str) + "\n")

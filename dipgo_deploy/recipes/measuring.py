@@ -17,14 +17,14 @@ __all__ = ["Bench", "Draw", "Verify"]
 
 
 class BundleStage(Stage):
-    """A stage that runs a bundle, on its engines where the recipe asks for that and they were built."""
+    """A stage that runs a bundle, on its engines if the recipe asks for engines and they were built."""
 
     @property
     def _on_engines(self) -> bool:
         return self.job.recipe.run.on_engines and self.schedule in self.job.benched
 
     def keys(self) -> Mapping[str, Any]:
-        """Where bundles run, and at which guidance scale."""
+        """Backend and device of bundles, and the guidance scale."""
         recipe = self.job.recipe
         return {**keys_of("run", recipe.run), **keys_of("sampler", recipe.sampler, ("guidance_scale",))}
 
@@ -34,12 +34,12 @@ class BundleStage(Stage):
 
 
 class Verify(BundleStage):
-    """The bundle is compared with PyTorch, and the schedule with the full run."""
+    """Compare the bundle with PyTorch, and the schedule with the full run."""
 
     kind = "verify"
 
     def keys(self) -> Mapping[str, Any]:
-        """What to run and to demand."""
+        """What to run, and the required accuracy."""
         return {**super().keys(), **keys_of("verify", self.job.recipe.verify)}
 
     def files(self) -> list[Path]:
@@ -47,7 +47,7 @@ class Verify(BundleStage):
         return self._bundle_files(self.bundle, self._on_engines)
 
     def run(self) -> Work[list[Path]]:
-        """Verify. Raises GateError where the bundle fails, after its numbers are written."""
+        """Verify. Raises GateError if the bundle fails, after its numbers are written."""
         yield Progress("comparing backends", 0, 1)
         report = bundle_calls.verify(self.bundle, self.job.recipe, self._on_engines)
         document = self.path(".verify.json")
@@ -60,7 +60,7 @@ class Verify(BundleStage):
 
 
 class Draw(BundleStage):
-    """Pictures of the schedule and of images."""
+    """Draw the schedule, and images."""
 
     kind = "draw"
 
@@ -99,7 +99,7 @@ class Draw(BundleStage):
 
 
 class Bench(BundleStage):
-    """The schedules, the full model and plain samplers are measured."""
+    """Measure the schedules, the full model and plain samplers."""
 
     kind = "bench"
 

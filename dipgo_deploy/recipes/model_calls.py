@@ -1,4 +1,4 @@
-"""What the stages call of models, graphs and search."""
+"""Calls that the stages make into models, graphs and search."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _METHOD_KEYS = ("interval", "depth", "candidates", "population", "trajectories",
 """Keys of a schedule that belong to some methods."""
 
 _OWN_CALLS = ("uniform",)
-"""Methods that count calls themselves. For the others a budget of calls becomes a ratio."""
+"""Methods with a number of calls as an option. For other methods a budget of calls is converted to a ratio."""
 
 
 def load_model(section: ModelSection) -> LoadedModel:
-    """The model of a recipe. Raises MissingError where random weights do not fit into the free memory."""
+    """The model of a recipe. Raises MissingError if random weights do not fit into the free memory."""
     from dipgo_deploy import models
     from dipgo_deploy.models.lora import with_loras
     from dipgo_deploy.models.lora_files import loras_from_texts
@@ -63,9 +63,9 @@ def _check_memory(model: LoadedModel) -> None:
 
 
 def model_files(section: ModelSection) -> str:
-    """A digest over name, size and time of the last change of the model's local files, "" where there are none.
+    """A digest of name, size and modification time of the model's local files, "" if there are none.
 
-    Weights of many GB are not read for it. Models of the hub and of the package are known by their name.
+    The files are not read, as they may have many GB. Hub models and shipped models are identified by name.
     """
     sources = [section.source, section.random_weights, section.config, *section.loras]
     lines = []
@@ -115,7 +115,7 @@ def _search_options(
     if section.order != "bisection":
         own["order"] = section.order
     if section.pruner is not None or section.method == "dipgo":
-        own["pruner"] = pruner or Path("pruner")  # the name does not matter to a check
+        own["pruner"] = pruner or Path("pruner")  # the check ignores the name
     if section.method in _OWN_CALLS:
         own["calls"] = section.calls
     return SearchOptions(
@@ -165,7 +165,7 @@ def _ratio(section: SearchSection, calls: int) -> float:
 
 
 def start_pruner(recipe: Recipe, section: SearchSection) -> Path | None:
-    """The pruner that the search goes on from, None where it begins from nothing."""
+    """The pruner that the search starts from, None if training starts from scratch."""
     if section.pruner is None:
         return None
     if section.pruner != SHIPPED:
@@ -176,7 +176,7 @@ def start_pruner(recipe: Recipe, section: SearchSection) -> Path | None:
 
 
 def trained_iterations(pruner: Path) -> str:
-    """How far the pruner in a file is trained, for a person."""
+    """How far the pruner in a file is trained, as readable text."""
     from dipgo_deploy.search.dipgo.pruner_file import read_record
 
     record = read_record(pruner)

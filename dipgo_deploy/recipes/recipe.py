@@ -26,7 +26,7 @@ _ALTERNATIVES = (("source", "random_weights"), ("ratio", "calls"))
 """Keys of one table of which a recipe gives exactly one."""
 
 _TAKEN = ("bench", "run", "full")
-"""Names that a contender cannot have: files of the run, and the row of the full run."""
+"""Names that a contender cannot have, because other files of the run or the row of the full run use them."""
 
 _PATHS = ("pruner", "latency")
 SHIPPED = "shipped"
@@ -38,10 +38,10 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
     Args:
         path: a TOML file.
-        overrides: ``KEY=VALUE`` each, such as ``search.calls=7``. Without a value the key is left out.
+        overrides: ``KEY=VALUE`` each, such as ``search.calls=7``. An empty value removes the key.
 
     Raises:
-        InputError: a file that is no recipe.
+        InputError: the file is not a recipe.
         UsageError: an override of an unknown key, or of the wrong type.
     """
     try:
@@ -63,7 +63,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _override(document: dict[str, Any], text: str) -> None:
-    """Put one ``KEY=VALUE`` into ``document``."""
+    """Set one ``KEY=VALUE`` in ``document``."""
     name, equals, value = text.partition("=")
     keys = name.strip().split(".")
     if not equals:
@@ -98,7 +98,7 @@ def _typed(name: str, text: str, annotation: Any) -> Any:
             return candidate
         except (ValidationError, TypeError) as error:
             errors.append(error)
-    reason = errors[0].errors()[0]["msg"] if isinstance(errors[0], ValidationError) else "a date is no value here"
+    reason = errors[0].errors()[0]["msg"] if isinstance(errors[0], ValidationError) else "dates are not allowed"
     raise UsageError(f"{name} cannot be {text!r} ({_lower(reason)}): give another value")
 
 
@@ -111,7 +111,9 @@ def recipe_from_document(document: Mapping[str, Any]) -> Recipe:
     try:
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(document), strict=True)
     except TypeError as error:
-        raise InputError(f"a value is of no type that recipes have ({error}): give text, numbers and lists") from None
+        raise InputError(
+            f"a value has a type that recipes do not support ({error}): give text, numbers and lists"
+        ) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the recipe"
@@ -128,9 +130,9 @@ def _check(recipe: Recipe) -> None:
     for name, section in recipe.contenders.items():
         _check_alternatives(f"contenders.{name}", section, _ALTERNATIVES[1])
         if name in (recipe.search.method, *_TAKEN):
-            raise InputError(f"contenders.{name}: another file of the run has this name: choose another name")
+            raise InputError(f"contenders.{name}: a file of the run already has this name: choose another name")
         if not re.fullmatch(r"[\w-]+", name):
-            raise InputError(f"contenders.{name}: no file can have this name: use letters, digits, _ and -")
+            raise InputError(f"contenders.{name}: this is not a valid file name: use letters, digits, _ and -")
     for name, target in recipe.targets.items():
         if target.library is None and name not in ("tensorrt", "rtx"):
             raise InputError(f"targets.{name}.library is missing: give tensorrt or rtx")

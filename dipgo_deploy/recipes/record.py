@@ -32,7 +32,7 @@ RECORD_FILE = "run.json"
 """Name of the record in the output folder."""
 
 VERSION = "1.0"
-"""Version of the record. A change that breaks a reader raises the first number."""
+"""Version of the record. A breaking change raises the major version."""
 
 _LATER = (f"/{ENGINES_FOLDER}/", ".fp16.", ".bf16.")
 """Parts of the names of files that build-engine adds to a bundle after its export."""
@@ -42,7 +42,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True)
 class FileState:
-    """The digest of a file. Size and time of the last change spare the digest of a file that nobody touched."""
+    """The digest of a file. If size and modification time are unchanged, the digest is not computed again."""
 
     sha256: str
     bytes: int
@@ -53,7 +53,7 @@ class FileState:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What a stage read, by label, and what it wrote. A stage that was interrupted is not ``done``."""
+    """What a stage read, by label, and what it wrote. An interrupted stage is not ``done``."""
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, FileState] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class RunRecord:
 
 
 def load_record(out: Path) -> RunRecord:
-    """The record in the folder ``out``, empty where there is none.
+    """The record in the folder ``out``, empty if there is none.
 
     Raises:
         InputError: a damaged record, or a record of a newer version.
@@ -86,7 +86,7 @@ def load_record(out: Path) -> RunRecord:
 
 
 def save_record(out: Path, record: RunRecord) -> None:
-    """Write the record, whole or not at all."""
+    """Write the record atomically."""
     document = {"format": "run", "format_version": VERSION, **asdict(record)}
     write_atomic(out / RECORD_FILE, json.dumps(document, indent=1) + "\n")
 
@@ -96,7 +96,7 @@ def file_state(path: Path, known: FileState | None = None) -> FileState:
 
     Args:
         path: a file that exists.
-        known: an older state, whose digest is taken where size and time of the last change are the same.
+        known: an older state. Its digest is used if size and modification time are the same.
 
     Raises:
         InputError: there is no such file.

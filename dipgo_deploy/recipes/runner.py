@@ -1,9 +1,9 @@
 """Running a recipe, stage after stage. A stage whose inputs and outputs are unchanged is skipped.
 
 1. The recipe is checked as a whole, and every target that is to be built, before the first stage runs.
-2. Before a stage runs, the record says for which inputs; after it, what it wrote. A run that dies in between finds the
-   stage begun, and goes on where the stage can.
-3. A stage runs again where an input changed, or where an output was changed or deleted.
+2. The inputs of a stage are recorded before the stage runs, its outputs afterwards. After an interruption, the next
+   run resumes the stage if the stage supports that, and otherwise starts the stage again.
+3. A stage runs again if an input changed, or if an output was changed or deleted.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def run_recipe(
 ) -> Work[RunReport]:
     """Run the stages of ``recipe`` that are not up to date.
 
-    The ``stage`` of a Progress is the name of a stage where that stage begins or is skipped, with the reason as text.
-    Within a stage it is the name of the stage, a slash and what the stage does.
+    When a stage begins or is skipped, a Progress has the stage's name as ``stage``, and the reason as text. Within a
+    stage, ``stage`` is the stage's name, a slash and the current work.
 
     Args:
         recipe: see ``load_recipe``.
         out: the folder for everything that is written.
         until: the kind of the last stage to run.
-        force: kinds of stages that run whatever the record says.
+        force: kinds of stages that run even if they are up to date.
         command: the command line, for the record of the bench.
 
     Raises:
@@ -92,7 +92,7 @@ def run_recipe(
 
 
 def _check(job: Job, stages: list[Stage]) -> None:
-    """Refuse before the first stage what a later stage would refuse."""
+    """Before the first stage runs, make the checks of all later stages."""
     for name, section in job.recipe.schedules.items():
         model_calls.check_search("search" if name not in job.recipe.contenders else f"contenders.{name}", section)
     for stage in stages:
@@ -110,7 +110,7 @@ def _run_all(
 
 
 class _Step:
-    """One stage of a run, with what the record knows of the stage."""
+    """One stage of a run, with its record."""
 
     def __init__(self, stage: Stage, out: Path, forced: bool) -> None:
         self.stage, self.out, self.forced = stage, out, forced
@@ -153,7 +153,7 @@ class _Step:
             yield replace(progress, stage=f"{self.stage.name} / {progress.stage}")
 
     def _reason(self, changed: Collection[str]) -> str:
-        """Why the stage runs, "" where it is up to date."""
+        """Why the stage runs, "" if it is up to date."""
         if self.previous is None:
             return "starts"
         if changed:
@@ -165,7 +165,7 @@ class _Step:
         return "forced" if self.forced else ""
 
     def _touched(self, previous: StageRecord) -> list[str]:
-        """Outputs that are no longer what the stage wrote."""
+        """Outputs that were changed or deleted since the stage wrote them."""
         return [label for label, state in previous.outputs.items() if not self._is_unchanged(label, state)]
 
     def _is_unchanged(self, label: str, state: FileState) -> bool:
@@ -176,7 +176,7 @@ class _Step:
             return False
 
     def _changed(self, inputs: dict[str, str]) -> list[str]:
-        """Labels of the inputs that differ from the record's, new and lost ones included."""
+        """Labels of the inputs that differ from the record, including added and removed inputs."""
         if self.previous is None:
             return []
         before = self.previous.inputs

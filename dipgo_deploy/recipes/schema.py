@@ -32,7 +32,7 @@ def _bare(annotation: Any) -> Any:
 
 
 def _is_named(annotation: Any) -> bool:
-    """Whether the table holds tables under names of the user's own."""
+    """Whether the table contains tables with names chosen by the user."""
     return get_origin(annotation) is dict
 
 
@@ -61,7 +61,7 @@ def check_keys(document: Mapping[str, Any], section: Any = Recipe, path: str = "
 
 
 def type_of(keys: Sequence[str], document: Mapping[str, Any]) -> Any:
-    """The type of the key at ``keys``, with None where the key may be left out.
+    """The type of the key at ``keys``, including None if the key is optional.
 
     Args:
         keys: parts of the dotted name.

@@ -35,7 +35,7 @@ _Dtype = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Where the denoiser comes from. ``random_weights`` stands in place of ``source``."""
+    """Where the denoiser comes from. ``random_weights`` is an alternative to ``source``."""
 
     source: str | None = None
     random_weights: str | None = None
@@ -50,7 +50,7 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class SamplerSection:
-    """The full run that the schedule prunes. A key left out takes what the model's own pipeline does."""
+    """The full run that the schedule prunes. By default each key has the value of the model's own pipeline."""
 
     name: str | None = None
     steps: _Count | None = None
@@ -87,7 +87,7 @@ class SearchSection:
 
 @dataclass(frozen=True)
 class ContenderSection(SearchSection):
-    """A further schedule, which is exported and verified as the main schedule is. ``bench = false`` keeps it out."""
+    """A further schedule, exported and verified like the main schedule. ``bench = false`` keeps it out."""
 
     bench: bool = True
 
@@ -103,7 +103,7 @@ class ExportSection:
 
 @dataclass(frozen=True)
 class TargetSection:
-    """Engines to build. ``library`` left out is the name of the table."""
+    """Engines to build. ``library`` defaults to the name of the table."""
 
     library: TargetName | None = None
     precision: HalfType | None = None
@@ -126,7 +126,7 @@ class TargetSection:
 
 @dataclass(frozen=True)
 class VerifySection:
-    """What a verification runs and demands."""
+    """What a verification runs and requires."""
 
     images: _Count = 4
     seed: _Natural = 1000
@@ -159,7 +159,7 @@ class BenchSection:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. ``pictures`` is None where nothing is drawn."""
+    """A whole recipe. ``pictures`` is None if nothing is drawn."""
 
     title: str = ""
     model: ModelSection = field(default_factory=ModelSection)

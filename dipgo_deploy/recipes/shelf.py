@@ -1,4 +1,4 @@
-"""Where recipes are found: the recipes that ship with the package by name, and everyone's own by path."""
+"""Where recipes are found: shipped recipes by name, a user's own recipes by path."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def find_recipe(name: str) -> Path:
 
 
 def default_folder(recipe: Path) -> Path:
-    """Where a run of the recipe writes: next to the file, or in ``engines/`` of here for a shipped recipe."""
+    """Where a run of the recipe writes: next to the file, or in ``./engines`` for a shipped recipe."""
     is_installed = recipe.parent == _INSTALLED
     return (Path("engines") if is_installed else recipe.parent) / recipe.stem

@@ -1,4 +1,4 @@
-"""What a stage is: a name, the recipe keys and files that it reads, the files that it writes, and its work."""
+"""A stage: its name, the recipe keys and files that it reads, the files that it writes, and its work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Job", "Stage", "division_of", "keys_of"]
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe and the folder that its run writes to. The model is loaded by the first stage that runs it."""
+    """A recipe and the folder that its run writes to. The model is loaded when a stage first needs it."""
 
     recipe: Recipe
     out: Path
@@ -43,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. ``schedule`` is the name of the schedule that the stage is for, where it is for one."""
+    """One stage. ``schedule`` names the schedule of the stage, if the stage belongs to one schedule."""
 
     kind: ClassVar[str]
     job: Job
@@ -62,11 +62,11 @@ class Stage:
 
     @property
     def table(self) -> str:
-        """The name of that table."""
+        """The name of the schedule's table."""
         return f"contenders.{self.schedule}" if isinstance(self.section, ContenderSection) else "search"
 
     def path(self, suffix: str) -> Path:
-        """The file of the schedule with that suffix."""
+        """The file named after the schedule with ``suffix``."""
         return self.job.out / f"{self.schedule}{suffix}"
 
     @property
@@ -88,18 +88,18 @@ class Stage:
         return []
 
     def versions(self) -> Mapping[str, str]:
-        """Versions of whatever shapes the outputs."""
+        """Versions of the software on which the outputs depend."""
         return {"package version": __version__, "format version": FORMAT_VERSION}
 
     def refusal(self) -> str:
-        """Why the stage is skipped, "" where it runs. Raises MissingError where it can neither run nor be skipped."""
+        """Why the stage is skipped, "" if it runs. Raises MissingError if it can neither run nor be skipped."""
         return ""
 
     def prepare(self, changed: Collection[str]) -> None:
-        """Remove what an earlier run left that no longer fits, where the inputs in ``changed`` changed."""
+        """Remove outputs of an earlier run that are invalid now that the inputs in ``changed`` differ."""
 
     def resume_point(self) -> str:
-        """Where an interrupted stage goes on, "" where it starts again."""
+        """Where an interrupted stage resumes, "" if it starts again."""
         return ""
 
     def run(self) -> Work[list[Path]]:
@@ -113,14 +113,14 @@ def keys_of(table: str, section: Any, names: Collection[str] | None = None) -> d
     Args:
         table: the name of the table.
         section: the table.
-        names: which keys. None takes all.
+        names: which keys. None means all.
     """
     values = asdict(section)
     return {f"{table}.{name}": values[name] for name in (values if names is None else names)}
 
 
 def division_of(section: SearchSection) -> str:
-    """A name for the way that the model is divided into blocks."""
+    """A name for the division of the model into blocks."""
     if not section.blocks:
         return section.granularity
     return f"own-{hashlib.sha256(json.dumps(section.blocks).encode()).hexdigest()[:8]}"

@@ -72,7 +72,7 @@ class Memory(Protocol):
     def capture(self, calls: Sequence[BoundCall]) -> BoundCall:
         """Capture calls as one CUDA graph. Every call has run before, so none allocates memory.
 
-        Raises UsageError where the backend or the device has no CUDA graphs.
+        Raises UsageError if the backend or the device has no CUDA graphs.
         """
         ...
 

@@ -51,7 +51,7 @@ class EngineCache:
     def pin(self, pinned: int) -> tuple[str, ...]:
         """Change the bytes that are pinned.
 
-        Returns the engines to evict. The most recently used engine always stays. Raises MissingError where that engine
+        Returns the engines to evict. The most recently used engine always stays. Raises MissingError if that engine
         does not fit next to the pinned bytes. The cache is empty then.
         """
         self._pinned, evicted = pinned, []

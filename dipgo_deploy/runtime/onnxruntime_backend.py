@@ -180,7 +180,7 @@ class OnnxRuntimeBackend:
 
 
 def check_provider(device: str, available: Sequence[str]) -> None:
-    """Raise MissingError for device ``cuda`` where the installed ONNX Runtime was built without CUDA."""
+    """Raise MissingError for device ``cuda`` if the installed ONNX Runtime was built without CUDA."""
     if device == "cuda" and _CUDA not in available:
         raise MissingError(
             f"device cuda was requested, but this ONNX Runtime has no {_CUDA}: pip uninstall onnxruntime && "
@@ -189,7 +189,7 @@ def check_provider(device: str, available: Sequence[str]) -> None:
 
 
 def check_in_use(device: str, providers: Sequence[str]) -> None:
-    """Raise MissingError for device ``cuda`` where a session silently fell back to other providers."""
+    """Raise MissingError for device ``cuda`` if a session silently fell back to other providers."""
     if device == "cuda" and _CUDA not in providers:
         raise MissingError(
             f"device cuda was requested, but ONNX Runtime fell back to {', '.join(providers)}: install the CUDA and "

@@ -189,7 +189,7 @@ def shared_bytes(records: Sequence[EngineRecord], rows: int) -> int:
 def engine_records(bundle: Bundle, target: Target) -> list[EngineRecord]:
     """Records of the engines that this machine would run with ``target``.
 
-    Raises InputError where the bundle has none for this machine.
+    Raises InputError if the bundle has none for this machine.
     """
     home = engines_home(bundle.folder, bundle.manifest, target)
     return [load_engine_record(path) for path in sorted(home.glob("*.json"))]
@@ -198,7 +198,7 @@ def engine_records(bundle: Bundle, target: Target) -> list[EngineRecord]:
 def _built_precision(bundle: Bundle, target: Target) -> str | None:
     """The half precision that the engines were converted to, None for the bundle's own dtype.
 
-    Raises InputError where there is no engine for this machine, or where engines differ in precision.
+    Raises InputError if there is no engine for this machine, or where engines differ in precision.
     """
     precisions = {record.precision for record in engine_records(bundle, target)}
     if len(precisions) != 1:

@@ -108,7 +108,7 @@ class TensorRTBackend(TorchMemory):
         return self._stream.running()
 
     def capture(self, calls: Sequence[BoundCall]) -> BoundCall:
-        """See Memory. Raises UsageError where an engine was evicted: a CUDA graph cannot load engines."""
+        """See Memory. Raises UsageError if an engine was evicted: a CUDA graph cannot load engines."""
         if missing := [name for name in self._files if name not in self._engines]:
             raise UsageError(
                 f"cuda_graph needs all {len(self._files)} engines in memory, but {missing[0]} was evicted: raise "
@@ -136,7 +136,7 @@ class TensorRTBackend(TorchMemory):
         return self._cache.held_bytes if self._cache else 0
 
     def _engine(self, graph: str) -> OpenEngine:
-        """The engine of a graph, loaded where it is not in memory."""
+        """The engine of a graph. It is loaded if it is not in memory."""
         if self._cache is None:  # Made at the first call, when all slots are allocated.
             self._cache = EngineCache(self._gpu_memory, self._pinned + self._reserve)
         size = self._files[graph].bytes

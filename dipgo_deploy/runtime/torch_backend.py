@@ -194,7 +194,7 @@ class _GatedCall:
         return self._dry.templates[block].rebuild(tensors)
 
     def _value(self, name: str, dead: torch.Tensor) -> torch.Tensor:
-        """The value that the run reads under a name, or NaN where the run does not read it."""
+        """The value that the run reads under a name, or NaN if the run does not read it."""
         if name not in self._sources:
             return dead
         source = self._sources[name]

@@ -1,7 +1,7 @@
 """Search: which blocks each step computes, and which it reuses.
 
-This package is also a verb: ``dipgo_deploy.search(model, contract, options)`` calls ``search``, whatever was imported
-first (core/callable_package.py).
+This package is also a verb: ``dipgo_deploy.search(model, contract, options)`` calls ``search``, in any order of
+imports (core/callable_package.py).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _LAZY = {
     "schedule_by_rule": "dipgo_deploy.search.problem",
     "search": "dipgo_deploy.search.run",
 }
-"""Names whose modules need PyTorch: they are imported on first use, so that options are checked without."""
+"""Names whose modules need PyTorch. They are imported on first use, so that options are checked without PyTorch."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Calibration: noise and conditioning of a search, and the full run's images from them.
 
-The seeds of a search differ from those of a bench: results are measured on noise that no search has seen.
+The seeds of a search differ from those of a bench: results are measured on noise that the search has not used.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def calibrate(
         graph: its blocks.
         contract: sampler, steps and guidance.
         seeds: one per image.
-        classes: labels that images take in turn. All that the model has, if empty.
-        guidance_scale: guidance scale. None takes the contract's usual scale.
+        classes: labels, assigned to images in turn. If empty, all classes of the model.
+        guidance_scale: guidance scale. None means the contract's default.
 
     Returns:
         The noise, its conditioning and the full run's images.

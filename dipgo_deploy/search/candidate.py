@@ -1,4 +1,4 @@
-"""Candidate: what a method proposes, before it becomes a checked schedule. Compute sets and masks."""
+"""Candidate: a method's proposal, before it becomes a checked schedule. Compute sets and masks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ComputeSets = Sequence[frozenset[str]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Compute sets, the pruned ratio they reach, and what is recorded of their making, as text."""
+    """Compute sets, the pruned ratio they reach, and a text record of how they were made."""
 
     computed: ComputeSets
     ratio: float
@@ -53,7 +53,7 @@ def schedule_from_sets(
     Args:
         graph: blocks of the model.
         contract: sampler, steps and guidance.
-        kind: what a reused block stands for.
+        kind: whether reuse is of a block's output or its residual.
         computed: names of the computed blocks, step by step.
         origin: record of how the schedule was made.
 

@@ -1,9 +1,9 @@
-"""What schedules and gates cost, as shares of the full run: MACs, or time with a latency table.
+"""Cost of schedules and gates as shares of the full run, in MACs, or in time with a latency table.
 
-The share of a step is that of the blocks its own prediction needs (`Pricer.live`). Four ways to lay it on gates:
+The share of a step is that of the blocks its own prediction needs (`Pricer.live`). Four attributions to gates:
 
-* ``cascade``: DiP-GO's constant γ_k, the share of block k and of all that dies with it in an otherwise full step.
-* ``marginal``: what block k adds to or takes from the step as its other gates stand now: the exact difference.
+* ``cascade``: DiP-GO's constant γ_k, the share of block k and all blocks that die with it in an otherwise full step.
+* ``marginal``: the exact difference that block k makes to the step, given the current state of the other gates.
 * ``own``: the share of block k alone, and ``equal``: 1 for every gate. Both serve for comparison.
 """
 
@@ -43,7 +43,7 @@ class Pricer:
         self._live: dict[frozenset[str], frozenset[str]] = {}
 
     def ratio(self, computed: ComputeSets) -> float:
-        """The share of the full run's cost that is saved, where every reuse holds the last feature."""
+        """The saved share of the full run's cost, if every reuse holds the last feature."""
         return 1.0 - self.kept(computed)
 
     def kept(self, computed: ComputeSets, first: int = 0) -> float:
@@ -112,7 +112,7 @@ class GateCost:
     """Cost of gates as shares of a full step.
 
     Args:
-        pricer: of the model and kind of reuse.
+        pricer: prices for the model and kind of reuse.
         graph: the blocks. Columns of the gates.
         attribution: see Attribution.
 
@@ -137,7 +137,7 @@ class GateCost:
         return sum(map(self.step_share, computed)) / len(computed)
 
     def weights(self, mask: np.ndarray) -> np.ndarray:
-        """Cost of every gate, (steps, blocks), where ``mask`` says which gates are open."""
+        """Cost of every gate, (steps, blocks), given the open gates in ``mask``."""
         if self.attribution != "marginal":
             return np.broadcast_to(self._constant, mask.shape)
         return np.stack([self.marginal(step) for step in sets_from_mask(mask, self._graph.block_names)])

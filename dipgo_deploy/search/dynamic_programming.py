@@ -76,7 +76,7 @@ def finalists(evaluator: Evaluator, ratio: float, paths: list[tuple[int, ...]]) 
         paths: key steps, for every number of key steps.
 
     Returns:
-        Candidates within TOLERANCE of ``ratio``, at most 3 per set. The nearest candidate where there is none.
+        Candidates within TOLERANCE of ``ratio``, at most 3 per set. If there is none, the nearest candidate.
     """
     everything = frozenset(evaluator.graph.block_names)
     nearest: list[Candidate] = []

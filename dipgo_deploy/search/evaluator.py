@@ -1,4 +1,4 @@
-"""Evaluator: the quality of schedules, as PSNR of their images to those of the full run, and what that costs.
+"""Evaluator: the quality of schedules, as PSNR to the images of the full run, and the cost of evaluation.
 
 A search tries many schedules that differ from each other late. The steps that they share are not computed again. The
 states of one run, the *base*, are kept, and a schedule starts from the last state before it differs from the base.
@@ -29,8 +29,8 @@ class Prefixes:
     """Runs of hold schedules that start from kept states of the base.
 
     Args:
-        begin: makes a rollout that stands before step 0.
-        states: most states kept of one run, 0 for none. Each holds what its call computed of every block.
+        begin: makes a rollout that is about to run step 0.
+        states: largest number of states kept of one run, 0 for none. A state holds every block's computed features.
     """
 
     def __init__(self, begin: Callable[[Schedule], Rollout], states: int) -> None:
@@ -67,9 +67,9 @@ class Evaluator:
     Args:
         calibration: noise, conditioning and the full run's images.
         graph: blocks of the model.
-        kind: what a reused block stands for.
-        states: most states kept of the base run, 0 for none.
-        table: latency table. Costs are shares of time then.
+        kind: whether reuse is of a block's output or its residual.
+        states: largest number of states kept of the base run, 0 for none.
+        table: latency table. If given, costs are shares of time.
 
     Attributes:
         search_cost: cost so far in full trajectories of one image, the calibration's own included. A schedule that
@@ -150,7 +150,7 @@ class StagedEvaluator:
             least_gain_db: gain of the mean PSNR that counts.
 
         Returns:
-            PSNR (B,) of every image, or None where the mean gains too little on the images of any stage.
+            PSNR (B,) of every image, or None if the mean gains too little on the images of any stage.
         """
         values = np.empty(0)
         for evaluator in self.evaluators:

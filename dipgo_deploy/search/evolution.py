@@ -9,7 +9,7 @@
    to TOLERANCE as the budget is used: first variety, then schedules that may be returned.
 4. A generation has as many children as parents. Parents are chosen by binary tournament on front and crowding. The
    search ends with the budget, or after 20 generations in a row without a new schedule.
-5. The result is the best schedule evaluated within TOLERANCE of the ratio. Where there is none, it is the nearest
+5. The result is the best schedule evaluated within TOLERANCE of the ratio. If there is none, it is the nearest
    schedule, fitted by random flips.
 """
 
@@ -79,7 +79,7 @@ class _Evolution:
         self.evaluated = 0
 
     def run(self) -> Work[Candidate]:
-        """The numbered steps of the module's docstring."""
+        """Run the numbered steps of the module's docstring."""
         population = yield from self._evaluate(self._first())
         generation, stale = 0, 0
         while self._has_budget and stale < _STALE_GENERATIONS:

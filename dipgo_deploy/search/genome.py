@@ -26,7 +26,7 @@ Genome = NDArray[np.bool_]
 """Which entries are computed (steps, blocks)."""
 
 _FLIPS = 2000
-"""Entries tried before a ratio counts as out of reach."""
+"""Number of entries to try before a ratio counts as unreachable."""
 
 _MOST_CUTS = 4
 _FLIPPED_BITS = 2.0

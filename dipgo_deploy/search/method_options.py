@@ -1,4 +1,4 @@
-"""Options of the methods that have few: one frozen dataclass per method, checked when it is made.
+"""Options of the simpler methods: one frozen dataclass per method, checked on construction.
 
 The options of the gradient search are in search/dipgo/options.py. The table of methods is in search/options.py.
 """

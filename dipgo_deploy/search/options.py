@@ -1,4 +1,4 @@
-"""SearchOptions: what is searched for and how. The table of all methods."""
+"""SearchOptions: the goal and the method of a search. The table of all methods."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ TOLERANCE = 0.0125
 """How near a ratio must come to the requested ratio to count as reached (DiP-GO, Algorithm 1)."""
 
 IMAGES = 8
-"""Images that evaluate schedules, where ``SearchOptions.images`` is not given."""
+"""Number of images for evaluating schedules, if ``SearchOptions.images`` is not given."""
 
 NOTE = "note"
-"""Stage of a Progress whose text is worth a line of its own, such as the memory that a search will take."""
+"""Stage of a Progress whose text deserves its own line, such as the memory that a search will need."""
 
 Settings = TypeVar("Settings", bound=MethodOptions)
 
@@ -42,12 +42,12 @@ class Method:
 
     Attributes:
         options: the dataclass of the method's own options.
-        function: ``module:name`` of what runs. The module is imported on first use, so that options are checked
+        function: ``module:name`` of the function that runs. The module is imported on first use, so options are checked
             before PyTorch is imported.
         needs: arguments of the function. ``blocks``: block graph, number of steps and SearchOptions. Returns a
             Candidate. ``evaluator``: an Evaluator and SearchOptions. ``model``: a Problem. The last two return a
             generator of Progress whose result is a Candidate.
-        presets: named options; ``default`` is always there.
+        presets: named options. ``default`` is always present.
     """
 
     options: type[MethodOptions]
@@ -57,7 +57,7 @@ class Method:
 
     @property
     def runs_model(self) -> bool:
-        """Whether the method runs the model, which must have weights then."""
+        """Whether the method runs the model, which then must have weights."""
         return self.needs != "blocks"
 
     def load(self) -> Callable[..., Any]:
@@ -85,23 +85,23 @@ RULES = tuple(name for name, method in METHODS.items() if not method.runs_model)
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of one search: what all methods share, and the options of the method.
+    """Options of one search: options that all methods share, and options of the method.
 
     Attributes:
         method: a name in METHODS.
         ratio: pruned share of the full run's MACs (``papers`` convention) in [0, 1), or of its time where
             ``latency`` is given.
-        kind: what a reused block stands for: its output, or its output minus its input.
-        seed: of everything that the method draws.
-        settings: options of the method. None takes the method's defaults.
+        kind: what is reused of a block: its output, or its output minus its input.
+        seed: seed of all random draws of the method.
+        settings: options of the method. None means the method's defaults.
         granularity: block set that the model is traced with.
         patterns: block paths, instead of a granularity.
-        max_graphs: most distinct graphs that the schedule lowers to. None sets no limit.
+        max_graphs: limit on the number of distinct graphs that the schedule lowers to. None sets no limit.
         latency: a latency table. Ratios are then shares of time.
-        images: images that evaluate schedules. None takes 8, or what a pruner from a file was polished with.
-        classes: class labels that images take in turn. All that the model has, if empty.
-        prompts: prompts that images take in turn, instead of classes.
-        guidance_scale: guidance scale of all runs. None takes the contract's usual scale.
+        images: number of images for evaluating schedules. None means 8, or the number that a pruner from a file used.
+        classes: class labels, assigned to images in turn. If empty, all classes of the model.
+        prompts: prompts, assigned to images in turn, instead of classes.
+        guidance_scale: guidance scale of all runs. None means the contract's default.
 
     Raises:
         UsageError: a value out of range, or an option that does not fit the method.
@@ -155,24 +155,24 @@ class SearchOptions:
             self.settings.check_shared([f.name for f in fields(self) if getattr(self, f.name) != f.default])
 
     def settings_as(self, kind: type[Settings]) -> Settings:
-        """The options of the method, as ``kind``. Raises TypeError where they are of another class."""
+        """The options of the method, as ``kind``. Raises TypeError if they are of another class."""
         if not isinstance(self.settings, kind):
             raise TypeError(f"{self.method} has {type(self.settings).__name__}, not {kind.__name__}")
         return self.settings
 
     @property
     def image_count(self) -> int:
-        """Number of images that evaluate schedules."""
+        """Number of images for evaluating schedules."""
         return IMAGES if self.images is None else self.images
 
 
 def method_options(method: str, preset: str = "default", **options: Any) -> MethodOptions:
-    """Make the options of a method from loose values, as a command line or a configuration file has them.
+    """Make the options of a method from separate values, as given on a command line or in a configuration file.
 
     Args:
         method: a name in METHODS.
         preset: named options of the method to start from.
-        options: by field name. None takes the value of the preset.
+        options: option values by field name. None means the value of the preset.
 
     Returns:
         The method's options dataclass.

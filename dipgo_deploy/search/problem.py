@@ -19,7 +19,7 @@ __all__ = ["Problem", "check_problem", "schedule_by_rule", "schedule_of"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One search: ``model`` with its blocks ``graph``, sampled under ``contract``, and what is searched for."""
+    """One search: ``model`` with its blocks ``graph``, sampled under ``contract``, and the search options."""
 
     model: LoadedModel
     graph: BlockGraph
@@ -27,7 +27,7 @@ class Problem:
     options: SearchOptions
 
     def __post_init__(self) -> None:
-        """Check that the parts fit each other, as ``check_problem`` does."""
+        """Check that the parts belong together, with ``check_problem``."""
         check_problem(self.graph, self.contract, self.options)
 
 
@@ -37,7 +37,7 @@ def check_problem(graph: BlockGraph, contract: Contract, options: SearchOptions)
     Args:
         graph: blocks of the model.
         contract: sampler, steps and guidance.
-        options: of the search.
+        options: options of the search.
 
     Raises:
         InputError: graph, contract or latency table describe different models, or no block has a residual to reuse.
@@ -80,7 +80,7 @@ def schedule_by_rule(graph: BlockGraph, contract: Contract, options: SearchOptio
     Args:
         graph: blocks of the model.
         contract: sampler, steps and guidance.
-        options: of the search. The method is one of RULES.
+        options: options of the search. The method is one of RULES.
 
     Returns:
         The schedule whose ratio is nearest to the requested ratio. A ratio out of reach is not an error.

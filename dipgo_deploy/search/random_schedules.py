@@ -1,6 +1,6 @@
 """Random schedules, and the best of several: the control that every search has to beat.
 
-Tests use random schedules too: they exercise whatever handles schedules.
+Tests use random schedules too, to exercise all code that handles schedules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dipgo_deploy.search.options import TOLERANCE, SearchOptions
 __all__ = ["best_of_random", "random_schedule", "random_search"]
 
 _FLIPS = 2000
-"""Single entries tried before a ratio counts as out of reach."""
+"""Number of single entries to try before a ratio counts as unreachable."""
 
 
 def random_schedule(
@@ -51,7 +51,7 @@ def random_search(graph: BlockGraph, steps: int, options: SearchOptions) -> Cand
     """Draw a random schedule of the requested ratio.
 
     One coin is drawn per entry. Raising the probability to compute only adds entries, so bisection meets the ratio up
-    to the weight of one entry. Where that is not near enough, random entries are flipped as long as it helps.
+    to the weight of one entry. If that is not near enough, random entries are flipped as long as flips help.
 
     Args:
         graph: blocks of the model.
@@ -72,7 +72,7 @@ def random_search(graph: BlockGraph, steps: int, options: SearchOptions) -> Cand
 
 
 def _bisect(graph: BlockGraph, pricer: Pricer, coins: np.ndarray, ratio: float) -> np.ndarray:
-    """Of the nested sets ``coins <= threshold`` that a bisection visits, the nearest."""
+    """The set nearest to the ratio among the nested sets ``coins <= threshold`` that a bisection visits."""
     thresholds = np.unique(coins)
     low, high = 0, len(thresholds) - 1
     best = coins <= 1.0
@@ -109,7 +109,7 @@ def best_of_random(evaluator: Evaluator, options: SearchOptions) -> Work[Candida
     """Evaluate ``candidates`` random schedules, and take the best of those that reach the ratio.
 
     Candidate i is the schedule of method ``random`` with seed ``seed * candidates + i``, so that two seeds share none.
-    A candidate that misses the ratio by more than TOLERANCE counts only where all candidates do.
+    A candidate that misses the ratio by more than TOLERANCE counts only if all candidates miss it.
 
     Args:
         evaluator: gives the score of a schedule.

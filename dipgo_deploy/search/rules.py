@@ -43,7 +43,7 @@ def uniform(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidate:
 def fora(graph: BlockGraph, steps: int, options: SearchOptions) -> Candidate:
     """Compute everything at every N-th step, and only stem and tail in between (FORA, arXiv 2407.01425).
 
-    Where no N comes near the ratio, evenly spread steps are computed instead. Their gaps differ by one, and
+    If no N comes near the ratio, evenly spread steps are computed instead. Their gaps differ by one, and
     ``interval`` is recorded as ``mixed``.
 
     Args:
@@ -121,7 +121,7 @@ def _spread(count: int, steps: int) -> list[int]:
 
 
 def _spreads(steps: int) -> Iterator[list[int]]:
-    """``_spread`` for every number of computed steps."""
+    """The result of ``_spread`` for every number of computed steps."""
     return (_spread(count, steps) for count in range(1, steps + 1))
 
 

@@ -30,7 +30,7 @@ from dipgo_deploy.search.problem import Problem, schedule_by_rule, schedule_of
 __all__ = ["search"]
 
 _FIRST_SEED = DipgoOptions().first_seed
-"""Seeds of images that evaluate schedules start here. A bench never uses them: it measures on noise of its own."""
+"""First seed of the images for evaluating schedules. A bench never uses these seeds: it draws its own noise."""
 
 
 def search(
@@ -45,8 +45,8 @@ def search(
     Args:
         model: the model to prune. Rules do not need its weights.
         contract: sampler, steps and guidance that the schedule is made for.
-        options: method, ratio and everything else.
-        blocks: the model's blocks, where they are known. Otherwise the model is traced, or its cached trace read.
+        options: method, ratio and all other settings.
+        blocks: the model's blocks, if known. Otherwise the model is traced, or its cached trace is read.
 
     Returns:
         A generator of Progress whose result is the schedule (see ``core.progress.finish``). ``origin`` of the schedule
@@ -104,7 +104,7 @@ def evaluated(evaluator: Evaluator, options: SearchOptions) -> Work[Candidate]:
 
     Args:
         evaluator: gives the PSNR of schedules and counts their cost.
-        options: of the search. The method needs an evaluator.
+        options: options of the search. The method needs an evaluator.
 
     Returns:
         A generator of Progress whose result is the candidate, with ``score_db`` and ``search_cost`` among its knobs.

@@ -151,7 +151,7 @@ def _activation_bytes(target: Target, logger: Any, content: bytes) -> int | None
 
 
 def _peak_memory() -> int:
-    """Peak resident bytes of this process, 0 where the system does not report them.
+    """Peak resident bytes of this process, 0 if the system does not report them.
 
     ``ru_maxrss`` would be wrong, because a process inherits the value of its parent.
     """

@@ -74,8 +74,8 @@ def test_with_a_driver_that_reports_no_device_each_command_says_what_to_do(tmp_p
         (["--gpu", "sm89", "--level", "9"], "--level", 2),
         (["--gpu", "sm89", "--tolerance", "0"], "tolerance must lie between 0 and 1, got 0.0", 2),
         (["--gpu", "sm89"], "not a bundle", 3),
-        (["--gpu", ""], "--gpu '' holds an empty name: give architectures separated by commas", 2),
-        (["--gpu", "SM89,,sm86"], "holds an empty name", 2),
+        (["--gpu", ""], "--gpu '' contains an empty name: give architectures separated by commas", 2),
+        (["--gpu", "SM89,,sm86"], "contains an empty name", 2),
         (
             ["--gpu", "SM89", "--refit"],
             "refit and strip need an NVIDIA GPU at build time (the driver reports 0 devices)",

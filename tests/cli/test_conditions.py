@@ -34,7 +34,7 @@ def test_lines_are_classes_if_all_of_them_are_numbers(text, found, tmp_path):
 def test_no_file_and_a_file_of_nothing(tmp_path):
     assert read_conditions(None) == Conditions()
     (tmp_path / "file.txt").write_text(" \n\n")
-    with pytest.raises(InputError, match="holds neither class number nor prompt: give one per line"):
+    with pytest.raises(InputError, match="contains neither a class number nor a prompt: give one per line"):
         read_conditions(tmp_path / "file.txt")
 
 

@@ -44,7 +44,7 @@ def test_plan_as_a_table(bundle_folder, capsys):
     assert "float32" in text and "≈" in text and "not counted" not in text
     assert run(["plan", str(bundle_folder), "--fp16", "--target", "tensorrt"]) == 0
     text = capsys.readouterr().out
-    assert "float16" in text and "No engine of TensorRT itself was measured yet: its code is not counted" in text
+    assert "float16" in text and "No engine of the TensorRT library was measured yet: its code is not counted" in text
 
 
 def test_a_plan_that_fits_nowhere_is_printed_and_fails(bundle_folder, capsys):

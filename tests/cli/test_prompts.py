@@ -44,7 +44,7 @@ def test_options_that_do_not_go_together(options, words, bundle_folder: Path, tm
     [
         (["--backend", "torch", "--compile"], "--compile is for runs without --prompt", 2),
         (["--device", "cuda", "--cuda-graph"], "--cuda-graph is for runs without --prompt", 2),
-        (["--model", "own:model"], "--model is for models without a pipeline, --prompt for those that have one", 2),
+        (["--model", "own:model"], "--model is for models without a pipeline, --prompt for models with a pipeline", 2),
         (["--backend", "rtx"], "target rtx runs only on an NVIDIA GPU", 5),
     ],
 )

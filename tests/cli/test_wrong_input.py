@@ -238,8 +238,8 @@ class TestConditions:
         [
             (None, "conditions.txt cannot be read"),
             (b"\xff\xfe\x00", "conditions.txt cannot be read"),
-            (b"", "holds neither class number nor prompt"),
-            (b" \n\n", "holds neither class number nor prompt"),
+            (b"", "contains neither a class number nor a prompt"),
+            (b" \n\n", "contains neither a class number nor a prompt"),
         ],
     )
     def test_a_file_of_nothing(self, content, words, tmp_path, capsys):

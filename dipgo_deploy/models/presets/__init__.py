@@ -1,4 +1,4 @@
-"""What the project knows about each denoiser class: block patterns, and a forward with named, flat inputs."""
+"""Presets of the supported denoiser classes: block patterns, and a forward with named, flat inputs."""
 
 from __future__ import annotations
 

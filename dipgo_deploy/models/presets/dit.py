@@ -42,7 +42,7 @@ def _pixart_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> 
 
 
 def _has_sizes(module: Any) -> bool:
-    """Whether the embedding takes resolution and aspect ratio (PixArt-alpha at 1024 pixels)."""
+    """Whether the embedding has resolution and aspect ratio as inputs (PixArt-alpha at 1024 pixels)."""
     return bool(module.use_additional_conditions)
 
 

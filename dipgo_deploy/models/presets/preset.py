@@ -1,4 +1,4 @@
-"""Preset: what the project knows about a denoiser class."""
+"""Preset: block patterns, forward and input shapes of a denoiser class."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str
     Args:
         class_name: the denoiser's class, for the error message.
         preset: the class's preset.
-        granularity: ``stage``, ``layer`` or ``branch``, as far as the class has them.
+        granularity: ``stage``, ``layer`` or ``branch``. Not every class has all three.
 
     Returns:
         The patterns.

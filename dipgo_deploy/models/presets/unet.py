@@ -68,7 +68,7 @@ CONDITIONED = Preset(
     latent_shape=square,
     constant_inputs=("time_ids",),
 )
-"""``UNet2DConditionModel``, with SDXL's text embedding and time ids where the config has them."""
+"""``UNet2DConditionModel``, with SDXL's text embedding and time ids if the config has them."""
 
 PLAIN = Preset(
     granularities={"stage": _STAGES, "layer": (*_RESNETS, *_ATTENTIONS, *_SAMPLERS)},

@@ -1,10 +1,10 @@
-"""Load a denoiser from where people keep denoisers.
+"""Load a denoiser from any supported source.
 
 A source is one of these, tried in this order:
 
 1. the name of a reference model that ships with the package
 2. a checkpoint in a single safetensors file
-3. ``owner/name`` on the model hub, where no folder has that name
+3. ``owner/name`` on the model hub, if no folder has that name
 4. a diffusers pipeline folder, or the folder of the denoiser alone
 5. ``package.module:attribute`` in Python
 """
@@ -43,7 +43,7 @@ def load_model(
     Args:
         source: a reference model, a folder, a file, a hub name or a Python name, as listed above.
         dtype: a name of DTYPES.
-        variant: of the files of a folder, such as ``fp16``.
+        variant: variant of the files of a folder, such as ``fp16``.
         revision: a revision of a model on the hub.
         config: the architecture of a single-file checkpoint whose keys do not identify it. See
             ``read_random_config``.
@@ -55,7 +55,7 @@ def load_model(
     Raises:
         InputError: there is no such model, it is not a supported denoiser, or a file is damaged or a pickle.
         MissingError: the hub cannot provide the model.
-        UsageError: this kind of source does not take one of the arguments.
+        UsageError: one of the arguments does not apply to this kind of source.
     """
     check_dtype(dtype)
     name = str(source)

@@ -30,7 +30,7 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
     Args:
         folder: a pipeline folder with ``model_index.json``, or a denoiser's folder with ``config.json``.
         dtype: a name of DTYPES.
-        variant: of the weight files, such as ``fp16``.
+        variant: variant of the weight files, such as ``fp16``.
         meta: load shapes without weights.
 
     Returns:

@@ -16,7 +16,7 @@ _CONFIGS = ("model_index.json", "config.json", "*/config.json", "*/scheduler_con
 """Files that describe a model without its weights."""
 
 _TRUE = ("1", "on", "yes", "true")
-"""Values of HF_HUB_OFFLINE that huggingface_hub takes as set."""
+"""Values of HF_HUB_OFFLINE that huggingface_hub treats as set."""
 
 
 def is_hub_name(source: str) -> bool:
@@ -32,7 +32,7 @@ def fetch(name: str, *, revision: str | None = None, variant: str | None = None,
     Args:
         name: ``owner/name``.
         revision: branch, tag or commit on the hub.
-        variant: of the weight files, such as ``fp16``.
+        variant: variant of the weight files, such as ``fp16``.
         configs_only: download no weights.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A live ``nn.Module`` as a model. Every other source ends here."""
+"""A live ``nn.Module`` as a model. All other sources use this module in the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model_from_module(
         module: the network.
         dtype: a name of DTYPES.
         folder: the pipeline folder that the module came from.
-        component: the module's name in a pipeline. Default: what diffusers calls a module of this class.
+        component: the module's name in a pipeline. Default: diffusers' usual name for this class.
         scheduler_config: the model's own scheduler config.
         class_embedder: turns class labels into cross-attention tokens.
         preset: inputs, forward and latent shape. Needed for a class without a built-in preset.
@@ -76,7 +76,7 @@ def model_from_module(
 
 
 def default_component(class_name: str) -> str:
-    """What diffusers calls a denoiser of this class in a pipeline: ``unet`` or ``transformer``."""
+    """Name of a denoiser of this class in a diffusers pipeline: ``unet`` or ``transformer``."""
     if class_name not in PRESETS:
         return "denoiser"
     return "unet" if class_name.startswith("UNet") else "transformer"

@@ -65,7 +65,7 @@ def with_weights(model: LoadedModel, file: Path, digest: str) -> LoadedModel:
     Args:
         model: the user's model, possibly with other weights.
         file: the bundle's safetensors file.
-        digest: of the traced model.
+        digest: digest of the traced model.
 
     Returns:
         A model with that digest.

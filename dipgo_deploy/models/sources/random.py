@@ -1,7 +1,7 @@
 """Architectures with random weights: shipped configs of published models.
 
 Speed, memory, MACs and exactness depend on the architecture alone, so they can be measured without a download. A config
-is that of a denoiser as diffusers publishes it, together with the settings of its pipeline.
+is the diffusers config of a denoiser, together with the settings of its pipeline.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _LatentShape = Annotated[tuple[_Count, ...], Field(min_length=3, max_length=4)]
 
 @dataclass(frozen=True)
 class RandomConfig:
-    """An architecture and how its pipeline runs it.
+    """An architecture and the settings of its pipeline.
 
     Attributes:
         denoiser: diffusers' ``config.json`` of the denoiser.
-        title: the published model's name, for people.
+        title: the published model's name, for display.
         scheduler: diffusers' ``scheduler_config.json``.
-        guidance: the pipeline's guidance layout. None where only the denoiser's config is known.
+        guidance: the pipeline's guidance layout. None if only the denoiser's config is known.
         steps: the pipeline's number of steps. None as above.
-        latent_shape: of one image, where the denoiser's config has none.
-        text_tokens: length of the text sequence, where it is not the preset's.
+        latent_shape: the latent of one image, if the denoiser's config has none.
+        text_tokens: length of the text sequence, if it differs from the preset's length.
     """
 
     denoiser: Mapping[str, Any]
@@ -70,7 +70,7 @@ def shipped_configs() -> tuple[str, ...]:
 def read_random_config(name: str | Path) -> RandomConfig:
     """Read a config: a shipped one by its name, or a file with a denoiser's ``config.json`` or a RandomConfig.
 
-    Raises InputError where there is no such file, it is malformed or its class is not supported.
+    Raises InputError if there is no such file, if it is malformed or if its class is not supported.
     """
     path = _FOLDER / f"{name}.json" if str(name) in shipped_configs() else Path(name)
     if path.is_dir():
@@ -92,13 +92,13 @@ def read_random_config(name: str | Path) -> RandomConfig:
 def load_random(
     config: str | Path | RandomConfig, *, dtype: str = "float32", seed: int = 0, device: str = "cpu"
 ) -> LoadedModel:
-    """Build an architecture with random weights, straight in ``dtype``. The same call gives the same weights.
+    """Build an architecture with random weights, directly in ``dtype``. The same call gives the same weights.
 
     Args:
-        config: the architecture, or what ``read_random_config`` takes.
+        config: the architecture, or a name or path for ``read_random_config``.
         dtype: a name of DTYPES.
         seed: of the weights.
-        device: on ``meta`` the model has shapes without weights and takes no memory.
+        device: device of the weights. On ``meta`` the model has shapes but no weights.
 
     Returns:
         The model.

@@ -1,4 +1,4 @@
-"""Single-file checkpoints, as image tools exchange them.
+"""Single-file checkpoints, the exchange format of image tools.
 
 diffusers' own loader reads the file. It would fetch the config from the hub, so it is given a shipped config instead.
 """

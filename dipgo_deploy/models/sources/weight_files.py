@@ -2,7 +2,7 @@
 
 1. A pickle runs code when it is opened, so pickles are refused.
 2. The names of shards come from a file that others wrote, so a shard must be a file in the same folder. It may be a
-   symbolic link, because every file in the hub's cache is one.
+   symbolic link, because every file in the hub's cache is a symbolic link.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_weight_files(folder: Path, class_name: str, variant: str | None) -> No
     Args:
         folder: the denoiser's folder.
         class_name: the denoiser's class, for the command that converts a pickle.
-        variant: of the files, such as ``fp16``. None means plain files.
+        variant: variant of the files, such as ``fp16``. None means plain files.
 
     Raises:
         InputError: the files are missing, of another variant or pickles, or the index of the shards is malformed.
@@ -68,7 +68,7 @@ def refuse_pickle(path: Path, class_name: str = "UNet2DConditionModel") -> None:
 def only_variant(folder: Path) -> str | None:
     """The variant of a component's folder without plain weights, such as ``fp16``. None if there are plain weights.
 
-    diffusers and transformers must be told the variant, and nothing in a bundle records that of text encoders and VAE.
+    diffusers and transformers must be told the variant, and a bundle does not record it for text encoders and VAE.
     """
     names = [_NAMED.fullmatch(path.name) for path in folder.glob("*.safetensors")]
     variants = {match["variant"] for match in names if match}

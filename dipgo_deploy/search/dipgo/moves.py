@@ -43,10 +43,10 @@ class Moves:
 
     Args:
         graph: the blocks.
-        cost: of a step.
+        cost: cost of a step.
         ratio: pruned share of compute that every neighbour keeps.
-        ups: changes to pay for, first those that gain most for their cost or most at all.
-        payers: ways to pay for each: many small changes, the best single change, the next best, and so on.
+        ups: number of changes to pay for, best gain per cost or best gain first.
+        payers: number of ways to pay for each: many small changes, the best single change, the next best, and so on.
     """
 
     def __init__(self, graph: BlockGraph, cost: GateCost, ratio: float, ups: int = 8, payers: int = 3) -> None:

@@ -1,4 +1,4 @@
-"""The objective of a gradient search: consistency of pruned with full images, and its gradient by every gate."""
+"""The objective of a gradient search: consistency of pruned and full images, and its gradient for every gate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Objective:
 
     @cached_property
     def memory(self) -> GradientMemory:
-        """Memory of a gradient step, with the choice of what is computed again where ``checkpoint`` is ``auto``.
+        """Memory of a gradient step, with the choice of what to recompute if ``checkpoint`` is ``auto``.
 
         All steps are assumed to be called, so this is an upper bound.
         """
@@ -64,7 +64,7 @@ class Objective:
         return self.gradient_on(self.batch(number), mask, cost)
 
     def gradient_on(self, batch: Calibration, mask: np.ndarray, cost: GateCost) -> tuple[float, torch.Tensor]:
-        """As ``gradient``, on a given batch, whose full run is not counted.
+        """Like ``gradient``, on a given batch, whose full run is not counted.
 
         An entry that its own step's prediction would not need has no gradient. In a step without a call, the gate of
         the prediction gets the gain of computing the step in full.
@@ -72,7 +72,7 @@ class Objective:
         Args:
             batch: noise, conditioning and full images.
             mask: hard gates (steps, blocks).
-            cost: of gates.
+            cost: cost of gates.
 
         Returns:
             The loss, and its gradient (steps, blocks).

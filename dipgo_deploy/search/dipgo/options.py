@@ -19,7 +19,7 @@ Budget = Literal["penalty", "projection"]
 """How compute is limited while the pruner trains."""
 
 Attribution = Literal["cascade", "marginal", "own", "equal"]
-"""How the cost of a step is laid on its gates."""
+"""How the cost of a step is attributed to its gates."""
 
 Encoder = Literal["attention", "linear", "none"]
 """What connects the queries of the pruner: self-attention, one linear layer over each query, or nothing."""
@@ -32,7 +32,7 @@ that images that are good already count too.
 """
 
 Checkpoint = Literal["auto", "none", "step", "block"]
-"""What is computed again on the way back: chosen by the free memory, nothing, every step, or every block."""
+"""What the backward pass recomputes: chosen by the free memory, nothing, every step, or every block."""
 
 Order = Literal["bisection", "greedy"]
 """How scores become a schedule. ``bisection``: by score alone, the paper's text. ``greedy``: by bands of score, then
@@ -49,7 +49,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 _WITH_A_TRAINED_PRUNER = ("from_pruner", "order", "polish")
-"""Options that go with ``from_pruner``. The others belong to training."""
+"""Options that are allowed with ``from_pruner``. The others belong to training."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,21 @@ class DipgoOptions(MethodOptions):
         optimiser, learning_rate, weight_decay, clip: of the descent. The rate falls to 0 along half a cosine.
         loss: consistency between final images.
         sparsity_weight: weight of the cost under ``penalty`` (DiP-GO's α, 1 in the paper).
-        floor: share of compute below which consistency counts alone (DiP-GO's τ).
+        floor: share of compute below which only consistency counts (DiP-GO's τ).
         budget: ``penalty`` adds the cost to the loss, as the paper does. ``projection`` draws a ratio from ``ratios``
             in every iteration, opens the best entries that fit, and moves the scores by benefit per cost.
         ratios: lowest and highest ratio that ``projection`` draws.
-        prior: under ``projection``, how far the first votes favour evenly spread steps.
-        cost: how the cost of a step is laid on its gates.
-        encoder, width, hidden: of the pruner.
-        checkpoint: what is computed again on the way back. ``auto`` takes the least that is estimated to fit half of
-            the free memory. It changes speed and memory, never the result.
-        dtype: of network and features. None keeps the model's.
+        prior: under ``projection``, how strongly the initial votes favour evenly spread steps.
+        cost: how the cost of a step is attributed to its gates.
+        encoder, width, hidden: architecture of the pruner.
+        checkpoint: what the backward pass recomputes. ``auto`` recomputes the least that is estimated to fit into half
+            of the free memory. It changes speed and memory, never the result.
+        dtype: dtype of network and features. None keeps the model's dtype.
         first_seed: seed of the first image that the pruner is trained on.
         polish: full trajectories that exchanges after training may cost, 0 for none. None is 100 after training, and
             none for a trained pruner.
         order: how scores become a schedule.
-        pruner: file that the pruner is kept in. An existing file is continued. None keeps the pruner in memory.
+        pruner: file of the pruner. Training continues from an existing file. None keeps the pruner in memory.
         from_pruner: file of a trained pruner, which gives a schedule for any ratio.
 
     Raises:
@@ -141,7 +141,7 @@ class DipgoOptions(MethodOptions):
                 )
 
     def check_shared(self, changed: Collection[str]) -> None:
-        """Refuse shared options that a trained pruner brings along."""
+        """Refuse shared options that a trained pruner already fixes."""
         if self.from_pruner is None:
             return
         for name in ("seed", "classes", "prompts", "guidance_scale"):

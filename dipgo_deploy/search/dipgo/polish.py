@@ -2,9 +2,9 @@
 
 1. One backward pass through the whole chain gives, to first order, the gain of every closed entry (step, block) and the
    loss of every open entry.
-2. Moves (moves.py) are tried in the order of their promise. The first move that improves the mean PSNR is taken, and
+2. Moves (moves.py) are tried in order of estimated gain. The first move that improves the mean PSNR is taken, and
    the gradient is computed again. A move that fails on the images of the first stage is dropped.
-3. Where none of ``moves`` improves, some moves are made without evaluation from the best mask so far. Then the climb
+3. If none of ``moves`` improves, some moves are made without evaluation from the best mask so far. Then the climb
    begins again.
 """
 
@@ -53,18 +53,18 @@ def polish(
     gradient: Gradient,
     options: PolishOptions = PolishOptions(),
 ) -> Iterator[Polished]:
-    """Improve a mask for as long as there are moves. Stop iterating when the cost is high enough.
+    """Improve a mask as long as there are moves. The caller stops iterating when the budget is used.
 
     Args:
         mask: where to start, (steps, blocks).
         ratio: pruned share that every result keeps.
         evaluator: gives the PSNR of schedules.
-        cost: of gates.
+        cost: cost of gates.
         gradient: see Gradient.
         options: see PolishOptions.
 
     Yields:
-        The best mask after every step of a climb. The first is ``mask`` without dead entries, whatever it prunes.
+        The best mask after every step of a climb. The first is ``mask`` without dead entries, at any ratio.
     """
     rng, moves = np.random.default_rng(options.seed), Moves(evaluator.graph, cost, ratio)
     mask = moves.clean(mask)

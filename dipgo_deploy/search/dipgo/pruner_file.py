@@ -50,7 +50,7 @@ _FREE = (*_NOT_RECORDED, "checkpoint", "polish")
 
 _MOVED = {"seed": "seed", "classes": "classes", "prompts": "prompts", "guidance_scale": "guidance_scale",
           "cost_table": "latency", "polish_images": "images"}  # fmt: skip
-"""Options of older files that now stand in the record itself, under the second name."""
+"""Options of older files that are now fields of the record, under the second name."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class PrunerRecord:
     """What a pruner was trained for, and how far.
 
     Attributes:
-        contract, granularity, kind, blocks: what the pruner belongs to.
-        options: of the training.
+        contract, granularity, kind, blocks: the search that the pruner belongs to.
+        options: options of the training.
         done: finished iterations.
         search_cost: full trajectories of one image so far.
         seconds: training time so far.
         seed, classes, prompts, guidance_scale, images: as in SearchOptions.
-        latency: digest of the latency table that costs are counted in; "" for MACs.
+        latency: digest of the latency table in which costs are counted. "" for MACs.
     """
 
     contract: Contract
@@ -86,7 +86,7 @@ class PrunerRecord:
 
 
 def save_training(path: Path, training: Training) -> None:
-    """Write ``training`` as it stands. Raises InputError where the file cannot be written."""
+    """Write the current state of ``training``. Raises InputError if the file cannot be written."""
     text, tensors = _text_of(_record_of(training)), training.state()
     write_atomic(path, save(tensors, metadata=_header(text, tensors)))
 
@@ -115,10 +115,10 @@ def read_scores(path: Path) -> np.ndarray:
 
 
 def options_of_trained(options: SearchOptions, path: Path) -> SearchOptions:
-    """Complete the options of a search by those that the trained pruner in ``path`` brings along.
+    """Complete the options of a search with the options of the trained pruner in ``path``.
 
     Args:
-        options: of the search. Ratio, order, polish and latency table are kept.
+        options: options of the search. Ratio, order, polish and latency table are kept.
         path: the pruner's file.
 
     Returns:
@@ -144,7 +144,7 @@ def options_of_trained(options: SearchOptions, path: Path) -> SearchOptions:
 
 
 def load_training(path: Path, training: Training) -> None:
-    """Bring ``training`` to where the file stands.
+    """Restore ``training`` to the state in the file.
 
     Args:
         path: the pruner's file.
@@ -170,7 +170,7 @@ def load_training(path: Path, training: Training) -> None:
 
 
 def _check_options(path: Path, record: PrunerRecord, own: PrunerRecord) -> None:
-    """Refuse a pruner that was trained with other options than ours."""
+    """Refuse a pruner that was trained with different options."""
     names = [each.name for each in fields(DipgoOptions) if each.name not in _FREE]
     pairs = [(name, getattr(record.options, name), getattr(own.options, name)) for name in names]
     shared = ("seed", "classes", "prompts", "guidance_scale", "latency")

@@ -39,11 +39,11 @@ _SCREEN = 3
 """One in three of the images that evaluate exchanges sees them first, and its gradient proposes them."""
 
 _STATES = 12
-"""Most states that an evaluator keeps of its base run."""
+"""Largest number of states that an evaluator keeps of its base run."""
 
 
 def dipgo(problem: Problem) -> Work[Candidate]:
-    """Search by gradient: train the iterations that are left, cut, polish.
+    """Search by gradient: train the remaining iterations, cut, polish.
 
     Args:
         problem: model, blocks, contract and options, with DipgoOptions for settings.
@@ -58,7 +58,7 @@ def dipgo(problem: Problem) -> Work[Candidate]:
 
 
 class GradientSearch:
-    """DiP-GO's search for one problem. An existing file of the pruner is continued.
+    """DiP-GO's search for one problem. Training continues from an existing pruner file.
 
     Args:
         problem: model, blocks, contract and options, with DipgoOptions for settings.
@@ -76,7 +76,7 @@ class GradientSearch:
                 load_training(self.file, self.training)
 
     def run(self) -> Work[Candidate]:
-        """Train the iterations that are left, cut at the ratio, polish."""
+        """Train the remaining iterations, cut at the ratio, polish."""
         started, before, training = time.monotonic(), self.training.seconds, self.training
         yield from self._notes()
         yield from self.train()
@@ -97,7 +97,7 @@ class GradientSearch:
         return Candidate(candidate.computed, candidate.ratio, knobs)
 
     def _notes(self) -> Work[None]:
-        """Say how far an existing pruner is, and how much memory a gradient step takes."""
+        """Report the iteration of an existing pruner, and the memory of a gradient step."""
         done, total = self.training.done, self.settings.iterations
         if done:
             yield Progress(NOTE, done, total, f"continuing {self.file} after {done} of {total} iterations")
@@ -105,7 +105,7 @@ class GradientSearch:
             yield Progress(NOTE, done, total, self.training.objective.memory.text)
 
     def train(self) -> Work[None]:
-        """Train the iterations that are left. The file is written every few iterations and after the last."""
+        """Train the remaining iterations. The file is written every few iterations and after the last iteration."""
         training = self.training
         for progress in training.run():
             if self.file is not None and (training.done % _SAVE_EVERY == 0 or progress.done == progress.total):
@@ -163,7 +163,7 @@ class GradientSearch:
         )
 
     def _affordable(self, ratio: float) -> Candidate:
-        """The candidate of the smallest ratio from ``ratio`` on that really prunes as much as ``ratio``."""
+        """The candidate with the smallest cut ratio, at least ``ratio``, that actually prunes as much as ``ratio``."""
         ratios = (min(ratio + extra * TOLERANCE / 4, 0.999) for extra in range(9))
         candidates = [self.candidate(each) for each in ratios]
         return next((candidate for candidate in candidates if candidate.ratio >= ratio), candidates[-1])

@@ -2,7 +2,7 @@
 
 Entries (step, block) are ranked. Every prefix of the ranking is a candidate, priced without dependent blocks. Kept
 compute grows with the prefix, so the requested ratio is found by bisection. One more entry may bring in a whole step.
-Where neither side is within the tolerance then, later entries that fit are taken instead.
+If neither side is then within the tolerance, later entries that fit are taken instead.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def candidate_of_ratio(
 def mask_of_ratio(
     scores: np.ndarray, graph: BlockGraph, pricer: Pricer, ratio: float, order: Order = "bisection"
 ) -> np.ndarray:
-    """As ``candidate_of_ratio``, but the chosen entries (steps, blocks), dead entries included."""
+    """Like ``candidate_of_ratio``, but returns the chosen entries (steps, blocks), including dead entries."""
     ranked = _by_score(scores) if order == "bisection" else _by_band(scores)
     blank = np.zeros(scores.shape, dtype=bool)
     blank[0] = True
@@ -91,7 +91,7 @@ def _by_score(scores: np.ndarray) -> np.ndarray:
 
 
 def _by_band(scores: np.ndarray) -> np.ndarray:
-    """As ``_by_score``, but within a band of scores the last blocks are pruned first, and then the lowest scores."""
+    """Like ``_by_score``, but within a band of scores the last blocks are pruned first, and then the lowest scores."""
     blocks = np.arange(scores.shape[1], scores.size) % scores.shape[1]
     flat = scores.reshape(-1)[scores.shape[1] :]
     bands = np.floor(flat / _BAND)

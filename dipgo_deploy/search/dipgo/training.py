@@ -2,7 +2,7 @@
 
 1. The number of an iteration determines its batch of noises and classes, and its ratio. Earlier iterations do not
    matter for it.
-2. Gates are hard on the way forward. The loss is the consistency of the pruned images with the full run's.
+2. Gates are hard in the forward pass. The loss is the consistency of the pruned images with the full run's.
 3. Budget ``penalty`` (the paper's): a gate is the winner of its vote, and its gradient is that of the vote's
    probability. ``sparsity_weight`` × cost is added while more than ``floor`` of the compute is kept (DiP-GO's α and τ).
 4. Budget ``projection``: a ratio is drawn, and the best entries that fit are open. The price of compute is the average
@@ -123,7 +123,7 @@ class Training:
         self.optimiser.step()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything that a continued run needs, by name."""
+        """Everything that a resumed run needs, by name."""
         tensors = {f"pruner.{name}": tensor for name, tensor in self.pruner.state_dict().items()}
         for index, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
@@ -135,7 +135,7 @@ class Training:
         """Continue from a state.
 
         Args:
-            tensors: what ``state`` gave.
+            tensors: the result of ``state``.
             done: finished iterations.
             search_cost: full trajectories of one image so far.
             seconds: training time so far.

@@ -1,6 +1,6 @@
 """cache-dit's step computation mask under its static policy (package cache-dit 1.5.3, DBCache).
 
-Where the mask holds 1, every block of the transformer is computed. Where it holds 0, only the first
+If the mask is 1, every block of the transformer is computed. If it is 0, only the first
 ``Fn_compute_blocks`` and the last ``Bn_compute_blocks`` are. The sum of the residuals of the blocks between them, as of
 the last full step, is added again. A mask counts network calls.
 """
@@ -43,7 +43,7 @@ class CacheDitSettings:
 
 @dataclass(frozen=True)
 class _File:
-    """A file as cache-dit's loader takes it."""
+    """A file in the form that cache-dit's loader reads."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 

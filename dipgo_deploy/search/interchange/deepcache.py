@@ -4,7 +4,7 @@ The package numbers a U-Net's layers by depth, from the outermost blocks inwards
 the last up block. ``cache_branch_id`` is 3 · level + layer. Between full steps the levels above ``level`` compute
 whole, the deeper ones and the mid block nothing. At ``level`` itself the down block computes its first ``layer``
 resnets with their attentions, the up block its last ``layer + 1``, with its upsampler and without the down block's
-downsampler. A step is full where the *first* place of its timestep in the sampler's list is a multiple of
+downsampler. A step is full if the *first* position of its timestep in the sampler's list is a multiple of
 ``cache_interval``. Both calls of a repeated timestep (PNDM, Heun) count as one.
 """
 
@@ -27,7 +27,7 @@ from dipgo_deploy.search.candidate import ComputeSets, agreeing_steps, check_com
 __all__ = ["DeepCacheSettings", "deepcache_sets", "read", "write"]
 
 _LAYERS_A_LEVEL = 3
-"""The package divides branch numbers by 3, whatever the model."""
+"""The package divides branch numbers by 3 for every model."""
 
 _LAYER = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)")
 

@@ -35,7 +35,7 @@ class DipgoTable:
 
 
 def read(document: Mapping[str, Any], graph: BlockGraph, contract: Contract) -> Schedule:
-    """The schedule of a table. Raises InputError where the table has other blocks or steps."""
+    """The schedule of a table. Raises InputError if the table has other blocks or steps."""
     table = check_document(document, DipgoTable, "dipgo")
     return schedule_from_table(table.compute, graph, contract, table.source)
 

@@ -23,7 +23,7 @@ class Format:
 
     Attributes:
         granularity: block set of the models that the format describes.
-        kind: what a reused block stands for.
+        kind: whether reuse is of a block's output or its residual.
         read: ``read(document, graph, contract)`` gives the schedule.
         write: ``write(schedule)`` gives the document.
         options: fields of the document by the command-line option that sets each.
@@ -53,7 +53,7 @@ FORMATS: Mapping[str, Format] = {
 
 
 def format_named(name: str) -> Format:
-    """The format of that name. UsageError where there is none."""
+    """The format of that name. UsageError if there is none."""
     if name not in FORMATS:
         raise UsageError(f"format {name!r} is unknown: choose {', '.join(FORMATS)}")
     return FORMATS[name]

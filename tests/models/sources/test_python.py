@@ -88,7 +88,7 @@ def test_a_bundle_of_a_users_module_needs_the_module(own_module: Path, capsys: p
     bundle = str(own_module / "bundle")
     capsys.readouterr()
     refused(["verify", bundle], "for which no preset ships: pass the exported model as", capsys, 3)
-    refused(["verify", bundle, "--model", "chain"], "--model 'chain' names no Python object", capsys, 2)
+    refused(["verify", bundle, "--model", "chain"], "--model 'chain' is not the name of a Python object", capsys, 2)
     refused(
         ["verify", bundle, "--model", "own_denoiser:wide"], 'Missing key(s) in state_dict: "blocks.3.weight', capsys
     )
