@@ -63,6 +63,6 @@ def export(
     if as_json:
         emit({"bundle": str(folder), "layout": layout, "graphs": graphs, "nfe": program.nfe, "slot_bytes": slots})
         return
-    size = f"slots {slots / 1024:.0f} KiB an image"
-    result(f"{count_text(len(graphs), 'graph')}, {program.nfe} network calls an image, {size}")
+    size = f"slots {slots / 1024:.0f} KiB per image"
+    result(f"{count_text(len(graphs), 'graph')}, {program.nfe} network calls per image, {size}")
     result(f"in {folder}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from typer.exceptions import TyperException
 
@@ -53,7 +54,8 @@ RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {
 }
 """Options that were renamed, by command. The old name is refused with the new one, because its meaning was unclear."""
 
-_PARAMETERS = re.compile(rf"\b({'|'.join(OPTION_OF_PARAMETER)})\b")
+_PARAMETERS = re.compile(rf"(?<![\w./'-])({'|'.join(OPTION_OF_PARAMETER)})(?![\w./'-])")
+"""Parameters in a sentence. Parts of paths, of quoted values and of dotted recipe keys are none."""
 
 _EXTRAS = {"onnxruntime": "cpu", "tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 """Optional modules, and the extra that installs each."""
@@ -74,31 +76,47 @@ def exit_code(app: Callable[..., object], arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), prog_name="dipgo-deploy", standalone_mode=False)
         if code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this code
-            return _fail("interrupted", _INTERRUPTED)
+            return _fail("interrupted: run the same command again", _INTERRUPTED)
         return code if isinstance(code, int) else 0
     except TyperException as error:
-        return _fail(_parser_message(error), UsageError.exit_code)
+        return _fail(_parser_message(error, arguments), UsageError.exit_code)
     except Exception as error:
-        return _report(error)
+        return _report(error, arguments)
 
 
-def _parser_message(error: TyperException) -> str:
+def _parser_message(error: TyperException, arguments: Sequence[str]) -> str:
     """What is wrong with a command line, and where its options are described."""
     command = getattr(getattr(error, "ctx", None), "command_path", "dipgo-deploy")
     option = getattr(error, "option_name", None)
     new_name = RENAMED_OPTIONS.get(command.split()[-1], {}).get(option or "")
     if new_name:
         return f"{option} was renamed: use {new_name}, see {command} --help"
-    return f"{error.format_message().replace('Value error, ', '').rstrip('.')}: see {command} --help"
+    text = error.format_message().replace("Value error, ", "").rstrip(".")
+    value = _value_of(text, arguments)
+    return f"{text}{'' if value is None else f', got {value!r}'}: see {command} --help"
 
 
-def _report(error: Exception) -> int:
+def _value_of(text: str, arguments: Sequence[str]) -> str | None:
+    """The value of the option that a message on a wrong value names. None if the message names the value itself."""
+    named = re.match(r"Invalid value for '(?:-\w, |-\w / )?(--[\w-]+)'", text)
+    for option, value in pairwise([*arguments, ""]):
+        if named and option == named[1] and repr(value) not in text:
+            return value
+    return None
+
+
+def _report(error: Exception, arguments: Sequence[str]) -> int:
     if os.environ.get("DIPGO_TRACEBACK"):
         import traceback
 
         traceback.print_exception(error)
     if isinstance(error, DipgoError):
-        return _fail(_PARAMETERS.sub(lambda match: OPTION_OF_PARAMETER[match[1]], str(error)), error.exit_code)
+        # What the user typed stays as it is: `generate gpus` is about a folder of this name.
+        typed = {*arguments}
+        text = _PARAMETERS.sub(
+            lambda match: match[1] if match[1] in typed else OPTION_OF_PARAMETER[match[1]], str(error)
+        )
+        return _fail(text, error.exit_code)
     extra = _EXTRAS.get((error.name or "").partition(".")[0]) if isinstance(error, ImportError) else None
     if extra:
         return _fail(f"{error}: pip install 'dipgo-deploy[{extra}]'", MissingError.exit_code)

@@ -66,8 +66,10 @@ def _override(document: dict[str, Any], text: str) -> None:
     """Set one ``KEY=VALUE`` in ``document``."""
     name, equals, value = text.partition("=")
     keys = name.strip().split(".")
-    if not equals:
-        raise UsageError(f"override {text!r} has no value: give KEY=VALUE, such as search.ratio=0.8")
+    if not equals or not name.strip():
+        raise UsageError(
+            f"override {text!r} has no {'key' if equals else 'value'}: give KEY=VALUE, such as search.ratio=0.8"
+        )
     try:
         annotation = type_of(keys, document)
     except KeyUnknown as error:

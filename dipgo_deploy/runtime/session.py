@@ -202,7 +202,7 @@ def _check_options(program: Program, batch: int, guidance_scale: float, cuda_gra
     if program.contract.guidance == "none" and guidance_scale != 1.0:
         raise UsageError(
             f"guidance_scale is {guidance_scale:g}, but the program was made without guidance: make it with guidance "
-            "layout 'concat', or leave the scale at 1"
+            "layout 'concat', or leave guidance_scale out"
         )
     if cuda_graph and _has_host_sampler(program):
         raise UsageError(

@@ -30,8 +30,11 @@ def test_a_flipped_byte_is_found_at_load(bundle_copy: Path, name: str) -> None:
         load_bundle(bundle_copy)
 
 
-def test_a_flipped_byte_of_the_weights_is_found_when_whole(bundle_copy: Path) -> None:
+def test_a_flipped_byte_of_large_weights_is_found_when_whole(bundle_copy: Path, monkeypatch) -> None:
     flip_byte(bundle_copy / "unet" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(InputError, match=r"safetensors differs from its recorded sha256"):
+        load_bundle(bundle_copy)
+    monkeypatch.setattr("dipgo_deploy.bundle.load._SMALL_FILE", 1_000_000)
     load_bundle(bundle_copy)
     with pytest.raises(InputError, match=r"safetensors differs from its recorded sha256"):
         load_bundle(bundle_copy, whole=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from dipgo_deploy.cli.main import app
+from dipgo_deploy.cli.main import app, run
 from dipgo_deploy.cli.outcome import OPTION_OF_PARAMETER, RENAMED_OPTIONS, exit_code
 from dipgo_deploy.core.errors import UsageError
 from tests.cli.refusal import refused
@@ -38,3 +38,26 @@ def test_parameters_in_errors_are_shown_as_options(capsys):
     assert capsys.readouterr().err == (
         "error: --gpu-memory is for backends tensorrt and rtx: leave it out, or see gpu_memory_note\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["generate", "gpus"], "gpus is not a folder: give a bundle"),
+        ([], "out/random_weights/gpus.json does not exist: check the path"),
+        ([], "model.random_weights is missing: give export.max_graphs, or 'gpus'"),
+    ],
+)
+def test_paths_recipe_keys_and_what_the_user_typed_stay_as_they_are(arguments, text, capsys):
+    def fail(**_: object) -> None:
+        raise UsageError(text)
+
+    exit_code(fail, arguments)
+    assert capsys.readouterr().err == f"error: {text}\n"
+
+
+@pytest.mark.parametrize("option", [["--steps", "0"], ["--ratio", "cat"]])
+def test_a_wrong_value_is_named_once(option, tmp_path, capsys):
+    refused(["search", "digits-unet", "--out", tmp_path / "s.json", *option], "", capsys, 2)
+    assert run(["search", "digits-unet", "--out", str(tmp_path / "s.json"), *option]) == 2
+    assert capsys.readouterr().err.count(f"'{option[1]}'") == 1

@@ -294,7 +294,7 @@ def test_an_interrupted_export_leaves_nothing(bundle_folder, traced, tmp_path, m
 
     monkeypatch.setattr("shutil.copyfile", interrupt)
     assert run([str(word) for word in writing("export", tmp_path / "out", bundle_folder)]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
+    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted: run the same command again"
     assert list(tmp_path.iterdir()) == []
 
 
