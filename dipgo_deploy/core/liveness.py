@@ -26,7 +26,6 @@ __all__ = [
     "reach",
     "residual_name",
     "schedule_macs",
-    "stored_names",
 ]
 
 _RESIDUAL = ":residual"
@@ -45,11 +44,6 @@ def block_of_stored(graph: BlockGraph, name: str) -> str:
 def is_residual(graph: BlockGraph, block: str, kind: Kind) -> bool:
     """Whether reusing ``block`` means input + stored residual. The prediction is always reused as an output."""
     return kind == "residual" and block != PREDICTION and graph.block_of_name[block].residual_input is not None
-
-
-def stored_names(graph: BlockGraph, block: str, kind: Kind) -> tuple[str, ...]:
-    """The names under which a block's computed result is kept for later steps."""
-    return (residual_name(block),) if is_residual(graph, block, kind) else graph.block_of_name[block].features
 
 
 @dataclass(frozen=True)

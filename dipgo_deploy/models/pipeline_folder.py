@@ -66,7 +66,7 @@ def using_component(folder: Path, name: str) -> Iterator[tuple[Any, Path]]:
 
     Raises:
         MissingError: transformers is needed and not installed.
-        InputError: the index names no such component or an unknown class, or the context raised.
+        InputError: the index lacks the component or names an unknown class, or the context raised.
     """
     library, class_name = _entry(folder, name)
     component_class = _component_class(name, library, class_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -42,7 +43,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(ABC):
     """One stage. ``schedule`` names the schedule of the stage, if the stage belongs to one schedule."""
 
     kind: ClassVar[str]
@@ -79,9 +80,9 @@ class Stage:
         """The bundle of the schedule."""
         return self.path("")
 
+    @abstractmethod
     def keys(self) -> Mapping[str, Any]:
         """The recipe keys that the stage reads, with their values."""
-        raise NotImplementedError
 
     def files(self) -> list[Path]:
         """The files that the stage reads."""
@@ -95,16 +96,16 @@ class Stage:
         """Why the stage is skipped, "" if it runs. Raises MissingError if it can neither run nor be skipped."""
         return ""
 
-    def prepare(self, changed: Collection[str]) -> None:
+    def prepare(self, changed: Collection[str]) -> None:  # noqa: B027 - most stages leave nothing that becomes invalid
         """Remove outputs of an earlier run that are invalid now that the inputs in ``changed`` differ."""
 
     def resume_point(self) -> str:
         """Where an interrupted stage resumes, "" if it starts again."""
         return ""
 
+    @abstractmethod
     def run(self) -> Work[list[Path]]:
         """Do the work and return the files written."""
-        raise NotImplementedError
 
 
 def keys_of(table: str, section: Any, names: Collection[str] | None = None) -> dict[str, Any]:

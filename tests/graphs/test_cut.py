@@ -10,7 +10,6 @@ import pytest
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.liveness import stored_names
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.sampler import LinearSampler, Update
 from dipgo_deploy.core.schedule import Schedule
@@ -20,6 +19,7 @@ from dipgo_deploy.models.contracts import make_contract
 from dipgo_deploy.search.random_schedules import random_schedule
 from tests.graphs.onnx_text import open_session, run_session
 from tests.graphs.surgery import EVERY_TRACE, TRACES, deviation, example, record
+from tests.search.graphs import stored_names
 
 ROWS = 3
 KINDS, LAYOUTS = ("output", "residual"), ("subnets", "segments")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dipgo_deploy.core.blocks import PREDICTION, Block, BlockGraph, Macs, Piece
+from dipgo_deploy.core.blocks import PREDICTION, Block, BlockGraph, Kind, Macs, Piece
 from dipgo_deploy.core.contract import Contract, Guidance, SamplerSpec
+from dipgo_deploy.core.liveness import is_residual, residual_name
 from dipgo_deploy.core.tensors import TensorSpec
 
 _INPUTS = (TensorSpec("sample", ("rows", 4, 8, 8), "float32"), TensorSpec("timestep", ("rows",), "float32"))
@@ -87,3 +88,8 @@ def _graph(
         values,
         weights,
     )
+
+
+def stored_names(graph: BlockGraph, block: str, kind: Kind) -> tuple[str, ...]:
+    """The names under which a block's computed result is kept for later steps."""
+    return (residual_name(block),) if is_residual(graph, block, kind) else graph.block_of_name[block].features

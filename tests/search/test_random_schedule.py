@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, Kind
-from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, reach, stored_names
+from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, reach
 from dipgo_deploy.core.schedule import check_schedule, full_schedule
 from dipgo_deploy.search.random_schedules import random_schedule
-from tests.search.graphs import chain_like, contract_of, unet_like
+from tests.search.graphs import chain_like, contract_of, stored_names, unet_like
 
 GRAPHS = st.sampled_from([(unet_like(), "output"), (chain_like(), "output"), (chain_like(), "residual")])
 SEEDS = st.integers(0, 2**32 - 1)

@@ -49,7 +49,7 @@ def load_single_file(path: Path, dtype: str, config: str | None = None, meta: bo
 
     Raises:
         InputError: the file is a pickle, is damaged, is of an unknown kind or does not fit the config.
-        UsageError: diffusers loads no such class from a single file.
+        UsageError: diffusers cannot load this class from a single file.
     """
     import diffusers  # noqa: TID251 - the home of diffusers
 
