@@ -66,7 +66,10 @@ class ModelSource:
         return self.model if self.model is not None else f"{self.random_weights} with random weights"
 
     def load(self) -> LoadedModel:
-        """Load the model. Random weights are left out if memory is too small. Raises the errors of the loaders."""
+        """Load the model and print what was assumed about it. Raises the errors of the loaders.
+
+        Random weights are left out if memory is too small.
+        """
         from dipgo_deploy.models.lora import with_loras
         from dipgo_deploy.models.lora_files import loras_from_texts
 
@@ -75,7 +78,10 @@ class ModelSource:
             raise UsageError(f"{self.label} was loaded without weights, a LoRA needs them: leave --lora out")
         if self.size is not None:
             model = model.with_latent_shape((*model.latent_shape[:-2], *map(int, self.size.split("x"))))
-        return with_loras(model, loras)
+        model = with_loras(model, loras)
+        for assumption in model.assumptions:
+            say(f"assumed: {assumption}")
+        return model
 
     def _without_loras(self) -> LoadedModel:
         from dipgo_deploy.models import load_model, load_random

@@ -49,6 +49,8 @@ class LoadedModel:
         guidance: guidance layout of an ordinary run. None means the pipeline's default.
         steps: number of steps of an ordinary run. None means the pipeline's default.
         text_loras: LoRA adapters for the pipeline's text encoders, by component name.
+        assumptions: what the source did not say and was therefore assumed, one sentence each, with the option that
+            changes it. Commands print them.
     """
 
     module: nn.Module
@@ -65,6 +67,7 @@ class LoadedModel:
     guidance: Guidance | None = None
     steps: int | None = None
     text_loras: Mapping[str, tuple[LoraFile, ...]] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:

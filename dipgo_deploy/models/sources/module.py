@@ -29,6 +29,7 @@ def model_from_module(
     text_tokens: int | None = None,
     guidance: Guidance | None = None,
     steps: int | None = None,
+    assumptions: tuple[str, ...] = (),
 ) -> LoadedModel:
     """Wrap a live module. It is cast to ``dtype`` in place, and its gradients are switched off.
 
@@ -44,6 +45,7 @@ def model_from_module(
         text_tokens: overrides the preset's length of the text.
         guidance: overrides the guidance layout of the class's pipelines.
         steps: overrides the number of steps of the class's pipelines.
+        assumptions: what the source left open, see LoadedModel.
 
     Returns:
         The model, ready to be traced.
@@ -72,6 +74,7 @@ def model_from_module(
         text_tokens=text_tokens,
         guidance=guidance,
         steps=steps,
+        assumptions=assumptions,
     )
 
 
