@@ -19,12 +19,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from dipgo_deploy.core.contract import Guidance
+from dipgo_deploy.core.contract import Contract, Guidance
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.tensors import TOKENS, SizeRange
 from dipgo_deploy.models.lora_files import LoraFile
 from dipgo_deploy.models.presets import Preset
 
-__all__ = ["DTYPES", "LoadedModel", "canonical_config", "check_dtype"]
+__all__ = ["DTYPES", "MOST_TOKENS", "LoadedModel", "canonical_config", "check_dtype"]
+
+MOST_TOKENS = 1024
+"""Longest text sequence by default. The pipelines of all presets stay below: Stable Diffusion 3 gives up to 589."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """Dtypes that a model may be loaded in, by name."""
@@ -45,7 +49,8 @@ class LoadedModel:
         latent_shape: the latent of one image, ``(C, H, W)``, or ``(C, F, H, W)`` with frames.
         preset: block patterns and forward of the class.
         class_embedder: turns labels into cross-attention tokens. It comes from the pipeline, or from prompts.
-        text_tokens: length of the text sequence. None means the preset's length.
+        text_tokens: usual length of the text sequence. None means the preset's length.
+        ranges: ranges of free sizes that differ from the default, by symbol. See ``sizes``.
         guidance: guidance layout of an ordinary run. None means the pipeline's default.
         steps: number of steps of an ordinary run. None means the pipeline's default.
         text_loras: LoRA adapters for the pipeline's text encoders, by component name.
@@ -64,6 +69,7 @@ class LoadedModel:
     preset: Preset
     class_embedder: Any = None
     text_tokens: int | None = None
+    ranges: Mapping[str, SizeRange] = field(default_factory=dict)
     guidance: Guidance | None = None
     steps: int | None = None
     text_loras: Mapping[str, tuple[LoraFile, ...]] = field(default_factory=dict)
@@ -101,10 +107,40 @@ class LoadedModel:
 
     @property
     def tokens(self) -> int:
-        """Length of the cross-attention sequence."""
+        """Usual length of the text sequence."""
         if self.class_embedder is not None:
             return int(self.class_embedder.config["tokens"])
         return self.text_tokens or self.preset.tokens
+
+    @property
+    def axes(self) -> Mapping[str, Mapping[int, str]]:
+        """Symbols of the axes of every input, besides the rows: those of the preset, and height and width."""
+        names = list(self.example_inputs(1))
+        axes = {name: dict(self.preset.axes.get(name, {})) for name in names}
+        if "height" in self.ranges:
+            rank = len(self.latent_shape) + 1
+            axes[names[0]] |= {rank - 2: "height", rank - 1: "width"}
+        return axes
+
+    @cached_property
+    def sizes(self) -> Mapping[str, SizeRange]:
+        """The range of every symbol that the inputs have.
+
+        Text may have up to MOST_TOKENS tokens, unless ``ranges`` says otherwise. Class labels always become the same
+        number of tokens. Height and width are free only if ``ranges`` has them.
+        """
+        example = self.example_inputs(1)
+        places = [(name, axis) for name, axes in self.axes.items() for axis, symbol in axes.items() if symbol == TOKENS]
+        if not places:
+            return {name: size for name, size in self.ranges.items() if name != TOKENS}
+        usual = {example[name].shape[axis] for name, axis in places}.pop()
+        if self.class_embedder is not None and not self.class_embedder.config.get("is_text"):
+            return {**self.ranges, TOKENS: SizeRange(usual, usual, usual)}
+        return {TOKENS: SizeRange(1, usual, max(usual, MOST_TOKENS)), **self.ranges}
+
+    def with_tokens(self, tokens: SizeRange) -> LoadedModel:
+        """The same model for other lengths of the text sequence."""
+        return replace(self, text_tokens=tokens.opt, ranges={**self.ranges, TOKENS: tokens})
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
         """Inputs of a forward by name, in call order, the latent first.
@@ -125,6 +161,12 @@ class LoadedModel:
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
         """The same model on latents of another shape. The trace fails if the model does not accept the shape."""
         return self if shape == self.latent_shape else replace(self, latent_shape=shape)
+
+    def for_contract(self, contract: Contract) -> LoadedModel:
+        """The same model with the latent shape and the free sizes of a contract."""
+        ranges = {**self.ranges, **contract.ranges}
+        tokens = contract.tokens.opt if contract.tokens is not None else self.text_tokens
+        return replace(self.with_latent_shape(contract.latent_shape), ranges=ranges, text_tokens=tokens)
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """The network's output ``(rows, C, H, W)``."""

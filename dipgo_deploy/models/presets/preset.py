@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,13 +11,20 @@ from torch import nn
 
 from dipgo_deploy.core.errors import UsageError
 
-__all__ = ["Inputs", "Preset", "Shape", "first_output", "patterns_for", "square"]
+__all__ = ["TEXT_AXES", "Inputs", "Preset", "Shape", "first_output", "patterns_for", "square"]
 
 Inputs = dict[str, torch.Tensor]
 """Inputs of a forward by name, rows first."""
 
 Shape = tuple[int, ...]
 """Shape of one image's latent: (C, H, W), or (C, F, H, W) with frames."""
+
+
+TEXT_AXES: Mapping[str, Mapping[int, str]] = {
+    "encoder_hidden_states": {1: "tokens"},
+    "encoder_attention_mask": {1: "tokens"},
+}
+"""Axes of the text sequence, by the names that diffusers' denoisers give their inputs."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,9 @@ class Preset:
         latent_shape: the latent of one image, ``(C, H, W)`` or with frames ``(C, F, H, W)``, from the config.
         tokens: length of the text sequence in the family's pipelines.
         constant_inputs: inputs whose example is also their default in a run: sizes, masks, guidance weights.
+        axes: symbols of the free axes of each input, besides the rows. Inputs that a model lacks are ignored.
+        size_step: ``size_step(config)`` gives the number of which the latent's height and width are multiples, or None
+            if they cannot be free.
     """
 
     granularities: Mapping[str, tuple[str, ...]]
@@ -41,6 +51,8 @@ class Preset:
     latent_shape: Callable[[Mapping[str, Any]], Shape]
     tokens: int = 77
     constant_inputs: Sequence[str] = ()
+    axes: Mapping[str, Mapping[int, str]] = field(default_factory=lambda: dict(TEXT_AXES))
+    size_step: Callable[[Mapping[str, Any]], int] | None = None
 
 
 def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str, ...]:
