@@ -99,8 +99,10 @@ class Bundle:
                 f"{self.folder} holds a {contract.model_class}, for which no preset ships: pass the exported model "
                 "as own_model"
             )
-        text = next((spec.shape[1] for spec in self.blocks.inputs if spec.name == "encoder_hidden_states"), None)
-        return replace(model, latent_shape=contract.latent_shape, text_tokens=text if isinstance(text, int) else None)
+        if contract.tokens is None:  # Bundles of format 1.1 and before have one text length.
+            text = next((spec.shape[1] for spec in self.blocks.inputs if spec.name == "encoder_hidden_states"), None)
+            model = replace(model, text_tokens=text if isinstance(text, int) else None)
+        return model.for_contract(contract)
 
     @cached_property
     def _master(self) -> Path:
@@ -112,7 +114,7 @@ class Bundle:
     @cached_property
     def value_specs(self) -> Mapping[str, TensorSpec]:
         """Shape and dtype of every value in the master graph."""
-        return master_specs(self._master)
+        return master_specs(self._master, self.blocks.sizes)
 
     def compile(self, schedule: Schedule, layout: Layout = "subnets", fold: bool = True) -> CompiledProgram:
         """Lower and cut another schedule of the same model in memory.

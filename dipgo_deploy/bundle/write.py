@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.bundle.card import model_card
+from dipgo_deploy.core.blocks import fit_contract
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.disk import check_target, path_inside, records_of, staged, write_atomic
 from dipgo_deploy.core.engine import ENGINES_FOLDER
@@ -72,13 +73,14 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
     if not model.has_weights:
         raise InputError(f"this {model.class_name} was loaded without weights, a bundle needs them: load them too")
     _check_model(model, schedule)
-    model = model.with_latent_shape(schedule.contract.latent_shape)
+    model = model.for_contract(schedule.contract)
     if options.dtype is not None and options.dtype != model.dtype:
         model = model.as_dtype(options.dtype)
         contract = replace(schedule.contract, dtype=model.dtype, model_digest=model.digest)
         schedule = replace(schedule, contract=contract)
     traced = trace(model, granularity=schedule.granularity)
     check_schedule(schedule, traced.blocks.block_names)
+    schedule = replace(schedule, contract=fit_contract(schedule.contract, traced.blocks))
     if options.max_graphs is not None:
         schedule = limit_graphs(schedule, traced.blocks, options.max_graphs)
     sampler = read_sampler(schedule.contract.sampler)

@@ -21,6 +21,7 @@ from dipgo_deploy.cli.options import (
     Sampler,
     Size,
     Steps,
+    Tokens,
     Variant,
 )
 from dipgo_deploy.cli.source import ModelSource
@@ -36,6 +37,7 @@ def import_schedule(
     revision: Revision = None,
     config: Config = None,
     size: Size = None,
+    tokens: Tokens = None,
     file: Annotated[Path | None, typer.Option(help="The settings as JSON. The options below override them.")] = None,
     interval: Annotated[
         int | None, typer.Option(help="Steps from one full step to the next (deepcache, fora).")
@@ -60,7 +62,7 @@ def import_schedule(
     from dipgo_deploy.search.interchange import FORMATS
     from dipgo_deploy.search.interchange import import_schedule as read_schedule
 
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size, tokens)
     settings = {"interval": interval, "branch": branch, "skip-mode": skip_mode, "first": first, "last": last}
     document = _document(form, file, settings)
     check_target(out)

@@ -136,7 +136,9 @@ class Contract:
             allowed = self.ranges.get(name)
             if allowed is None or not allowed.has(value):
                 limits = "has no such size" if allowed is None else f"takes {allowed}"
-                raise UsageError(f"{name} is {value}, but the contract {limits}: change {name}, or make a schedule for it")
+                raise UsageError(
+                    f"{name} is {value}, but the contract {limits}: change {name}, or make a schedule for it"
+                )
         usual = {name: allowed.opt for name, allowed in self.ranges.items()}
         return {"batch": batch, "rows": batch * self.rows_per_image, **usual, **chosen}
 

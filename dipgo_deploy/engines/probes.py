@@ -136,8 +136,9 @@ class ProbeEngines:
         records = [engine.record for engine in engines]
         self._built |= {home / f"{record.graph}.engine": record for record in records}
         files = {name: home / f"{name}.engine" for name in graphs}
-        target, rows = self._machine.target, program.contract.sizes(self._machine.batch.opt)["rows"]
-        return TensorRTBackend(target.module, files, reserve=shared_bytes(records, rows), name=target.name)
+        target, sizes = self._machine.target, program.contract.sizes(self._machine.batch.opt)
+        reserve = shared_bytes(records, program, sizes)
+        return TensorRTBackend(target.module, files, reserve=reserve, name=target.name)
 
     def drop(self) -> None:
         """Remove the engine files. Engines in device memory keep running."""

@@ -63,7 +63,9 @@ def _transpose_keys_directly(graph: ir.Graph, specs: Mapping[str, TensorSpec]) -
         first = _producer(middle, "Reshape")
         if middle is None or first is None or list(middle.attributes.get_ints("perm", [])) != [0, 2, 1]:
             continue
-        source, merged, result = (_shape(value, specs) for value in (first.inputs[0], middle.inputs[0], last.outputs[0]))
+        source, merged, result = (
+            _shape(value, specs) for value in (first.inputs[0], middle.inputs[0], last.outputs[0])
+        )
         if len(source) == 4 and merged[1:] == source[2:] and result == (*source[:2], source[3], source[2]):
             swap = ir.Node("", "Transpose", [first.inputs[0]], [ir.AttrInt64s("perm", [0, 1, 3, 2])])
             _replace(graph, last, swap)

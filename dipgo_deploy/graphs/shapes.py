@@ -22,8 +22,8 @@ from dipgo_deploy.core.tensors import FREE_SIZES, ROWS, Dim, SizeRange, TensorSp
 __all__ = ["ARITHMETIC", "infer_specs"]
 
 ARITHMETIC = frozenset(
-    {"Add", "Cast", "Concat", "Div", "Gather", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Reshape", "Slice", "Squeeze",
-     "Sub", "Unsqueeze"}
+    {"Add", "Cast", "Concat", "Div", "Gather", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Reshape", "Slice",
+     "Squeeze", "Sub", "Unsqueeze"}
 )  # fmt: skip
 """Operators of shape arithmetic, besides Shape itself."""
 
@@ -96,7 +96,9 @@ def _infer_at(proto: onnx.ModelProto, values: Mapping[str, int]) -> dict[str, tu
         kind = value.type.tensor_type
         if not kind.HasField("shape") or any(not dim.HasField("dim_value") for dim in kind.shape.dim):
             free = " and ".join("batch" if symbol == ROWS else symbol for symbol in values)
-            raise InputError(f"the shape of {value.name} cannot be inferred: the model cannot run with a dynamic {free}")
+            raise InputError(
+                f"the shape of {value.name} cannot be inferred: the model cannot run with a dynamic {free}"
+            )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
         shapes[value.name] = (dtype, tuple(dim.dim_value for dim in kind.shape.dim))
     return {**shapes, **integers}
@@ -143,7 +145,9 @@ def _fit(values: Sequence[int], symbols: Sequence[str], samples: Mapping[str, Se
 def _dim(name: str, terms: Terms, size: int, values: Mapping[str, int]) -> Dim:
     """The size that ``terms`` describe, checked to be ``size`` at ``values``."""
     if sum((factor * _product(symbols, values) for symbols, factor in terms.items()), Fraction(0)) != size:
-        raise InputError(f"a size of {name} is not a sum of products of {', '.join(values)}: fix the size, or the model")
+        raise InputError(
+            f"a size of {name} is not a sum of products of {', '.join(values)}: fix the size, or the model"
+        )
     text = "+".join(_term(symbols, terms[symbols]) for symbols in sorted(terms, key=lambda s: (-len(s), s)))
     if len({ROWS in symbols for symbols in terms}) > 1:
         raise InputError(

@@ -153,7 +153,11 @@ def _has_sizes(blocks: BlockGraph, model: LoadedModel) -> bool:
     """Whether a trace is free where the model asks for that, as far as the exporter could follow."""
     free = {name for name, size in blocks.sizes.items() if not size.is_fixed} | set(blocks.refused)
     asked = {name for name, size in model.sizes.items() if not size.is_fixed}
-    within = all(model.sizes[name].min <= size.min and size.max <= model.sizes[name].max for name, size in blocks.sizes.items() if name in model.sizes)
+    within = all(
+        model.sizes[name].min <= size.min and size.max <= model.sizes[name].max
+        for name, size in blocks.sizes.items()
+        if name in model.sizes
+    )
     return blocks.sizes.keys() == model.sizes.keys() and free == asked and within
 
 

@@ -9,7 +9,7 @@ import torch
 
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.pipeline.calls import NetworkCall, RefusedCall
-from dipgo_deploy.pipeline.checks import CallCheck
+from dipgo_deploy.pipeline.checks import CallCheck, CallSizes
 from dipgo_deploy.pipeline.stepping import StepPrograms, StepSession
 from dipgo_deploy.pipeline.tracker import CallTracker, Place
 
@@ -28,7 +28,7 @@ class DeployedTrajectory:
     def __init__(self, programs: StepPrograms, check: CallCheck, sampler: SamplerSpec) -> None:
         self._programs, self._check, self._tracker = programs, check, CallTracker(sampler)
         self._session: StepSession | None = None
-        self._session_key: tuple[int, int] | None = None
+        self._session_key: tuple[int, CallSizes] | None = None
         self._first_call: NetworkCall | None = None
         self._versions: dict[str, int] = {}
         self._abandoned: tuple[float, RefusedCall] | None = None
@@ -68,7 +68,7 @@ class DeployedTrajectory:
         self.reset()
 
     def _predict(self, call: NetworkCall) -> torch.Tensor:
-        batch = self._check.check(call)
+        sizes = self._check.check(call)
         place = self._tracker.follow(call.timestep, call.tolerance, self._is_same(call))
         is_first = place.step == place.start
         self._check_rows(place, call, is_first)
@@ -76,10 +76,10 @@ class DeployedTrajectory:
         if place.step - place.start < 2:
             self._check.check_guidance(call, first=is_first)
         if is_first:
-            self._start(place, call, batch)
+            self._start(place, call, sizes)
         elif place.replay:
             assert self._first_call is not None
-            self._start(place, self._first_call, batch)
+            self._start(place, self._first_call, sizes)
             self._run(place.start, place, self._first_call)
         return self._run(place.step, place, call)
 
@@ -105,10 +105,10 @@ class DeployedTrajectory:
             f"{place.step}: keep guidance and batch for a whole run"
         )
 
-    def _start(self, place: Place, call: NetworkCall, batch: int) -> None:
-        if self._session_key != (place.start, batch):
-            self._session = self._programs.session(place.start, batch)
-            self._session_key = (place.start, batch)
+    def _start(self, place: Place, call: NetworkCall, sizes: CallSizes) -> None:
+        if self._session_key != (place.start, sizes):
+            self._session = self._programs.session(place.start, sizes)
+            self._session_key = (place.start, sizes)
         assert self._session is not None
         self._session.set_conditioning(call.conditioning)
         self._remember(call)
