@@ -2,7 +2,8 @@
 
 1. Engines do not share weights in device memory, so a layout holds the weights of each of its graphs. The code of an
    engine adds a constant for every node of its graph. Sizes are estimates, printed with "≈".
-2. The program counts slots exactly, at the largest text and latent that the contract allows. Activations are one buffer, as large as the graph that needs most.
+2. The program counts slots exactly. Activations are one buffer, as large as the graph that needs most. Both are
+   counted at the longest text that the contract allows.
 3. If the memory cannot hold all engines, the least recently used engine is evicted. The plan counts reloads of a run.
 4. Time comes from a latency table, if there is one.
 

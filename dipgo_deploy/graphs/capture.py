@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
@@ -130,7 +131,9 @@ def _entry_name(
     return name
 
 
-def capture(model: LoadedModel, blocks: Sequence[str], sizes: Mapping[str, SizeRange]) -> Capture:
+def capture(
+    model: LoadedModel, blocks: Sequence[str], sizes: Mapping[str, SizeRange] = MappingProxyType({})
+) -> Capture:
     """Export a model with the features of its blocks as outputs, a dynamic batch axis and other free axes.
 
     No constant is folded, and every parameter keeps its name and orientation.
@@ -138,7 +141,7 @@ def capture(model: LoadedModel, blocks: Sequence[str], sizes: Mapping[str, SizeR
     Args:
         model: the denoiser.
         blocks: paths of the blocks in execution order.
-        sizes: the range of each symbol of the inputs. A range of one value fixes the axis.
+        sizes: the range of each free symbol of the inputs. A range of one value fixes the axis.
 
     Returns:
         The exported model.

@@ -91,7 +91,7 @@ def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node, output: int = 0) -> No
     new.metadata_props.update(old.metadata_props)
     graph.insert_before(old, new)
     ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
-    if not any(value.uses() for value in old.outputs):
+    if not any(value.uses() or value.is_graph_output() for value in old.outputs):
         graph.remove(old, safe=True)
 
 
@@ -110,7 +110,6 @@ class _Arithmetic:
 
     def __init__(self, graph: ir.Graph, specs: Mapping[str, TensorSpec]) -> None:
         self._graph, self._specs, self._count = graph, specs, 0
-        self._constants: dict[tuple[int, ...], ir.Value] = {}
         self._places = {
             dim: (value, axis)
             for value in reversed(graph.inputs)
@@ -185,14 +184,12 @@ class _Arithmetic:
 
     def _constant(self, numbers: tuple[int, ...]) -> ir.Value:
         """An int64 initializer with these numbers. Equal numbers share an initializer."""
-        if numbers not in self._constants:
-            name = "shape_" + "_".join(str(n) for n in numbers).replace("-", "m")
+        name = "shape_" + "_".join(str(n) for n in numbers).replace("-", "m")
+        if name not in self._graph.initializers:
             tensor = ir.tensor(np.array(numbers, dtype=np.int64), name=name)
             kind = ir.TensorType(ir.DataType.INT64)
-            value = ir.Value(name=name, shape=tensor.shape, type=kind, const_value=tensor)
-            self._graph.register_initializer(value)
-            self._constants[numbers] = value
-        return self._constants[numbers]
+            self._graph.register_initializer(ir.Value(name=name, shape=tensor.shape, type=kind, const_value=tensor))
+        return self._graph.initializers[name]
 
 
 def _separate_readers(graph: ir.Graph) -> None:

@@ -21,6 +21,7 @@ from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.files import load_engine_record, load_manifest
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.run_options import RunOptions
+from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.memory import NO_CUDA_GRAPH
@@ -161,7 +162,7 @@ def open_engines(
         bundle.folder, manifest, source.program, source.graphs, source.weights, target, values, trust=run.trust_engines
     )
     files = {name: _engine_file(engine, source.graphs[name]) for name, engine in engines.items()}
-    reserve = shared_bytes([engine.record for engine in engines.values()], source.program, values)
+    reserve = shared_bytes([engine.record for engine in engines.values()], graph_tensors(source.program), values)
     backend = TensorRTBackend(target.module, files, gpu_memory=run.gpu_memory, reserve=reserve, name=target.name)
     return source.program, bundle.lower_steps(blocks=source.blocks), backend
 
@@ -171,12 +172,14 @@ def _engine_file(engine: Engine, onnx: Path) -> EngineFile:
     return EngineFile(engine.path, onnx, record.weight_bytes) if record.is_stripped else EngineFile(engine.path)
 
 
-def shared_bytes(records: Sequence[EngineRecord], program: Program, sizes: Mapping[str, int]) -> int:
+def shared_bytes(
+    records: Sequence[EngineRecord], tensors: Mapping[str, Mapping[str, TensorSpec]], sizes: Mapping[str, int]
+) -> int:
     """GPU memory that the engines of a program share: activations of the largest engine, and scratch for outputs.
 
     Args:
         records: of all engines of a program.
-        program: the program over the engines.
+        tensors: specs by graph and by the graph's tensor name.
         sizes: values of the symbols.
 
     Returns:
@@ -184,7 +187,6 @@ def shared_bytes(records: Sequence[EngineRecord], program: Program, sizes: Mappi
     """
     # Output i of every engine uses scratch buffer i, so buffer i is as large as the largest output i.
     scratch: list[int] = []
-    tensors = graph_tensors(program)
     for record in records:
         outputs = [name for name, tensor in record.io.items() if tensor.mode == "output"]
         lengths = [tensors[record.graph][name].nbytes(sizes) for name in outputs]

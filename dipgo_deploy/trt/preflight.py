@@ -183,7 +183,7 @@ def _check_sizes(record: EngineRecord, tensors: Mapping[str, TensorSpec], sizes:
         fixed = record.io[name].shape
         profile = record.profile.get(name, ProfileRange(fixed, fixed, fixed))
         for dim, low, size, high in zip(spec.shape, profile.min, spec.resolve(sizes), profile.max, strict=True):
-            if not low <= size <= high:
+            if low >= 0 and not low <= size <= high:
                 raise UsageError(
                     f"{dim} must be {low} to {high} for engine {record.graph}, got {size}: change the size, or build "
                     "engines for it"
