@@ -33,6 +33,9 @@ class SamplerPreset:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
+_KINDS: Mapping[tuple[type, ...], str] = {(bool,): "true or false", (int, float): "a number", (str,): "a word"}
+"""Types of an option's default, and the values that the option takes in words."""
+
 _DPMPP_2M = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
 
 SAMPLERS: Mapping[str, SamplerPreset] = {
@@ -130,9 +133,15 @@ def _configured(cls: Any, base: Mapping[str, Any], options: Mapping[str, Any], c
 
 
 def _check_options(cls: type, options: Mapping[str, Any]) -> None:
-    if unknown := sorted(options.keys() - scheduler_options(cls).keys() - set(call_argument_names(cls))):
-        known = ", ".join(sorted(scheduler_options(cls)))
+    defaults = scheduler_options(cls)
+    if unknown := sorted(options.keys() - defaults.keys() - set(call_argument_names(cls))):
+        known = ", ".join(sorted(defaults))
         raise UsageError(f"{cls.__name__} has no option '{unknown[0]}': choose from {known}")
+    for name, value in options.items():
+        kind = next((kind for kind in _KINDS if type(defaults.get(name)) in kind), None)
+        # diffusers checks no types. The string "no" would switch an option on.
+        if kind is not None and type(value) not in kind and value is not None:
+            raise UsageError(f"option '{name}' of {cls.__name__} is {_KINDS[kind]}, got {value!r}: change it")
 
 
 def _check_family(base: Mapping[str, Any], scheduler: Any) -> None:
