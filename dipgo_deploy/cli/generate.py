@@ -118,8 +118,8 @@ def _check_inputs(names: list[str], bundle: Path) -> None:
 
     if images := sorted({*names} & {EXTRA, LEADING, REFERENCE}):
         raise UsageError(
-            f"{bundle} also looks at {images[0]}, an image of yours, which generate does not take: call load_pipeline in "
-            "Python, or run a session"
+            f"{bundle} also looks at {images[0]}, an image of yours, which generate does not take: call load_pipeline "
+            "in Python, or run a session"
         )
 
 

@@ -93,8 +93,8 @@ def _check_output(model: LoadedModel, shape: tuple[int, ...]) -> None:
         )
     if shape[1] not in (latent[0], 2 * latent[0]):
         raise InputError(
-            f"this {model.class_name} makes {shape[1]} output channels from latents of {latent[0]}, but a sampler takes "
-            f"{latent[0]}, or {2 * latent[0]} with a learned variance: set latent_shape to the sampler's latent"
+            f"this {model.class_name} makes {shape[1]} output channels from latents of {latent[0]}, but a sampler "
+            f"takes {latent[0]}, or {2 * latent[0]} with a learned variance: set latent_shape to the sampler's latent"
         )
 
 

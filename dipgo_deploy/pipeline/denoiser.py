@@ -1,8 +1,8 @@
 """DeployedDenoiser: a bundle in place of a pipeline's denoiser, with the same signature and config.
 
-It is a diffusers model whose only parameter is empty. Pipelines read device and dtype of it. Every diffusers class that is replaced
-gets a subclass of its own, which compares equal to the diffusers class. ``DiffusionPipeline.from_pipe`` needs that: it
-accepts a component only by ``type(component) in expected``.
+It is a diffusers model whose only parameter is empty. Pipelines read device and dtype of it. Every diffusers class that
+is replaced gets a subclass of its own, which compares equal to the diffusers class. ``DiffusionPipeline.from_pipe``
+needs that: it accepts a component only by ``type(component) in expected``.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def _arguments(pipeline: Any, denoiser: DeployedDenoiser, options: PromptOptions
     images = [name for name in _IMAGES if name in parameters and (has_reference or "max_area" not in parameters)]
     if images:
         raise UsageError(
-            f"{type(pipeline).__name__} also needs {' and '.join(images)}, a prompt alone draws nothing: call the pipeline "
+            f"{type(pipeline).__name__} also needs {' and '.join(images)}, a prompt alone draws nothing: call it "
             "from Python, see load_pipeline"
         )
     if options.guidance_scale is not None:

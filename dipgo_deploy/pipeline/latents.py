@@ -1,7 +1,7 @@
 """The latent of a pipeline's call, and the conditioning that pipelines join to the latent.
 
-Inpainting, depth, control and upscaling pipelines join extra channels to the latent. FLUX packs latents into tokens, and
-Kontext appends the tokens of a reference image. The graphs have an input for each of these.
+Inpainting, depth, control and upscaling pipelines join extra channels to the latent. FLUX packs latents into tokens,
+and Kontext appends the tokens of a reference image. The graphs have an input for each of these.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tiny pipelines whose denoisers look at more than latent, time and text: images, masks, references, guidance weights."""
+"""Tiny pipelines whose denoisers look at more than latent, time and text: images, masks, guidance weights."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def _inpaint(folder: Path) -> Any:
 
 
 def _depth(folder: Path) -> Any:
-    return _sd("StableDiffusionDepth2ImgPipeline", unet(in_channels=5), folder, depth_estimator=None, feature_extractor=None)
+    return _sd(
+        "StableDiffusionDepth2ImgPipeline", unet(in_channels=5), folder, depth_estimator=None, feature_extractor=None
+    )
 
 
 def _upscale(folder: Path) -> Any:
@@ -81,7 +83,9 @@ def _lcm(folder: Path) -> Any:
 
 
 def _marigold(folder: Path) -> Any:
-    return _sd("MarigoldDepthPipeline", unet(in_channels=8), folder, default_denoising_steps=3, default_processing_resolution=0)
+    return _sd(
+        "MarigoldDepthPipeline", unet(in_channels=8), folder, default_denoising_steps=3, default_processing_resolution=0
+    )
 
 
 def _super_resolution(folder: Path) -> Any:
@@ -111,13 +115,13 @@ def _if_super_resolution(folder: Path) -> Any:
         addition_embed_type="text", addition_embed_type_num_heads=2,
     )  # fmt: skip
     noise = diffusers.DDPMScheduler(variance_type="learned_range")
-    return diffusers.IFSuperResolutionPipeline(None, None, own, noise, diffusers.DDPMScheduler(), None, None, None, False)
+    return diffusers.IFSuperResolutionPipeline(
+        None, None, own, noise, diffusers.DDPMScheduler(), None, None, None, False
+    )
 
 
 def _kandinsky(folder: Path) -> Any:
-    own = unet(
-        out_channels=8, encoder_hid_dim=6, encoder_hid_dim_type="image_proj", addition_embed_type="image"
-    )
+    own = unet(out_channels=8, encoder_hid_dim=6, encoder_hid_dim_type="image_proj", addition_embed_type="image")
     quantized = diffusers.VQModel(latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4, num_vq_embeddings=4,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
     return diffusers.KandinskyV22Pipeline(own, diffusers.DDPMScheduler(variance_type="learned_range"), quantized)
@@ -192,7 +196,8 @@ CONDITIONED: Mapping[str, Conditioned] = {
         _super_resolution, lambda: {"image": image(8)}, {"extra_channels": (3, 8, 8)}, (3, 8, 8)
     ),
     "refiner": Conditioned(
-        _refiner, lambda: {**_PROMPT, "image": image(), "strength": 1.0}, {**_TEXT, "text_embeds": (10,), "time_ids": (5,)}
+        _refiner, lambda: {**_PROMPT, "image": image(), "strength": 1.0},
+        {**_TEXT, "text_embeds": (10,), "time_ids": (5,)}
     ),
     "if-super-resolution": Conditioned(
         _if_super_resolution,
@@ -203,7 +208,8 @@ CONDITIONED: Mapping[str, Conditioned] = {
         {**_TEXT, "class_labels": (), "extra_channels": (3, 8, 8)}, (3, 8, 8),
     ),
     "kandinsky": Conditioned(
-        _kandinsky, lambda: {**_embeds(image_embeds=(1, 6), negative_image_embeds=(1, 6)), **_SIZE}, {"image_embeds": (6,)}
+        _kandinsky, lambda: {**_embeds(image_embeds=(1, 6), negative_image_embeds=(1, 6)), **_SIZE},
+        {"image_embeds": (6,)}
     ),
     "flux-fill": Conditioned(
         _flux("FluxFillPipeline", in_channels=48, out_channels=16),

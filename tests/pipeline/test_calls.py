@@ -7,12 +7,11 @@ import torch
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.pipeline.calls import CallReader, RefusedCall
 from dipgo_deploy.models import model_from_pipeline
 from dipgo_deploy.models.presets.mmdit import positions
+from dipgo_deploy.pipeline.calls import CallReader, RefusedCall
 from tests.models.conditioned import CONDITIONED, build
 from tests.models.families import FAMILIES, tiny
-
 
 
 def specs(inputs):
@@ -20,7 +19,9 @@ def specs(inputs):
     return [TensorSpec(name, ("rows", *tensor.shape[1:]), "float32") for name, tensor in inputs.items()]
 
 
-UNET = specs({"sample": torch.zeros(2, 4, 8, 8), "timestep": torch.zeros(2), "encoder_hidden_states": torch.zeros(2, 7, 12)})
+UNET = specs(
+    {"sample": torch.zeros(2, 4, 8, 8), "timestep": torch.zeros(2), "encoder_hidden_states": torch.zeros(2, 7, 12)}
+)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

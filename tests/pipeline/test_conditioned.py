@@ -11,7 +11,8 @@ import torch
 from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import load_model, make_contract, model_from_pipeline, scheduler_from_spec
-from dipgo_deploy.pipeline import DeployedDenoiser, RefusedCall, call_arguments, load_pipeline
+from dipgo_deploy.models.contracts import default_guidance
+from dipgo_deploy.pipeline import DeployedDenoiser, call_arguments
 from dipgo_deploy.search.random_schedules import random_schedule
 from dipgo_deploy.verify import VerifyOptions, verify_bundle
 from tests.models.conditioned import CONDITIONED, build
@@ -43,7 +44,7 @@ def test_a_deployed_pipeline_makes_the_images_of_pytorch_under_the_schedule(name
     model = load_model(tmp_path / "pipeline").with_latent_shape(called.latent_shape)
     graph = trace(called).blocks
     contract = make_contract(called, sampler=DETERMINISTIC.get(name), steps=STEPS)
-    assert contract.guidance == make_contract(model, steps=STEPS).guidance
+    assert contract.guidance == default_guidance(model)
     schedule = random_schedule(graph, contract, "output", np.random.default_rng(2), 0.5)
     bundle = load_bundle(export(called, schedule, tmp_path / "bundle"))
     assert verify_bundle(bundle, VerifyOptions(images=2)).passed

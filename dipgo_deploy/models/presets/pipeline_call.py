@@ -51,7 +51,7 @@ _THIRD_ROW = {
     "image_guidance_scale": (("none",), "guidance_scale=1"),
     "pag_scale": (("none", "concat"), "pag_scale=0"),
 }
-"""Arguments that add a third row to every image by default, the guidance layouts without that row, and the call that leaves it out."""
+"""Arguments that add a third row to every image by default, the layouts without that row, and the call without it."""
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def _text_width(config: Mapping[str, Any]) -> int | None:
     if all(dims[index] == channels[index] for index in seen):
         return None  # Text would not fit all blocks, so pipelines pass none and the blocks attend to themselves.
     raise InputError(
-        f"cross_attention_dim {list(dims)} gives the blocks texts of different widths, which one text cannot fit: use a "
-        "U-Net with one width"
+        f"cross_attention_dim {list(dims)} gives the blocks texts of different widths, which one text cannot fit: use "
+        "a U-Net with one width"
     )
 
 

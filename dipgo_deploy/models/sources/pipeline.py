@@ -1,19 +1,17 @@
 """A live diffusers pipeline as a model: its inputs are those of a real call.
 
-1. The pipeline runs with a recorder in place of its denoiser, up to the first step of its scheduler. The denoiser itself
-   does not run.
-2. The scheduler's sample is the latent. It is found in the denoiser's first argument, times a number. The other channels
-   and tokens are conditioning.
+1. The pipeline runs with a recorder in place of its denoiser, up to the first step of its scheduler. The denoiser
+   itself does not run.
+2. The scheduler's sample is the latent. It is found in the denoiser's first argument, times a number. The other
+   channels and tokens are conditioning.
 3. Every other tensor of the call is an input. Arguments that no graph has an input for are refused by name.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,13 @@ import torch
 from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
-from dipgo_deploy.core.errors import DipgoError, InputError, UsageError, first_line
+from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS, Input, PipelineCall, read_pipeline_call
 from dipgo_deploy.models.presets.inputs import EXTRA, LEADING, REFERENCE
 from dipgo_deploy.models.presets.mmdit import positions
+from dipgo_deploy.models.sources.call_recorder import Recording, record_call
 from dipgo_deploy.models.sources.module import model_from_module
 
 __all__ = ["model_from_pipeline"]
@@ -34,18 +33,6 @@ __all__ = ["model_from_pipeline"]
 _POSITIONS = ("img_ids", "txt_ids")
 _NESTED = "added_cond_kwargs"
 _JOINED = (EXTRA, LEADING, REFERENCE)
-
-
-class _Stop(Exception):  # noqa: N818 - not an error, but the end of the recording
-    """Ends the pipeline's call."""
-
-
-@dataclass
-class _Recording:
-    """Arguments of the denoiser's calls in the first step, and the sample of that step."""
-
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    sample: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ def model_from_pipeline(pipeline: Any, **call: Any) -> LoadedModel:
         InputError: the pipeline has no supported denoiser.
     """
     component, module = _denoiser(pipeline)
-    recording = _record(pipeline, module, call)
+    recording = record_call(pipeline, module, call)
     first, name = recording.calls[0], type(pipeline).__name__
     latent_name = next(iter(first))
     latent = _find_latent(name, first, recording.sample)
@@ -116,84 +103,9 @@ def _denoiser(pipeline: Any) -> tuple[str, nn.Module]:
         module = getattr(pipeline, name, None)
         if isinstance(module, nn.Module) and type(module).__name__ in PRESETS:
             return name, module
-    raise InputError(f"{type(pipeline).__name__} has no supported denoiser ({', '.join(PRESETS)}): use another pipeline")
-
-
-def _record(pipeline: Any, module: nn.Module, call: Mapping[str, Any]) -> _Recording:
-    recording = _Recording()
-    name = type(pipeline).__name__
-    with _replaced(module, "forward", _recorder(module, recording)):
-        step = _stopper(pipeline.scheduler, recording)
-        with _replaced(pipeline.scheduler, "step", step), _silent(pipeline), torch.no_grad():
-            try:
-                pipeline(**call)
-            except _Stop:
-                pass
-            except DipgoError:
-                raise
-            except Exception as error:
-                raise UsageError(f"the call of {name} fails ({first_line(error)}): pass the arguments that it needs") from None
-    if recording.sample is None or not recording.calls:
-        raise UsageError(f"{name} makes no step of its scheduler with its denoiser, so no schedule fits: use another pipeline")
-    return recording
-
-
-def _recorder(module: nn.Module, recording: _Recording) -> Callable[..., Any]:
-    """A forward that notes its arguments and returns zeros."""
-    from diffusers.models.modeling_outputs import Transformer2DModelOutput  # noqa: TID251 - the home of diffusers
-
-    signature = inspect.signature(type(module).forward)
-    config: Any = module.config
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        arguments = dict(signature.bind(module, *args, **kwargs).arguments)
-        arguments.pop("self", None)
-        return_dict = arguments.pop("return_dict", True)
-        recording.calls.append(arguments)
-        latent = next(iter(arguments.values()))
-        shape = list(latent.shape)
-        shape[-1 if latent.ndim == 3 else 1] = config.get("out_channels") or config["in_channels"]
-        output = latent.new_zeros(shape)
-        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
-
-    return forward
-
-
-def _stopper(scheduler: Any, recording: _Recording) -> Callable[..., Any]:
-    """A scheduler's step that notes its sample and ends the call."""
-    own = scheduler.step
-    signature = inspect.signature(own)
-
-    @functools.wraps(own)
-    def step(*args: Any, **kwargs: Any) -> Any:
-        recording.sample = signature.bind(*args, **kwargs).arguments["sample"]
-        raise _Stop
-
-    return step
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of an object inside the context."""
-    before = owner.__dict__.get(name)
-    owner.__dict__[name] = value
-    try:
-        yield
-    finally:
-        del owner.__dict__[name]
-        if before is not None:
-            owner.__dict__[name] = before
-
-
-@contextmanager
-def _silent(pipeline: Any) -> Iterator[None]:
-    """No progress bar inside the context."""
-    before = dict(getattr(pipeline, "_progress_bar_config", {}))
-    pipeline.set_progress_bar_config(disable=True)
-    try:
-        yield
-    finally:
-        pipeline.set_progress_bar_config(**before)
+    raise InputError(
+        f"{type(pipeline).__name__} has no supported denoiser ({', '.join(PRESETS)}): use another pipeline"
+    )
 
 
 def _find_latent(name: str, arguments: Mapping[str, Any], sample: torch.Tensor | None) -> _Latent:
@@ -208,8 +120,8 @@ def _find_latent(name: str, arguments: Mapping[str, Any], sample: torch.Tensor |
             break
     else:
         raise UsageError(
-            f"the denoiser of {name} does not look at its scheduler's sample times a number, so no schedule fits: use a "
-            "pipeline that leaves scaling to its scheduler"
+            f"the denoiser of {name} does not look at its scheduler's sample times a number, so no schedule fits: use "
+            "a pipeline that leaves scaling to its scheduler"
         )
     return _packed_latent(name, arguments, own) if packed else _Latent(tuple(own.shape), offset)
 
@@ -249,10 +161,14 @@ def _tensors(name: str, module: nn.Module, arguments: Mapping[str, Any]) -> dict
             continue
         if isinstance(value, torch.Tensor):
             if len(value) != len(latent[1]):
-                raise UsageError(f"{name} gives {argument} {len(value)} rows for {len(latent[1])} latents: use another call")
+                raise UsageError(
+                    f"{name} gives {argument} {len(value)} rows for {len(latent[1])} latents: use another call"
+                )
             tensors[argument] = value.detach().cpu()
         elif value != default:
-            raise UsageError(f"{name} gives its denoiser {argument}, for which a graph has no input: leave it out of the call")
+            raise UsageError(
+                f"{name} gives its denoiser {argument}, for which a graph has no input: leave it out of the call"
+            )
     return tensors
 
 
@@ -262,7 +178,7 @@ def _flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return flat | (dict(nested) if isinstance(nested, Mapping) else {})
 
 
-def _check_calls(name: str, recording: _Recording, rows: int) -> None:
+def _check_calls(name: str, recording: Recording, rows: int) -> None:
     """Refuse a step whose calls differ in rows or arguments, and rows with timesteps of their own."""
     first = recording.calls[0]
     for other in recording.calls[1:]:
@@ -270,7 +186,9 @@ def _check_calls(name: str, recording: _Recording, rows: int) -> None:
             raise UsageError(f"{name} calls its denoiser with different arguments in one step: no schedule holds that")
     times = torch.as_tensor(first[TIMESTEP]).reshape(-1)
     if not bool((times == times[0]).all()):
-        raise UsageError(f"{name} gives rows or tokens timesteps of their own, a schedule has one: use another pipeline")
+        raise UsageError(
+            f"{name} gives rows or tokens timesteps of their own, a schedule has one: use another pipeline"
+        )
 
 
 def _guidance(name: str, latents: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> Guidance:
@@ -280,8 +198,8 @@ def _guidance(name: str, latents: torch.Tensor, tensors: Mapping[str, torch.Tens
             if copies == 2:
                 return "concat"
             raise UsageError(
-                f"{name} makes {copies} rows an image, a schedule holds one or two: turn its second guidance off, such as "
-                "guidance_scale=1 or pag_scale=0"
+                f"{name} makes {copies} rows an image, a schedule holds one or two: turn its second guidance off, such "
+                "as guidance_scale=1 or pag_scale=0"
             )
     return "none"
 

@@ -1,4 +1,4 @@
-"""The inputs that a config asks for are those of a real call of its pipeline, and calls that no schedule holds are refused.
+"""The inputs that a config asks for are those of a real call of its pipeline. Calls that no schedule holds are refused.
 
 The real call is the oracle: the pipeline of plain diffusers runs, and notes what it gives its denoiser.
 """
@@ -49,7 +49,7 @@ def test_a_saved_pipeline_gets_the_inputs_of_its_real_call(case, tmp_path: Path)
 
 
 def test_the_call_leaves_the_pipeline_as_it_was(case) -> None:
-    name, pipeline, called = case
+    _, pipeline, called = case
     assert "forward" not in vars(called.module) and "step" not in vars(pipeline.scheduler)
     assert called.steps == STEPS and called.module is getattr(pipeline, called.component)
 
@@ -73,7 +73,9 @@ def test_three_rows_an_image_are_refused_before_anything_runs(tmp_path: Path) ->
     pipeline.save_pretrained(tmp_path / "saved")
     loaded = load_model(tmp_path / "saved")
     for guidance in (None, "concat"):
-        with pytest.raises(UsageError, match="three rows an image for its image_guidance_scale.*choose guidance 'none'"):
+        with pytest.raises(
+            UsageError, match="three rows an image for its image_guidance_scale.*choose guidance 'none'"
+        ):
             make_contract(loaded, guidance=guidance)
     assert make_contract(loaded, guidance="none").latent_shape == (4, 8, 8)
 
@@ -137,7 +139,9 @@ def test_a_unet_gets_the_inputs_that_its_config_asks_for(config, inputs) -> None
     torch.manual_seed(0)
     heads = {"attention_head_dim": 2}
     both = ("CrossAttnDownBlock2D",) * 2, ("CrossAttnUpBlock2D",) * 2
-    lists = dict(zip(("down_block_types", "up_block_types"), both, strict=True)) if "cross_attention_dim" in config else {}
+    lists = (
+        dict(zip(("down_block_types", "up_block_types"), both, strict=True)) if "cross_attention_dim" in config else {}
+    )
     model = model_from_module(unet(**heads, **lists, **config), text_tokens=TOKENS, scheduler_config={})
     expected = {"encoder_hidden_states": (TOKENS, 12), **inputs}
     assert shapes(model) == {name: shape for name, shape in expected.items() if shape is not None}
