@@ -100,7 +100,8 @@ class Bundle:
                 "as own_model"
             )
         text = next((spec.shape[1] for spec in self.blocks.inputs if spec.name == "encoder_hidden_states"), None)
-        return replace(model, latent_shape=contract.latent_shape, text_tokens=text if isinstance(text, int) else None)
+        tokens = text if isinstance(text, int) else None
+        return replace(model, latent_shape=contract.latent_shape, text_tokens=tokens).with_inputs(self.blocks.inputs)
 
     @cached_property
     def _master(self) -> Path:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,16 +64,12 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
 
 
 def _execution_order(model: LoadedModel, names: Sequence[str]) -> list[str]:
-    """The blocks in execution order. Raises InputError if the model does not keep the size of its latent."""
+    """The blocks in execution order. Raises InputError unless the output fits the latent."""
 
     def forward() -> None:
-        shape = tuple(model.forward(**example).shape)
-        if shape[2:] != model.latent_shape[1:]:
-            raise InputError(
-                f"this {model.class_name} makes outputs of shape {shape[1:]} from latents of shape "
-                f"{model.latent_shape}, but height and width must stay the same: choose another size"
-            )
+        _check_output(model, tuple(model.forward(**example).shape))
 
+    _check_arguments(model)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             example = model.example_inputs(EXAMPLE_ROWS)
@@ -82,8 +79,37 @@ def _execution_order(model: LoadedModel, names: Sequence[str]) -> list[str]:
     except Exception as error:
         line = first_line(error)
         raise InputError(
-            f"this {model.class_name} cannot run on latents of shape {model.latent_shape} ({line}): choose another size"
+            f"this {model.class_name} cannot run on latents of shape {model.latent_shape} with inputs "
+            f"{', '.join(model.inputs) or 'none'} ({line}): choose another size, or pass a Preset with its inputs"
         ) from error
+
+
+def _check_output(model: LoadedModel, shape: tuple[int, ...]) -> None:
+    latent = model.latent_shape
+    if shape[2:] != latent[1:]:
+        raise InputError(
+            f"this {model.class_name} makes outputs of shape {shape[1:]} from latents of shape {latent}, but height "
+            "and width must stay the same: choose another size"
+        )
+    if shape[1] not in (latent[0], 2 * latent[0]):
+        raise InputError(
+            f"this {model.class_name} makes {shape[1]} output channels from latents of {latent[0]}, but a sampler "
+            f"takes {latent[0]}, or {2 * latent[0]} with a learned variance: set latent_shape to the sampler's latent"
+        )
+
+
+def _check_arguments(model: LoadedModel) -> None:
+    """Raise InputError if a built-in preset leaves a required argument of the network's forward without an input."""
+    if model.preset.example is not None:
+        return
+    parameters = inspect.signature(model.module.forward).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    known = {*model.example_inputs(1), "encoder_hidden_states"}
+    if missing := [name for name in required if name not in known]:
+        raise InputError(
+            f"the forward of this {model.class_name} needs {missing[0]}, for which its preset has no input: pass a "
+            "Preset with that input"
+        )
 
 
 def _write_config(model: LoadedModel, folder: Path) -> None:
