@@ -12,6 +12,7 @@ from torch import nn
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models.assumed_scheduler import assumed_scheduler
+from dipgo_deploy.models.identity.live import check_live, unwrapped
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS, PipelineCall, Preset
 from dipgo_deploy.models.presets.inputs import EXTRA, latent_channels
@@ -37,8 +38,10 @@ def model_from_module(
 ) -> LoadedModel:
     """Wrap a live module. It is cast to ``dtype`` in place, and its gradients are switched off.
 
+    What the module does besides class, config and weights is part of its identity, see ``LoadedModel.behaviour``.
+
     Args:
-        module: the network.
+        module: the network. Of a module of ``torch.compile``, the original is taken.
         dtype: a name of DTYPES.
         folder: the pipeline folder that the module came from.
         component: the module's name in a pipeline. Default: diffusers' usual name for this class.
@@ -56,12 +59,15 @@ def model_from_module(
         The model, ready to be traced.
 
     Raises:
-        InputError: the class has no preset, or neither config nor arguments give a latent shape.
+        InputError: the class has no preset, neither config nor arguments give a latent shape, or the module is
+            quantised, offloaded, or keeps values between steps.
     """
+    module = unwrapped(module)
     class_name = type(module).__name__
     preset = preset or PRESETS.get(class_name)
     if preset is None:
         raise InputError(f"{class_name} is not a supported denoiser ({', '.join(PRESETS)}): pass a Preset for it")
+    check_live(module)
     config = dict(getattr(module, "config", {}))
     scheduler = dict(scheduler_config or {})
     if "_class_name" not in scheduler:
