@@ -49,7 +49,7 @@ def model_from_python(source: str, dtype: str) -> LoadedModel:
     try:
         model = value() if callable(value) and not isinstance(value, LoadedModel) else value
     except Exception as error:  # The user's code may raise anything.
-        raise InputError(f"{source} raised {type(error).__name__} ({first_line(error)}): fix it") from error
+        raise InputError(f"{source} makes no model ({first_line(error)}): fix it") from error
     if not isinstance(model, LoadedModel):
         raise InputError(
             f"{source} gives {type(model).__name__} instead of a LoadedModel: return model_from_module(module, "

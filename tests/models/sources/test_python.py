@@ -117,7 +117,7 @@ def test_weights_of_the_file_take_the_place_of_others(own_module: Path, tmp_path
 def test_python_names_without_a_model(own_module: Path) -> None:
     with pytest.raises(InputError, match="own_denoiser:number gives int instead of a LoadedModel"):
         load_model("own_denoiser:number")
-    with pytest.raises(InputError, match=r"own_denoiser:boom raised ValueError \(weights not found\): fix it"):
+    with pytest.raises(InputError, match=r"own_denoiser:boom makes no model \(weights not found\): fix it"):
         load_model("own_denoiser:boom")
     with pytest.raises(InputError, match="own_denoiser:missing cannot be imported"):
         load_model("own_denoiser:missing")
