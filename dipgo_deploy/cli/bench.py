@@ -21,6 +21,7 @@ from dipgo_deploy.cli.options import (
     Json,
     OwnModel,
     TrustEngines,
+    TrustWeights,
     run_options,
 )
 from dipgo_deploy.cli.source import open_bundle
@@ -63,6 +64,7 @@ def bench(
     compile_: Compile = False,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
+    trust_weights: TrustWeights = False,
     own_model: OwnModel = None,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw quality against latency, .png or .svg.")] = None,
@@ -100,7 +102,7 @@ def bench(
     )
     with working(f"loading {', '.join(map(str, bundles))}"):
         schedules = [(path.stem, load_schedule(path)) for path in with_schedule or ()]
-        opened = [open_bundle(bundle, own_model) for bundle in bundles]
+        opened = [open_bundle(bundle, own_model, trust_weights=trust_weights) for bundle in bundles]
     report = show_progress(measure(opened, options, schedules), "measuring")
     result(table(report))
     if out is not None:

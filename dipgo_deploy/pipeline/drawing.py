@@ -37,6 +37,7 @@ class PromptOptions:
         guidance_scale: None leaves it to the pipeline.
         batch: images at a time.
         run: what runs the denoiser. The rest of the pipeline runs on the same device.
+        trust_weights: check large files of the bundle by size only.
 
     Raises:
         UsageError: no prompt, or a count or batch below 1.
@@ -49,6 +50,7 @@ class PromptOptions:
     guidance_scale: float | None = None
     batch: int = 8
     run: RunOptions = RunOptions()
+    trust_weights: bool = False
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -86,7 +88,7 @@ def draw_prompts(folder: Path, options: PromptOptions) -> PromptImages:
         InputError: the folder holds no complete pipeline.
     """
     check_device(options.run.device)
-    pipeline = load_pipeline(folder, **asdict(options.run))
+    pipeline = load_pipeline(folder, trust_weights=options.trust_weights, **asdict(options.run))
     if options.run.device == "cuda":
         pipeline.to("cuda", silence_dtype_warnings=True)
     pipeline.set_progress_bar_config(disable=True)

@@ -163,7 +163,7 @@ def test_numbers_that_are_not_finite_are_never_written(tmp_path):
     ("content", "message"),
     [
         (b"[1]", "holds a JSON list, expected an object"),
-        (b"\xff\xfe{}", "cannot be read as text"),
+        (b"\xff\xfe{}", "is not text, expected a JSON file"),
         (b"[" * 100_000, "is not valid JSON"),
     ],
 )
