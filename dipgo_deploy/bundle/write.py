@@ -27,7 +27,7 @@ from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import save_block_graph, save_manifest, save_program, save_schedule
 from dipgo_deploy.core.program import Layout, Program
-from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
+from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule, in_order
 from dipgo_deploy.graphs.cut import MASTER_FILE, cut_program
 from dipgo_deploy.graphs.trace import Trace, trace
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
@@ -82,6 +82,7 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
         contract = replace(schedule.contract, dtype=model.dtype, model_digest=model.digest)
         schedule = replace(schedule, contract=contract)
     traced = trace(model, granularity=schedule.granularity)
+    schedule = in_order(schedule, traced.blocks.block_names)
     check_schedule(schedule, traced.blocks.block_names)
     if options.max_graphs is not None:
         schedule = limit_graphs(schedule, traced.blocks, options.max_graphs)

@@ -20,6 +20,7 @@ from typing import Any
 
 from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.file_kind import binary_kind
 
 __all__ = [
     "cache_folder",
@@ -158,7 +159,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise InputError(f"{path} is a folder, expected a JSON file: name the file inside the folder") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not text, expected a JSON file: check the path") from None
+        kind = binary_kind(path) or "not text"
+        raise InputError(f"{path} is {kind}, expected a JSON file: check the path") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): check the path") from None
     except (json.JSONDecodeError, RecursionError) as error:

@@ -60,7 +60,7 @@ def test_a_copied_folder_holds_no_links(tmp_path):
 
 def test_binary_files_are_no_json(tmp_path):
     (tmp_path / "x.json").write_bytes(b"\x89PNG\r\n\xff")
-    with pytest.raises(InputError, match="x.json is not text, expected a JSON file: check the path"):
+    with pytest.raises(InputError, match="x.json is a PNG picture, expected a JSON file: check the path"):
         disk.read_json(tmp_path / "x.json")
 
 
