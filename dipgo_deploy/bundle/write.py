@@ -20,12 +20,13 @@ from typing import Any
 from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.bundle.card import model_card
 from dipgo_deploy.bundle.files import is_prose
+from dipgo_deploy.bundle.replacing import check_contract_of, check_files_of, check_program_of, older_bundle
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.digests import records_of
 from dipgo_deploy.core.disk import check_target, copy_folder, missing_text, path_inside, read_json, staged, write_atomic
 from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import save_block_graph, save_manifest, save_program, save_schedule
+from dipgo_deploy.core.files import load_manifest, save_block_graph, save_manifest, save_program, save_schedule
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule, in_order
 from dipgo_deploy.graphs.cut import MASTER_FILE, cut_program
@@ -48,11 +49,13 @@ class ExportOptions:
         layout: ``subnets`` or ``segments``.
         max_graphs: at most this many distinct graphs. None sets no limit.
         dtype: of network and features. None keeps the model's own.
+        replace: whether a bundle that was made from other inputs is replaced.
     """
 
     layout: Layout = "subnets"
     max_graphs: int | None = None
     dtype: str | None = None
+    replace: bool = True
 
 
 def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOptions = ExportOptions()) -> Path:
@@ -68,7 +71,8 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
         ``out``, as an absolute path.
 
     Raises:
-        InputError: the schedule was made for another model, or ``out`` holds something that is not a bundle.
+        InputError: the schedule was made for another model, or ``out`` holds something that is not a bundle, or not
+            this bundle, see ``options.replace``.
     """
     out = out.absolute()
     _check_target(out)
@@ -81,6 +85,9 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
         model = model.as_dtype(options.dtype)
         contract = replace(schedule.contract, dtype=model.dtype, model_digest=model.digest)
         schedule = replace(schedule, contract=contract)
+    older = None if options.replace else older_bundle(out)
+    if older is not None:
+        check_contract_of(older, schedule.contract)
     traced = trace(model, granularity=schedule.granularity)
     schedule = in_order(schedule, traced.blocks.block_names)
     check_schedule(schedule, traced.blocks.block_names)
@@ -90,8 +97,12 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
     lowering = LowerOptions(options.layout, share_graphs=options.max_graphs is not None)
     program = lower(schedule, traced.blocks, sampler, lowering)
     graphs = cut_program(traced.master, program, traced.blocks)
+    if older is not None:
+        check_program_of(older, schedule, program)
     with staged(out) as temporary:
         _write(temporary, model, traced, schedule, program, graphs)
+        if older is not None:
+            check_files_of(older, load_manifest(temporary / BUNDLE_FILE))
     return out
 
 

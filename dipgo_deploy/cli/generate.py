@@ -20,6 +20,7 @@ from dipgo_deploy.cli.options import (
     TrustWeights,
     run_options,
 )
+from dipgo_deploy.cli.replacing import Force, check_picture_target
 from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.cli.units import count_text
@@ -63,6 +64,7 @@ def generate(
     trust_engines: TrustEngines = False,
     trust_weights: TrustWeights = False,
     own_model: OwnModel = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Generate images with BUNDLE and write them as one picture."""
@@ -77,6 +79,7 @@ def generate(
     from dipgo_deploy.core.disk import check_target
 
     check_target(out)
+    check_picture_target(out, force)
     run = run_options(
         backend, device, cuda_graph=cuda_graph, compile_=compile_, gpu_memory=gpu_memory, trust_engines=trust_engines
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipgo_deploy.cli.options import Json
+from dipgo_deploy.cli.replacing import Force, check_picture_target
 from dipgo_deploy.cli.terminal import emit, result, say
 from dipgo_deploy.core.errors import InputError, UsageError
 
@@ -26,6 +27,7 @@ def show(
         typer.Argument(metavar="FILE...", help="A file or folder that a command wrote, or several benches."),
     ],
     out: Annotated[Path | None, typer.Option(help="Also draw a schedule or benches as .png or .svg.")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory, others as tables."""
@@ -37,6 +39,7 @@ def show(
     if out is not None:
         check_picture(out)
         check_target(out)
+        check_picture_target(out, force)
     file = _file_of(paths[0])
     if binary := binary_kind(file):
         _show_binary(file, binary, out, as_json)

@@ -17,6 +17,7 @@ from pathlib import Path
 from dipgo_deploy.core.bundle import BUNDLE_FILE, FileRecord
 from dipgo_deploy.core.disk import cache_folder, missing_text, write_atomic
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.user_cache import mark_used
 
 __all__ = ["DIGESTS_FOLDER", "check_digest", "records_of", "remembered_sha256", "sha256_of"]
 
@@ -39,6 +40,7 @@ def remembered_sha256(path: Path) -> str:
     with suppress(OSError, ValueError):
         known = json.loads(note.read_text(encoding="utf-8"))
         if isinstance(known, dict) and known.get("state") == state and isinstance(known.get("sha256"), str):
+            mark_used(note)
             return str(known["sha256"])
     digest = sha256_of(path)
     changed_ns = max(path.stat().st_mtime_ns, path.stat().st_ctime_ns)

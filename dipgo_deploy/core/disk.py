@@ -240,7 +240,7 @@ def _keep_engines(old: Path, new: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of cached traces: DIPGO_CACHE, by default ``dipgo-deploy`` in the user's cache folder."""
+    """The user's cache: DIPGO_CACHE, by default ``dipgo-deploy`` in the user's cache folder."""
     root = (
         os.environ.get("DIPGO_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dipgo-deploy"

@@ -50,7 +50,7 @@ def test_computing_more_drops_the_forecasts_it_replaces():
 BROKEN = {
     "blocks": (
         replace(MIXED, blocks=("down_block.0", *NAMES[1:])),
-        r"names block 'down_block.0', which is none of the model's 4 blocks .* \(near: down_blocks.0.*\): rename it, or",
+        r"block 'down_block.0', which is none of the model's 4 blocks .* \(near: down_blocks.0.*\): rename it, or",
     ),
     "order": (replace(MIXED, blocks=(NAMES[1], NAMES[0], *NAMES[2:])), "but in another order"),
     "steps": (replace(MIXED, compute=MIXED.compute[:4]), "has 4 steps, its sampler makes 5 network calls: give one"),
