@@ -36,7 +36,7 @@ def dry_run_view(estimate: DryRun) -> Iterator[RenderableType]:
     """What a build would do."""
     if estimate.searches:
         yield "half-precision graphs would be made first, after a search for fp32 fallback nodes"
-    table = Table()
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("engine", "would be", "size", "weights", "digest"):
         table.add_column(title, justify="right" if title in ("size", "weights") else "left")
     for engine in estimate.engines:
@@ -82,7 +82,7 @@ def _precision_lines(record: PrecisionRecord) -> Iterator[str]:
 
 def _table(rows: Sequence[tuple[EngineRecord, str]]) -> Table:
     """Records with the build status of each."""
-    table = Table()
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("engine", "", "size", "weights", "activations", "layers", "seconds"):
         table.add_column(title, justify="left" if title in ("engine", "") else "right")
     for record, status in rows:
