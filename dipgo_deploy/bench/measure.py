@@ -135,9 +135,7 @@ class _Bench:
     def _samplers(self, held_out: Sequence[int], targets: Sequence[np.ndarray]) -> Work[list[Contender]]:
         """DDIM on the schedules' time grids, and plain samplers at the schedules' calls and latencies."""
         base, options = [self.full, *self.schedules], self.options
-        pilot = yield from time_contenders(
-            PILOT, self.bundle, base, PILOT_ROUNDS, options.seed, options.run.device
-        )
+        pilot = yield from time_contenders(PILOT, self.bundle, base, PILOT_ROUNDS, options.seed, options.run.device)
         on_grids = list(on_time_grids(self.network, self.entries))
         self.left_out += [grid for grid in on_grids if isinstance(grid, LeftOut)]
         calls = [contender.program.nfe for contender in self.schedules]

@@ -71,7 +71,7 @@ _received: list[signal.Signals] = []
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a command in the same way as Ctrl-C: work in progress cleans up, nothing is half-written.
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: work in progress cleans up after itself.
 
     A second signal ends the process at once. Signals that the parent process ignores, as nohup does, stay ignored.
     """
