@@ -25,7 +25,9 @@ def test_the_range_of_every_method_is_named_where_the_ratio_lies_outside(method:
     assert out_of_reach(GRAPH, STEPS, options_of(method, highest)) == ""
 
 
-@pytest.mark.parametrize(("method", "ratio"), [("uniform", 0.999), ("deepcache", 0.95), ("fora", 0.03), ("random", 0.97)])
+@pytest.mark.parametrize(
+    ("method", "ratio"), [("uniform", 0.999), ("deepcache", 0.95), ("fora", 0.03), ("random", 0.97)]
+)
 def test_a_rule_that_misses_its_ratio_says_what_it_reaches(method: str, ratio: float) -> None:
     wanted = options_of(method, ratio)
     schedule = schedule_by_rule(GRAPH, contract_of(GRAPH, STEPS), wanted)
