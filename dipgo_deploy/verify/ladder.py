@@ -44,9 +44,10 @@ class Ladder:
 
     def __init__(self, bundle: Bundle, options: VerifyOptions) -> None:
         contract = bundle.contract
-        if bundle.model.digest != contract.model_digest:
+        model = bundle.live_model
+        if not model.has_digest(contract.model_digest):
             raise InputError(
-                f"the model in {bundle.folder} is {bundle.model.digest[:12]}, its contract is for "
+                f"the model in {bundle.folder} is {model.digest[:12]}, its contract is for "
                 f"{contract.model_digest[:12]}: re-export the bundle"
             )
         self.bundle, self.options, self.half = bundle, options, is_half(contract.dtype)
@@ -100,7 +101,7 @@ class Ladder:
 
     def _gates_open(self) -> Rung:
         """One forward of the plain model, and one under the surgery with every block computed."""
-        model = self.bundle.model
+        model = self.bundle.live_model
         inputs = model.example_inputs(2)
         names = [name for name in self.bundle.blocks.block_names if name != PREDICTION]
         with torch.no_grad():
@@ -113,7 +114,7 @@ class Ladder:
     def _against_reference(self, subnets: CompiledProgram, image: np.ndarray) -> Rung:
         """The program on the live model, and the schedule on the live model with the sampler's own steps."""
         name, tolerance = "program on torch = reference", self.free if self.half else EXACT
-        free = relative_difference(image, self._reference_image(self.bundle.model))
+        free = relative_difference(image, self._reference_image(self.bundle.live_model))
         # In float64 a difference between the two is an error, and not a rounding that the schedule amplifies.
         if tolerance < free < float("inf") and self.options.free_tolerance is None:
             name, tolerance = f"{name}, in float64", EXACT
@@ -132,7 +133,7 @@ class Ladder:
 
     def _in_dtype(self, dtype: str, program: Program) -> tuple[LoadedModel, Session]:
         """The live model in another dtype, and a session of it."""
-        model = self.bundle.model.as_dtype(dtype)
+        model = self.bundle.live_model.as_dtype(dtype)
         # In half precision only the network is cast, because the slots between calls stay as they are.
         backend = TorchBackend(model, self.bundle.blocks, program, dtype=None if is_half(dtype) else dtype)
         return model, Session(program, backend, self.options.images, self.scale)
