@@ -222,7 +222,6 @@ def test_the_keys_of_a_schedule_may_be_sorted(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["sampler"].update(config="[1]"), "contract.sampler.config is not a JSON object"),
         (lambda c: c["sampler"].update(steps=0), "contract.sampler.steps is below 1"),
         (lambda c: c["sampler"].update(timesteps=[]), "contract.sampler.timesteps is empty"),
         (lambda c: c.update(latent_shape=[0, 4, 4]), "contract.latent_shape holds no sizes above 0"),
