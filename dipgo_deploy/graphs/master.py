@@ -15,6 +15,7 @@ from pathlib import Path
 
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dipgo_deploy.core.blocks import BLOCKS_FILE
@@ -23,7 +24,7 @@ from dipgo_deploy.core.errors import DipgoError, InputError, first_line
 from dipgo_deploy.core.files import save_block_graph
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.block_graph import BlockPatterns, build_block_graph
-from dipgo_deploy.graphs.capture import EXAMPLE_ROWS, PARAMETER_PREFIX, capture
+from dipgo_deploy.graphs.capture import EXAMPLE_ROWS, PARAMETER_PREFIX, Capture, capture
 from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.graphs.shapes import infer_specs, make_shapes_constant
 from dipgo_deploy.graphs.simplify import simplify
@@ -44,11 +45,26 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
         folder: an existing folder.
 
     Raises:
-        InputError: the model cannot be exported, or does not take latents of its size.
+        InputError: the model cannot be exported, does not take latents of its size, or gives two results for the same
+            inputs.
         UsageError: patterns that match nothing or nest.
     """
     names = match_blocks(model.module, chosen.patterns, strict=chosen.strict)
+    if model.has_weights and model.behaviour:
+        _check_repeatable(model)
     captured = capture(model, _execution_order(model, names))
+    try:
+        _write_captured(model, chosen, captured, folder)
+    except (DipgoError, OSError, MemoryError):
+        raise
+    except Exception as error:  # Such as a shape that depends on a loop over the rows, in sliced attention.
+        raise InputError(
+            f"the graph that was exported from this {model.class_name} is inconsistent ({first_line(error)}): remove "
+            "what the module was changed with, such as attention slicing"
+        ) from error
+
+
+def _write_captured(model: LoadedModel, chosen: BlockPatterns, captured: Capture, folder: Path) -> None:
     graph = captured.model.graph
     state = model.module.state_dict()
     simplify(captured.model, captured.outputs, [PARAMETER_PREFIX + name for name in state])
@@ -61,6 +77,18 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
     if model.has_weights:
         _write_master(captured.model, specs, folder)
     save_block_graph(folder / BLOCKS_FILE, blocks)
+
+
+@torch.no_grad()
+def _check_repeatable(model: LoadedModel) -> None:
+    """Raise InputError for a model that answers the same call twice in different ways. Hooks may do that."""
+    inputs = model.example_inputs(EXAMPLE_ROWS)
+    first, second = (model.forward(**inputs).clone() for _ in range(2))
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise InputError(
+            f"this {model.class_name} gives two results for the same inputs ({model.behaviour.summary}), so it draws "
+            "random numbers or keeps values between calls: remove what it was patched with, a graph cannot do that"
+        )
 
 
 def _execution_order(model: LoadedModel, names: Sequence[str]) -> list[str]:

@@ -21,10 +21,12 @@ from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, SamplerSp
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models.loaded_model import LoadedModel
 from dipgo_deploy.models.presets.pipeline_call import check_pipeline, pipeline_defaults
-from dipgo_deploy.models.samplers import default_sampler, sampler_spec, scheduler_class
+from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.samplers import sampler_spec, scheduler_class
 
 __all__ = [
     "CONCAT_GUIDANCE_CLASSES",
+    "call_arguments",
     "default_guidance",
     "default_steps",
     "library_versions",
@@ -67,15 +69,19 @@ def make_contract(
     model: LoadedModel,
     *,
     sampler: str | None = None,
+    sampler_options: Mapping[str, Any] | None = None,
     steps: int | None = None,
     guidance: Guidance | None = None,
     batch: BatchRange = BatchRange(),
 ) -> Contract:
     """Make the contract of a model under a sampler, with the timesteps of the model's own pipeline.
 
+    The sampler is run once on small tensors, so a sampler that no program can run is refused here.
+
     Args:
         model: the model.
-        sampler: a name of SAMPLERS. Default: the model's own scheduler.
+        sampler: a name of SAMPLERS. Default: the model's own scheduler, with its own class and options.
+        sampler_options: options of the scheduler that override the model's own, such as ``clip_sample``.
         steps: number of sampler steps. Default: that of the model's pipeline.
         guidance: guidance layout. Default: that of the model's pipeline.
         batch: numbers of images per call that engines are built for.
@@ -84,16 +90,20 @@ def make_contract(
         The contract.
 
     Raises:
-        UsageError: the sampler is unknown, the number of steps is out of range, or the model's pipeline calls the
-            network in a way that no schedule holds.
+        UsageError: the sampler or an option is unknown, the number of steps is out of range, or the model's pipeline
+            calls the network in a way that no schedule holds.
+        InputError: the model's own scheduler refuses its config, or no program can run it.
+        MissingError: a package that the scheduler needs is not installed.
     """
     check_pipeline(model.folder, guidance or model.guidance)
-    config = model.scheduler_config
-    sampler = sampler or default_sampler(config)
     steps = default_steps(model) if steps is None else steps
-    arguments = timestep_arguments(model.class_name, model.latent_shape, scheduler_class(sampler), config, steps)
-    spec = sampler_spec(sampler, steps, config, arguments)
+    options = dict(sampler_options or {})
+    config = {**model.scheduler_config, **options}
+    arguments = call_arguments(model, scheduler_class(sampler, config), config, steps)
+    # Only what the user chose counts as an override: a refusal of the model's own config names its file.
+    spec = sampler_spec(sampler, steps, model.scheduler_config, options, arguments)
     _check_variance(spec)
+    read_sampler(spec)
     return Contract(
         model_class=model.class_name,
         model_digest=model.digest,
@@ -129,6 +139,34 @@ def default_guidance(model: LoadedModel) -> Guidance:
 def default_steps(model: LoadedModel) -> int:
     """The number of sampler steps of an ordinary run."""
     return model.steps or model.pipeline_call.default("num_inference_steps") or _STEPS
+
+
+def call_arguments(model: LoadedModel, scheduler: type, config: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Arguments that the default call of a model's pipeline passes to its scheduler, besides the number of steps.
+
+    FLUX's pipelines choose evenly spaced noise levels from 1 down. The pipelines of FLUX and Stable Diffusion 3 shift
+    them by the image size if the scheduler's config says so (``calculate_shift`` in diffusers). A schedule for other
+    timesteps would not fit the pipeline. Many pipelines pass their own default of ``eta`` to ``step``.
+
+    Args:
+        model: the denoiser, and its pipeline's folder.
+        scheduler: the scheduler's class.
+        config: the scheduler's config.
+        steps: number of sampler steps.
+
+    Returns:
+        ``sigmas``, ``mu`` and ``eta``, if the pipeline passes them, the scheduler accepts them and they differ from the
+        scheduler's defaults.
+    """
+    return {
+        **timestep_arguments(model.class_name, model.latent_shape, scheduler, config, steps),
+        **_eta(scheduler, model.pipeline_call.default("eta")),
+    }
+
+
+def _eta(scheduler: Any, eta: float | None) -> dict[str, float]:
+    parameter = inspect.signature(getattr(scheduler, "step", _eta)).parameters.get("eta")
+    return {} if parameter is None or eta is None or eta == parameter.default else {"eta": eta}
 
 
 def timestep_arguments(

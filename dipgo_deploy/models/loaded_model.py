@@ -24,8 +24,10 @@ from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.models.identity import Behaviour, behaviour_of
+from dipgo_deploy.models.identity.describe import Describer
 from dipgo_deploy.models.lora_files import LoraFile
-from dipgo_deploy.models.presets import Input, Network, PipelineCall, Preset, read_pipeline_call
+from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
 
 __all__ = ["DTYPES", "LoadedModel", "canonical_config", "check_dtype"]
 
@@ -74,16 +76,56 @@ class LoadedModel:
     call: PipelineCall | None = None
     assumptions: tuple[str, ...] = ()
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """sha256 over class, config, dtype and every tensor of the state dict. On ``meta`` only shapes are hashed."""
+        """sha256 over class, config, dtype, every tensor of the state dict and the behaviour, as they are now.
+
+        A module as its class makes it has no behaviour. On ``meta`` only shapes are hashed.
+        """
+        behaviour = self.behaviour
+        if not behaviour:
+            return self.weights_digest
+        return hashlib.sha256(f"{self.weights_digest} {behaviour.digest}".encode()).hexdigest()
+
+    @property
+    def weights_digest(self) -> str:
+        """The digest without behaviour. It is kept while no tensor is replaced or written to."""
+        state = self.module.state_dict()
+        key = tuple((name, tensor.data_ptr(), _writes(tensor)) for name, tensor in sorted(state.items()))
+        if key not in self._digests:
+            self._digests[key] = self._hash_weights(state)
+        return self._digests[key]
+
+    @cached_property
+    def _digests(self) -> dict[tuple[Any, ...], str]:
+        return {}
+
+    def _hash_weights(self, state: Mapping[str, torch.Tensor]) -> str:
         digest = hashlib.sha256(f"{self.class_name} {canonical_config(self.config)} {self.dtype}".encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
+        for name, tensor in sorted(state.items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}{' meta' * tensor.is_meta}".encode())
             if tensor.is_meta:
                 continue
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def has_digest(self, digest: str) -> bool:
+        """Whether a digest is the model's.
+
+        Older versions did not count the code of classes without a shipped preset, so their digests are accepted too.
+        """
+        return digest == self.digest or (self.class_name not in PRESETS and digest == self.weights_digest)
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """What the module does now besides what its class, config and weights say, and a forward of the user's own."""
+        behaviour = behaviour_of(self.module)
+        forward = Describer(self.module)
+        text = forward.text(self.preset.forward)
+        if not forward.is_foreign:
+            return behaviour
+        entries = {**behaviour.entries, "preset.forward": text}
+        return replace(behaviour, entries=entries, is_certain=behaviour.is_certain and not forward.hidden)
 
     @property
     def has_weights(self) -> bool:
@@ -183,7 +225,28 @@ class LoadedModel:
         """A copy of the model in another dtype, or the model itself if it already has that dtype."""
         if dtype == self.dtype:
             return self
-        return replace(self, module=_converted(self.module, DTYPES[dtype]), dtype=dtype)
+        return self.copied(dtype)
+
+    def copied(self, dtype: str | None = None) -> LoadedModel:
+        """A copy with a module of its own.
+
+        Args:
+            dtype: of the copy. None keeps the dtype.
+
+        Returns:
+            The copy.
+
+        Raises:
+            UsageError: the module's own behaviour refers to the module itself, so that a copy would run the original.
+        """
+        dtype = dtype or self.dtype
+        copy = replace(self, module=_converted(self.module, DTYPES[dtype]), dtype=dtype)
+        if changed := self.behaviour.differences(copy.behaviour):
+            raise UsageError(
+                f"this {self.class_name} cannot be copied, for {changed[0]} refers to the module itself: convert the "
+                f"module to {dtype} before its behaviour is changed, and give it with that dtype"
+            )
+        return copy
 
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
         """The same model on latents of another shape. The trace fails if the model does not accept the shape."""
@@ -255,6 +318,11 @@ def check_dtype(dtype: str) -> None:
         raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
 
 
+def _writes(tensor: torch.Tensor) -> int:
+    """PyTorch's count of in-place writes to a tensor. Inference tensors have no count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of ``module`` in ``dtype``.
 
@@ -264,6 +332,6 @@ def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point():
-            converted = tensor.detach().to(dtype)
+            converted = tensor.detach().to(dtype, copy=True)
             memo[id(tensor)] = nn.Parameter(converted, False) if isinstance(tensor, nn.Parameter) else converted
     return deepcopy(module, memo)

@@ -62,7 +62,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
             raises RefusedCall.
 
     Raises:
-        InputError: the model's class is not of diffusers.
+        InputError: the model's class is not of diffusers, or ``fallback`` needs a live module that was not passed.
         UsageError: ``cuda_graph`` or ``compiler``, which are for whole runs.
     """
 
@@ -75,6 +75,8 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         dtype = DTYPES[contract.dtype]
         self.location = torch.nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
         self.bundle, self.run, self.fallback = bundle, run, fallback
+        if fallback and bundle.manifest.behaviour:
+            bundle.live_model  # noqa: B018 - refuses files without that behaviour now, not in the middle of a run
         if "projection_class_embeddings_input_dim" in self.config:
             # Pipelines of SDXL read this width from the layer, not from the config.
             width = self.config["projection_class_embeddings_input_dim"]
@@ -198,7 +200,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         if not self._warned:
             warnings.warn(f"the PyTorch model runs instead of the bundle: {refusal}", stacklevel=4)
             self._warned = True
-        module = self.bundle.model.module.to(self.location.device)
+        module = self.bundle.live_model.module.to(self.location.device)
         return module(*args, **kwargs)
 
 

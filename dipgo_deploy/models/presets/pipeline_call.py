@@ -16,12 +16,11 @@ from typing import Any
 
 from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.models.pipeline_class import BASE_PIPELINE, pipeline_class
 from dipgo_deploy.models.presets.inputs import Input
-from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging, suppress_transformers_logging
 
 __all__ = ["PipelineCall", "check_pipeline", "pipeline_defaults", "read_pipeline_call"]
 
-_BASE_PIPELINE = "DiffusionPipeline"
 _INDEX = "model_index.json"
 
 _IMAGE_FIRST = ("MarigoldDepthPipeline", "MarigoldIntrinsicsPipeline", "MarigoldNormalsPipeline")
@@ -107,16 +106,10 @@ def pipeline_defaults(name: str | None) -> Mapping[str, Any] | None:
         The default of every argument by name. None if diffusers has no such pipeline, and nothing for the plain
         ``DiffusionPipeline``.
     """
-    if name is None:
-        return None
-    if name == _BASE_PIPELINE:
+    if name == BASE_PIPELINE:
         return {}
-    import diffusers  # noqa: TID251 - the home of diffusers
-
-    # A pipeline that needs an absent package is a placeholder class, which the check below leaves out.
-    with suppress_diffusers_logging(), suppress_transformers_logging():
-        pipeline = getattr(diffusers, name, None)
-    if not (isinstance(pipeline, type) and issubclass(pipeline, diffusers.DiffusionPipeline)):
+    pipeline = pipeline_class(name)
+    if pipeline is None:
         return None
     return {argument.name: argument.default for argument in inspect.signature(pipeline.__call__).parameters.values()}
 

@@ -11,6 +11,8 @@ from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.models.assumed_scheduler import assumed_scheduler
+from dipgo_deploy.models.identity.live import check_live, unwrapped
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS, PipelineCall, Preset
 from dipgo_deploy.models.presets.inputs import EXTRA, latent_channels
@@ -36,12 +38,14 @@ def model_from_module(
 ) -> LoadedModel:
     """Wrap a live module. It is cast to ``dtype`` in place, and its gradients are switched off.
 
+    What the module does besides class, config and weights is part of its identity, see ``LoadedModel.behaviour``.
+
     Args:
-        module: the network.
+        module: the network. Of a module of ``torch.compile``, the original is taken.
         dtype: a name of DTYPES.
         folder: the pipeline folder that the module came from.
         component: the module's name in a pipeline. Default: diffusers' usual name for this class.
-        scheduler_config: the model's own scheduler config.
+        scheduler_config: the model's own scheduler config. Without ``_class_name`` a scheduler is assumed.
         class_embedder: turns class labels into cross-attention tokens.
         preset: inputs, forward and latent shape. Needed for a class without a built-in preset.
         latent_shape: overrides the shape that config and preset give.
@@ -55,13 +59,20 @@ def model_from_module(
         The model, ready to be traced.
 
     Raises:
-        InputError: the class has no preset, or neither config nor arguments give a latent shape.
+        InputError: the class has no preset, neither config nor arguments give a latent shape, or the module is
+            quantised, offloaded, or keeps values between steps.
     """
+    module = unwrapped(module)
     class_name = type(module).__name__
     preset = preset or PRESETS.get(class_name)
     if preset is None:
         raise InputError(f"{class_name} is not a supported denoiser ({', '.join(PRESETS)}): pass a Preset for it")
+    check_live(module)
     config = dict(getattr(module, "config", {}))
+    scheduler = dict(scheduler_config or {})
+    if "_class_name" not in scheduler:
+        scheduler, assumption = assumed_scheduler(class_name, config, scheduler)
+        assumptions = (*assumptions, assumption)
     # diffusers overrides `to` and warns about modules that it keeps in float32. A module in this dtype is not copied.
     module = nn.Module.to(module, DTYPES[dtype])
     model = LoadedModel(
@@ -71,8 +82,8 @@ def model_from_module(
         dtype=dtype,
         folder=folder,
         component=component or default_component(class_name),
-        scheduler_config=dict(scheduler_config or {}),
-        latent_shape=latent_shape or _latent_shape(preset, config, class_name, scheduler_config or {}),
+        scheduler_config=scheduler,
+        latent_shape=latent_shape or _latent_shape(preset, config, class_name, scheduler),
         preset=preset,
         class_embedder=class_embedder,
         text_tokens=text_tokens,
