@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.models.cast import cast_copy
 from dipgo_deploy.models.lora_files import LoraFile
 from dipgo_deploy.models.presets import Preset
 
@@ -120,7 +120,7 @@ class LoadedModel:
         """A copy of the model in another dtype, or the model itself if it already has that dtype."""
         if dtype == self.dtype:
             return self
-        return replace(self, module=_converted(self.module, DTYPES[dtype]), dtype=dtype)
+        return replace(self, module=cast_copy(self.module, DTYPES[dtype]), dtype=dtype)
 
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
         """The same model on latents of another shape. The trace fails if the model does not accept the shape."""
@@ -195,17 +195,3 @@ def check_dtype(dtype: str) -> None:
     """Raise UsageError unless ``dtype`` is a name of DTYPES."""
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
-
-
-def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of ``module`` in ``dtype``.
-
-    deepcopy meets the converted tensors in its memo, so there is never a copy in the old dtype. Peak memory is one
-    module in each dtype.
-    """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            converted = tensor.detach().to(dtype)
-            memo[id(tensor)] = nn.Parameter(converted, False) if isinstance(tensor, nn.Parameter) else converted
-    return deepcopy(module, memo)

@@ -10,6 +10,7 @@ from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.models.cast import cast_in_place
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS, Preset
 
@@ -32,6 +33,8 @@ def model_from_module(
     assumptions: tuple[str, ...] = (),
 ) -> LoadedModel:
     """Wrap a live module. It is cast to ``dtype`` in place, and its gradients are switched off.
+
+    In half precision, the modules that its class keeps in float32 stay in float32, as in diffusers.
 
     Args:
         module: the network.
@@ -58,10 +61,8 @@ def model_from_module(
     if preset is None:
         raise InputError(f"{class_name} is not a supported denoiser ({', '.join(PRESETS)}): pass a Preset for it")
     config = dict(getattr(module, "config", {}))
-    # diffusers overrides `to` and warns about modules that it keeps in float32. A module in this dtype is not copied.
-    module = nn.Module.to(module, DTYPES[dtype])
     return LoadedModel(
-        module=module.eval().requires_grad_(False),
+        module=cast_in_place(module, DTYPES[dtype]).eval().requires_grad_(False),
         class_name=class_name,
         config=config,
         dtype=dtype,

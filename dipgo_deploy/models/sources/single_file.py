@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError, first_line
+from dipgo_deploy.models.cast import keeps_float32
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.sources.random import RandomConfig, instantiate, model_from_config, read_random_config
 from dipgo_deploy.models.sources.weight_files import PICKLES, refuse_pickle
@@ -69,11 +70,13 @@ def load_single_file(path: Path, dtype: str, config: str | None = None, meta: bo
 
 
 def _read_checkpoint(path: Path, model_class: type, architecture: RandomConfig, dtype: torch.dtype) -> nn.Module:
+    # What stays in float32 must not be rounded on the way.
+    read = torch.float32 if keeps_float32(model_class, dtype) else dtype
     try:
         with tempfile.TemporaryDirectory() as folder, suppress_diffusers_logging():
             (Path(folder) / "config.json").write_text(json.dumps(dict(architecture.denoiser)), encoding="utf-8")
             module: nn.Module = model_class.from_single_file(  # type: ignore[attr-defined]
-                str(path), config=folder, torch_dtype=dtype, local_files_only=True
+                str(path), config=folder, torch_dtype=read, local_files_only=True
             )
     except Exception as error:
         # Weights that the file lacks stay on the device meta, from which PyTorch cannot copy.
