@@ -35,6 +35,7 @@ OPTION_OF_PARAMETER: Mapping[str, str] = {
     "own_model": "--model",
     "random_weights": "--random-weights",
     "replace=True": "--force",
+    "sampler_options": "--sampler-option",
     "trust_engines": "--trust-engines",
     "workspace_bytes": "--workspace",
 }

@@ -30,6 +30,11 @@ Guidance = Literal["none", "concat"]
 """``concat``: the unconditional batch followed by the conditional batch. ``none``: one row per image."""
 
 
+def _refuse_constant(text: str) -> None:
+    """NaN and Infinity are no JSON, although Python reads them."""
+    raise ValueError(text)
+
+
 @dataclass(frozen=True)
 class SamplerSpec:
     """A diffusers scheduler as configured: its class, its config as canonical JSON and one timestep per network call.
@@ -45,6 +50,15 @@ class SamplerSpec:
     config: str
     steps: int
     timesteps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the config is a JSON object. A ValueError names the field when a document is read."""
+        try:
+            config = json.loads(self.config, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            config = None
+        if not isinstance(config, dict):
+            raise ValueError("config must be a JSON object as text")
 
     @property
     def calls(self) -> int:
@@ -120,15 +134,10 @@ def check_contract(contract: Contract, where: str) -> None:
         where: the file, for the message.
 
     Raises:
-        InputError: the sampler's config is not a JSON object, or a number makes no sense.
+        InputError: a number makes no sense.
     """
     sampler, batch = contract.sampler, contract.batch
-    try:
-        is_object = isinstance(json.loads(sampler.config), dict)
-    except (ValueError, RecursionError):
-        is_object = False
     problems = {
-        "sampler.config is not a JSON object in a string": not is_object,
         "sampler.timesteps is empty": not sampler.timesteps,
         "sampler.steps is below 1": sampler.steps < 1,
         "latent_shape holds no sizes above 0": not contract.latent_shape or min(contract.latent_shape) < 1,

@@ -10,6 +10,7 @@ from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.models.assumed_scheduler import assumed_scheduler
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS, Preset
 
@@ -38,7 +39,7 @@ def model_from_module(
         dtype: a name of DTYPES.
         folder: the pipeline folder that the module came from.
         component: the module's name in a pipeline. Default: diffusers' usual name for this class.
-        scheduler_config: the model's own scheduler config.
+        scheduler_config: the model's own scheduler config. Without ``_class_name`` a scheduler is assumed.
         class_embedder: turns class labels into cross-attention tokens.
         preset: inputs, forward and latent shape. Needed for a class without a built-in preset.
         latent_shape: overrides the shape that config and preset give.
@@ -58,6 +59,10 @@ def model_from_module(
     if preset is None:
         raise InputError(f"{class_name} is not a supported denoiser ({', '.join(PRESETS)}): pass a Preset for it")
     config = dict(getattr(module, "config", {}))
+    scheduler = dict(scheduler_config or {})
+    if "_class_name" not in scheduler:
+        scheduler, assumption = assumed_scheduler(class_name, config, scheduler)
+        assumptions = (*assumptions, assumption)
     # diffusers overrides `to` and warns about modules that it keeps in float32. A module in this dtype is not copied.
     module = nn.Module.to(module, DTYPES[dtype])
     return LoadedModel(
@@ -67,7 +72,7 @@ def model_from_module(
         dtype=dtype,
         folder=folder,
         component=component or default_component(class_name),
-        scheduler_config=dict(scheduler_config or {}),
+        scheduler_config=scheduler,
         latent_shape=latent_shape or _latent_shape(preset, config, class_name),
         preset=preset,
         class_embedder=class_embedder,
