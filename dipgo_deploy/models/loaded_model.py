@@ -69,6 +69,11 @@ class LoadedModel:
     text_loras: Mapping[str, tuple[LoraFile, ...]] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        source = "" if self.folder is None else f", from {str(self.folder)!r}"
+        weights = f"{self.weight_bytes / 2**20:.1f} MiB" if self.has_weights else "no weights"
+        return f"LoadedModel({self.class_name}, {self.dtype}, {weights}, latent {self.latent_shape}{source})"
+
     @cached_property
     def digest(self) -> str:
         """sha256 over class, config, dtype and every tensor of the state dict. On ``meta`` only shapes are hashed."""
