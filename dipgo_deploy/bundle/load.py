@@ -28,7 +28,8 @@ def load_bundle(path: str | Path, *, whole: bool = False, model: LoadedModel | N
     Args:
         path: a folder that ``export`` wrote.
         whole: check the sha256 of every file. By default large files are checked by size only.
-        model: the exported model, for a bundle of a class without a shipped preset.
+        model: the exported model, for a bundle of a class without a shipped preset, or of a module with behaviour of
+            its own.
 
     Returns:
         The bundle. Graphs and model are loaded when they are first used.

@@ -38,6 +38,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export MODEL under a schedule to a bundle that runs without this model's code."""
+    from dipgo_deploy.cli.search_view import say_sampler_note
     from dipgo_deploy.core.files import load_program, load_schedule
     from dipgo_deploy.core.program import memory_bytes
 
@@ -55,6 +56,7 @@ def export(
     from dipgo_deploy.bundle import export as export_bundle
 
     options = ExportOptions(layout=layout, max_graphs=max_graphs, dtype="float16" if fp16 else None)
+    say_sampler_note(requested.contract.sampler)
     with working(f"exporting {source.label}"):
         folder = export_bundle(source.load(), requested, out, options)
     program = load_program(folder / "program.json")

@@ -90,6 +90,7 @@ def generate(
     with working(f"generating with {bundle}"):
         loaded = open_bundle(bundle, own_model)
         _check_drawable(loaded.manifest.contract.latent_shape, bundle)
+        _check_inputs([spec.name for spec in loaded.blocks.inputs], bundle)
         images = draw(loaded, options)
         image_grid(images, out, columns=min(each, _COLUMNS))
     if as_json:
@@ -108,6 +109,17 @@ def _check_drawable(latent_shape: tuple[int, ...], bundle: Path) -> None:
         way = "give --prompt, or call load_pipeline in Python" if has_pipeline else "run a session of it in Python"
         raise UsageError(
             f"this bundle makes latents of shape {shape_text(latent_shape)}, which a pipeline has to decode: {way}"
+        )
+
+
+def _check_inputs(names: list[str], bundle: Path) -> None:
+    """Raise UsageError for a network that looks at an image of the user's, before anything is generated."""
+    from dipgo_deploy.models.presets.inputs import EXTRA, LEADING, REFERENCE
+
+    if images := sorted({*names} & {EXTRA, LEADING, REFERENCE}):
+        raise UsageError(
+            f"{bundle} also looks at {images[0]}, an image of yours, which generate does not take: call load_pipeline "
+            "in Python, or run a session"
         )
 
 

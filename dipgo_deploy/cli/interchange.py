@@ -19,6 +19,7 @@ from dipgo_deploy.cli.options import (
     RandomWeights,
     Revision,
     Sampler,
+    SamplerOptions,
     Size,
     Steps,
     Variant,
@@ -45,6 +46,7 @@ def import_schedule(
     first: Annotated[int | None, typer.Option(help="First blocks always computed (cache-dit).")] = None,
     last: Annotated[int | None, typer.Option(help="Last blocks always computed (cache-dit).")] = None,
     sampler: Sampler = None,
+    sampler_option: SamplerOptions = None,
     steps: Steps = None,
     guidance_layout: GuidanceLayout = None,
     lora: Lora = None,
@@ -54,22 +56,28 @@ def import_schedule(
     as_json: Json = False,
 ) -> None:
     """Make MODEL's schedule from the settings of DeepCache, FORA, SmoothCache, cache-dit or a DiP-GO table."""
+    from dipgo_deploy.cli.search_view import say_sampler_note
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import save_schedule
     from dipgo_deploy.core.liveness import pruned_ratio
+    from dipgo_deploy.core.sampler_options import parse_sampler_options
     from dipgo_deploy.search.interchange import FORMATS
     from dipgo_deploy.search.interchange import import_schedule as read_schedule
 
     source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
     settings = {"interval": interval, "branch": branch, "skip-mode": skip_mode, "first": first, "last": last}
     document = _document(form, file, settings)
+    scheduler_options = parse_sampler_options(sampler_option or ())
     check_target(out)
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.models import make_contract
 
     with working(f"tracing {source.label}"):
         loaded = source.load()
-        contract = make_contract(loaded, sampler=sampler, steps=steps, guidance=guidance_layout)
+        contract = make_contract(
+            loaded, sampler=sampler, sampler_options=scheduler_options, steps=steps, guidance=guidance_layout
+        )
+        say_sampler_note(contract.sampler)
         graph = trace(loaded, granularity=FORMATS[form].granularity).blocks
     schedule = read_schedule(form, document, graph, contract)
     save_schedule(out, schedule)

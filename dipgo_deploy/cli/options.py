@@ -44,6 +44,7 @@ __all__ = [
     "Revision",
     "Sampler",
     "SamplerName",
+    "SamplerOptions",
     "Size",
     "Steps",
     "Threads",
@@ -125,6 +126,12 @@ PresetName = Literal["default", "paper", "paper-dit"]
 """The names of the presets of method dipgo."""
 
 Sampler = Annotated[SamplerName | None, typer.Option(help="Sampler by name. Default: the model's own.")]
+SamplerOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sampler-option", metavar="KEY=VALUE", help="Option of the scheduler, as clip_sample=false. May be repeated."
+    ),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler's full run. Default: the model's own.")]
 GuidanceLayout = Annotated[
     Literal["none", "concat"] | None,

@@ -34,6 +34,7 @@ OPTION_OF_PARAMETER: Mapping[str, str] = {
     "negative_prompt": "--negative-prompt",
     "own_model": "--model",
     "random_weights": "--random-weights",
+    "sampler_options": "--sampler-option",
     "trust_engines": "--trust-engines",
     "workspace_bytes": "--workspace",
 }

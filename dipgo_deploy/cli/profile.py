@@ -25,6 +25,8 @@ from dipgo_deploy.cli.options import (
     Model,
     RandomWeights,
     Revision,
+    Sampler,
+    SamplerOptions,
     Size,
     Threads,
     Variant,
@@ -53,6 +55,8 @@ def profile(
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     batch: Batch = 8,
+    sampler: Sampler = None,
+    sampler_option: SamplerOptions = None,
     guidance_layout: GuidanceLayout = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 10,
     threads: Threads = None,
@@ -63,6 +67,7 @@ def profile(
     from dipgo_deploy.cli.bundle_view import latency_view
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import save_latency_table
+    from dipgo_deploy.core.sampler_options import parse_sampler_options
     from dipgo_deploy.engines import ProfileOptions
     from dipgo_deploy.engines import profile as measure
     from dipgo_deploy.graphs import trace
@@ -77,6 +82,8 @@ def profile(
         run=run,
         batch=batch,
         guidance=guidance_layout,
+        sampler=sampler,
+        sampler_options=parse_sampler_options(sampler_option or ()),
         precision=half_type(fp16, bf16),
         rounds=rounds,
         command=shlex.join(["dipgo-deploy", *sys.argv[1:]]),

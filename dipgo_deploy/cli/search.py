@@ -22,6 +22,7 @@ from dipgo_deploy.cli.options import (
     RandomWeights,
     Revision,
     Sampler,
+    SamplerOptions,
     Size,
     Steps,
     Variant,
@@ -52,6 +53,7 @@ def search(
         Path | None, typer.Option(help="Latency table from profile. The ratio is then a share of time.")
     ] = None,
     sampler: Sampler = None,
+    sampler_option: SamplerOptions = None,
     steps: Steps = None,
     guidance_layout: GuidanceLayout = None,
     granularity: Granularity = "stage",
@@ -88,9 +90,10 @@ def search(
 ) -> None:
     """Search a schedule for MODEL that prunes the requested share of MACs."""
     from dipgo_deploy.cli.conditions import read_conditions
-    from dipgo_deploy.cli.search_view import draw_schedule, search_summary, search_text, unmet_ratio
+    from dipgo_deploy.cli.search_view import draw_schedule, say_sampler_note, search_summary, search_text, unmet_ratio
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import load_latency_table, save_schedule
+    from dipgo_deploy.core.sampler_options import parse_sampler_options
     from dipgo_deploy.search import SearchOptions, method_options
 
     if method == "dipgo" and from_pruner is None:
@@ -103,6 +106,7 @@ def search(
     if from_pruner is not None and seed is not None:
         # SearchOptions cannot tell seed 0 from a seed that is left out.
         raise UsageError("seed belongs to training, but from_pruner names a trained pruner: leave one out")
+    scheduler_options = parse_sampler_options(sampler_option or ())
     texts = read_conditions(conditions)
     options = SearchOptions(
         method, ratio, kind=kind, seed=seed or 0, settings=settings, granularity=granularity,
@@ -124,7 +128,10 @@ def search(
 
     with working(f"tracing {source.label}"):
         loaded = source.load()
-        contract = make_contract(loaded, sampler=sampler, steps=steps, guidance=guidance_layout)
+        contract = make_contract(
+            loaded, sampler=sampler, sampler_options=scheduler_options, steps=steps, guidance=guidance_layout
+        )
+        say_sampler_note(contract.sampler)
         graph = trace(loaded, granularity=granularity, patterns=options.patterns).blocks
     work = search_model(loaded, contract, options, blocks=graph)
     schedule = show_progress(_notes_said(work), f"searching by {method}")

@@ -6,14 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dipgo_deploy.cli.terminal import say
 from dipgo_deploy.cli.units import count_text, macs_text, mib_text
 
 if TYPE_CHECKING:
     from dipgo_deploy.core.blocks import BlockGraph
+    from dipgo_deploy.core.contract import SamplerSpec
     from dipgo_deploy.core.schedule import Schedule
     from dipgo_deploy.search.options import SearchOptions
 
-__all__ = ["draw_schedule", "search_summary", "search_text", "unmet_ratio"]
+__all__ = ["draw_schedule", "say_sampler_note", "search_summary", "search_text", "unmet_ratio"]
+
+
+def say_sampler_note(sampler: SamplerSpec) -> None:
+    """Print why a sampler does not fold into the program. Prints nothing for a linear sampler."""
+    from dipgo_deploy.models.sampler_note import sampler_note
+
+    if note := sampler_note(sampler):
+        say(note)
 
 
 def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions) -> dict[str, Any]:
@@ -34,7 +44,8 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
     from dipgo_deploy.models.sampler_coefficients import read_sampler
     from dipgo_deploy.search.cost import Pricer
 
-    program = lower(schedule, graph, read_sampler(schedule.contract.sampler))
+    sampler = read_sampler(schedule.contract.sampler)
+    program = lower(schedule, graph, sampler)
     contract = schedule.contract
     rows = contract.rows_per_image
     kept, full = schedule_macs(schedule, graph), graph.macs
@@ -47,6 +58,7 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
         "calls": sum(bool(plan.reach.pieces) for plan in plan_steps(schedule, graph)),
         "steps": schedule.steps,
         "sampler": contract.sampler.class_name,
+        "sampler_not_linear": getattr(sampler, "reason", None),
         "guidance": contract.guidance,
         "graphs": len(program.graphs),
         "slot_bytes": memory_bytes(program, batch=1)["slots"],

@@ -22,6 +22,11 @@ Guidance = Literal["none", "concat"]
 """``concat``: the unconditional batch followed by the conditional batch. ``none``: one row per image."""
 
 
+def _refuse_constant(text: str) -> None:
+    """NaN and Infinity are no JSON, although Python reads them."""
+    raise ValueError(text)
+
+
 @dataclass(frozen=True)
 class SamplerSpec:
     """A diffusers scheduler as configured: its class, its config as canonical JSON and one timestep per network call.
@@ -37,6 +42,15 @@ class SamplerSpec:
     config: str
     steps: int
     timesteps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the config is a JSON object. A ValueError names the field when a document is read."""
+        try:
+            config = json.loads(self.config, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            config = None
+        if not isinstance(config, dict):
+            raise ValueError("config must be a JSON object as text")
 
     @property
     def calls(self) -> int:

@@ -121,7 +121,8 @@ def load_document(
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise InputError(f"{path}: {where}: {first['msg']} ({error.error_count()} errors): fix the file") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path}: {where}: {message} ({error.error_count()} errors): fix the file") from None
 
 
 def _drop_block_ms(document: dict[str, Any]) -> None:

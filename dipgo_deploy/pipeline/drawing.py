@@ -17,12 +17,17 @@ import torch
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.run_options import RunOptions
+from dipgo_deploy.models.presets.inputs import REFERENCE
 from dipgo_deploy.pipeline.denoiser import DeployedDenoiser
 from dipgo_deploy.pipeline.load import call_arguments, load_pipeline
 from dipgo_deploy.pipeline.part_times import PartTimes, time_parts
 from dipgo_deploy.runtime.memory import check_device
 
 __all__ = ["PromptImages", "PromptOptions", "draw_prompts"]
+
+
+_IMAGES = ("image", "mask_image", "control_image", "image_embeds")
+"""Arguments of pipelines that take images."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,14 @@ def _arguments(pipeline: Any, denoiser: DeployedDenoiser, options: PromptOptions
             raise UsageError(
                 f"{type(pipeline).__name__} takes no {name.replace('_', ' ')}: pass classes, or leave it out"
             )
+    has_reference = any(spec.name == REFERENCE for spec in denoiser.bundle.blocks.inputs)
+    # The image of Kontext, whose call has an area, is optional.
+    images = [name for name in _IMAGES if name in parameters and (has_reference or "max_area" not in parameters)]
+    if images:
+        raise UsageError(
+            f"{type(pipeline).__name__} also needs {' and '.join(images)}, a prompt alone draws nothing: call it "
+            "from Python, see load_pipeline"
+        )
     if options.guidance_scale is not None:
         _check_scale(options.guidance_scale, denoiser)
         if arguments.get("guidance_scale", options.guidance_scale) != options.guidance_scale:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.core.errors import UsageError
-from dipgo_deploy.verify.ladder import Ladder, Rung
+from dipgo_deploy.verify.ladder import Ladder
 from dipgo_deploy.verify.options import VerifyOptions
+from dipgo_deploy.verify.rung import Rung
 
 __all__ = ["VerifyReport", "verify_bundle"]
 
@@ -48,10 +49,10 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions = VerifyOptions()) -> V
     5. The bundle's engines equal ONNX Runtime on the bundle's own graphs, for a backend that runs engines. The
        tolerances are those of the precision of the engines.
 
-    Some values in float32 are further from the exact value than the tolerance, for example after a normalisation of
-    nearly equal numbers. There PyTorch computes in float64 on the same slots. Rungs in float32 then allow
-    ROUNDING_FACTOR times the rounding error at that place, and their names say so. A tolerance that the user gives
-    holds everywhere.
+    Some values are further from the exact value than the tolerance, for example after a normalisation of nearly equal
+    numbers. There PyTorch computes in float64 on the same slots. A rung then allows ROUNDING_FACTOR times the rounding
+    error of its reference, at that place or of the image, and its name says so. For engines in half precision next to
+    graphs in float32, PyTorch computes in the engines' dtype. A tolerance that the user gives holds everywhere.
 
     Args:
         bundle: the bundle.
@@ -82,7 +83,11 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions = VerifyOptions()) -> V
 
 
 def _failure(rung: Rung) -> str:
+    broken = []
+    if "local" in rung.past and rung.local is not None:
+        broken.append(f"local {rung.local.relative:.1e} past tolerance {rung.local.tolerance:.1e}")
+    if "free" in rung.past:
+        broken.append(f"free-running {rung.free:.1e} past tolerance {rung.free_tolerance:.1e}")
     first = rung.first
     where = f", first at {first.value}, step {first.step} ({first.relative:.1e})" if first else ""
-    local = f"local {rung.local.relative:.1e}, " if rung.local else ""
-    return f"{rung.name}: {local}free-running {rung.free:.1e} past tolerance{where}: the two paths differ"
+    return f"{rung.name}: {' and '.join(broken)}{where}: the two paths differ"

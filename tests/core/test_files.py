@@ -47,6 +47,17 @@ def edited(path, change):
     path.write_text(json.dumps(document))
 
 
+@pytest.mark.parametrize("config", ["", "no json", "[]", "null", '{"beta": NaN}'])
+@pytest.mark.parametrize("name", ["schedule", "program", "bundle"])
+def test_a_sampler_whose_config_is_no_json_object_is_refused(name, config, tmp_path):
+    value, save, load = DOCUMENTS[name]
+    path = tmp_path / f"{name}.json"
+    save(path, value)
+    edited(path, lambda document: document["contract"]["sampler"].update(config=config))
+    with pytest.raises(InputError, match="contract.sampler: config must be a JSON object as text .*: fix the file"):
+        load(path)
+
+
 def test_what_is_loaded_equals_what_was_saved(saved):
     path, value, load = saved
     assert load(path) == value
