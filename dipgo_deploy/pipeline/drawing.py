@@ -17,12 +17,17 @@ import torch
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.run_options import RunOptions
+from dipgo_deploy.models.presets.inputs import REFERENCE
 from dipgo_deploy.pipeline.denoiser import DeployedDenoiser
 from dipgo_deploy.pipeline.load import call_arguments, load_pipeline
 from dipgo_deploy.pipeline.part_times import PartTimes, time_parts
 from dipgo_deploy.runtime.memory import check_device
 
 __all__ = ["PromptImages", "PromptOptions", "draw_prompts"]
+
+
+_IMAGES = ("image", "mask_image", "control_image", "image_embeds")
+"""Arguments of pipelines that take images."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class PromptOptions:
         guidance_scale: None leaves it to the pipeline.
         batch: images at a time.
         run: what runs the denoiser. The rest of the pipeline runs on the same device.
+        trust_weights: check large files of the bundle by size only.
 
     Raises:
         UsageError: no prompt, or a count or batch below 1.
@@ -49,6 +55,7 @@ class PromptOptions:
     guidance_scale: float | None = None
     batch: int = 8
     run: RunOptions = RunOptions()
+    trust_weights: bool = False
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -86,7 +93,7 @@ def draw_prompts(folder: Path, options: PromptOptions) -> PromptImages:
         InputError: the folder holds no complete pipeline.
     """
     check_device(options.run.device)
-    pipeline = load_pipeline(folder, **asdict(options.run))
+    pipeline = load_pipeline(folder, trust_weights=options.trust_weights, **asdict(options.run))
     if options.run.device == "cuda":
         pipeline.to("cuda", silence_dtype_warnings=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -118,6 +125,14 @@ def _arguments(pipeline: Any, denoiser: DeployedDenoiser, options: PromptOptions
             raise UsageError(
                 f"{type(pipeline).__name__} takes no {name.replace('_', ' ')}: pass classes, or leave it out"
             )
+    has_reference = any(spec.name == REFERENCE for spec in denoiser.bundle.blocks.inputs)
+    # The image of Kontext, whose call has an area, is optional.
+    images = [name for name in _IMAGES if name in parameters and (has_reference or "max_area" not in parameters)]
+    if images:
+        raise UsageError(
+            f"{type(pipeline).__name__} also needs {' and '.join(images)}, a prompt alone draws nothing: call it "
+            "from Python, see load_pipeline"
+        )
     if options.guidance_scale is not None:
         _check_scale(options.guidance_scale, denoiser)
         if arguments.get("guidance_scale", options.guidance_scale) != options.guidance_scale:
