@@ -129,6 +129,12 @@ class BlockGraph:
     sizes: Mapping[str, SizeRange] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return (
+            f"BlockGraph({self.model_class} {self.model_digest[:12]}, {self.dtype}, {len(self.blocks)} blocks at "
+            f"{self.granularity}, {len(self.pieces)} pieces)"
+        )
+
     @cached_property
     def block_names(self) -> tuple[str, ...]:
         """Names in execution order. The last is ``prediction``."""

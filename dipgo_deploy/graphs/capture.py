@@ -152,7 +152,7 @@ def capture(
     """
     inputs = model.example_inputs(EXAMPLE_ROWS)
     recorder = _Recorder(model, blocks, list(inputs)).eval()
-    axes = {name: {0: ROWS, **_free_axes(model.axes[name], sizes)} for name in inputs}
+    axes = {name: {0: ROWS, **_free_axes(model.axes.get(name, {}), sizes)} for name in inputs}
     free = {name: _dim(name, size) for name, size in sizes.items() if not size.is_fixed}
     dims = {ROWS: torch.export.Dim(ROWS, max=MOST_ROWS), **free}
     shapes = (tuple({axis: dims[symbol] for axis, symbol in axes[name].items()} for name in inputs),)

@@ -34,7 +34,8 @@ agraph (float[rows, 4, 6] x, float[rows, tokens, 6] text) => (float[n, 2, 3, t] 
 
 # A joint sequence split again, and a table as long as the text, read by two nodes.
 JOINT = """
-agraph (float[rows, 4, 6] x, float[rows, tokens, 6] text) => (float[r, t, 6] first, float[r, 4, 6] second, float[t, 6] one, float[t, 6] two)
+agraph (float[rows, 4, 6] x, float[rows, tokens, 6] text)
+    => (float[r, t, 6] first, float[r, 4, 6] second, float[t, 6] one, float[t, 6] two)
 <int64[1] four = {4}, int64[1] six = {6}, float[1] zero = {0.5}>
 {
     joint = Concat<axis = 1>(text, x)
@@ -62,7 +63,7 @@ def test_constant_shapes_leave_every_size_as_it_was(text: str) -> None:
 
 
 def test_no_shape_is_taken_of_a_feature() -> None:
-    heads, folded, text, joint = models = [model_from_text(text) for text in (HEADS, FOLDED, TEXT, JOINT)]
+    heads, _, text, joint = models = [model_from_text(text) for text in (HEADS, FOLDED, TEXT, JOINT)]
     for model in models:
         make_shapes_constant(model, infer_specs(model, TOKENS))
         assert all(node.inputs[0] in model.graph.inputs for node in model.graph if node.op_type == "Shape")

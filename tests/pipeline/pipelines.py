@@ -144,9 +144,7 @@ FAMILIES: Mapping[str, Family] = {
     "dit": Family(_dit, "dit", "ddim", "concat", lambda: {"class_labels": [3, 7]}),
     "pixart": Family(
         _pixart, "pixart-sigma", "dpmpp-2m", "concat",
-        lambda tokens=TOKENS: {
-            "prompt": "a cat", "use_resolution_binning": False, "clean_caption": False,
-            "max_sequence_length": tokens, **_SIZE,
+        lambda tokens=TOKENS: {"prompt": "a cat", "clean_caption": False, "max_sequence_length": tokens, **_SIZE,
         },
     ),
     "sd3": Family(
