@@ -56,9 +56,8 @@ class Input:
         Returns:
             The input. Floats become float32.
         """
-        rows = [None if row is None else _array(row) for row in (value, unconditional)]
-        assert rows[0] is not None
-        return cls(rows[0].shape, *rows)
+        row = _array(value)
+        return cls(row.shape, row, None if unconditional is None else _array(unconditional))
 
     def example(self, rows: int) -> torch.Tensor:
         """Example rows (rows, *shape): the default, class numbers, or standard normal numbers."""
