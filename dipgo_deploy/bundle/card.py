@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.program import Program, memory_bytes
+from dipgo_deploy.core.sampler import LinearSampler
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs.trace import Trace
 from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.models.sampler_coefficients import read_sampler
 
 __all__ = ["model_card"]
 
@@ -35,6 +38,7 @@ A bundle of dipgo-deploy: a reuse schedule compiled to ONNX graphs. Schedule: {o
 | MACs per image, papers | {program.macs.papers / 1e9:.4g} G of {program.full_macs.papers / 1e9:.4g} G |
 | MACs per image, full | {program.macs.full / 1e9:.4g} G of {program.full_macs.full / 1e9:.4g} G |
 | layout, graphs | {program.layout}, {len(program.graphs)} |
+| sampler's steps | {_steps_text(contract.sampler)} |
 | guidance, dtype | {contract.guidance}, {contract.dtype} |
 | weights on disk | {traced.blocks.weight_bytes / 2**20:.1f} MiB, one file |
 | slots for {contract.batch.opt} images | {memory["slots"] / 2**20:.2f} MiB |
@@ -42,6 +46,13 @@ A bundle of dipgo-deploy: a reuse schedule compiled to ONNX graphs. Schedule: {o
 Fixed: sampler, number of steps, guidance layout, latent shape {contract.latent_shape}. Run it with
 `dipgo-deploy generate`, check it with `dipgo-deploy verify`, measure it with `dipgo-deploy bench`.
 """
+
+
+def _steps_text(sampler: SamplerSpec) -> str:
+    reading = read_sampler(sampler)
+    if isinstance(reading, LinearSampler):
+        return "folded into the program"
+    return f"by {sampler.class_name} itself, because it {reading.reason}"
 
 
 def _lora_rows(model: LoadedModel) -> str:

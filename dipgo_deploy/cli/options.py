@@ -44,10 +44,12 @@ __all__ = [
     "Revision",
     "Sampler",
     "SamplerName",
+    "SamplerOptions",
     "Size",
     "Steps",
     "Threads",
     "TrustEngines",
+    "TrustWeights",
     "Variant",
     "architectures",
     "batch_range",
@@ -101,6 +103,9 @@ GpuMemory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="GPU memory for engines, such as 8G. Others are evicted.")
 ]
 TrustEngines = Annotated[bool, typer.Option("--trust-engines", help="Load engines that were not built here.")]
+TrustWeights = Annotated[
+    bool, typer.Option("--trust-weights", help="Check large files of the bundle by size only, not by sha256.")
+]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Typed float16, with fp32 fallback nodes where needed.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Typed bfloat16, with fp32 fallback nodes where needed.")]
 Lora = Annotated[
@@ -125,6 +130,12 @@ PresetName = Literal["default", "paper", "paper-dit"]
 """The names of the presets of method dipgo."""
 
 Sampler = Annotated[SamplerName | None, typer.Option(help="Sampler by name. Default: the model's own.")]
+SamplerOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sampler-option", metavar="KEY=VALUE", help="Option of the scheduler, as clip_sample=false. May be repeated."
+    ),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sampler's full run. Default: the model's own.")]
 GuidanceLayout = Annotated[
     Literal["none", "concat"] | None,

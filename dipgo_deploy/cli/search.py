@@ -22,11 +22,13 @@ from dipgo_deploy.cli.options import (
     RandomWeights,
     Revision,
     Sampler,
+    SamplerOptions,
     Size,
     Steps,
     Variant,
     patterns_of,
 )
+from dipgo_deploy.cli.replacing import Force
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.cli.terminal import emit, result, say, show_progress, working
 from dipgo_deploy.core.errors import UsageError
@@ -52,6 +54,7 @@ def search(
         Path | None, typer.Option(help="Latency table from profile. The ratio is then a share of time.")
     ] = None,
     sampler: Sampler = None,
+    sampler_option: SamplerOptions = None,
     steps: Steps = None,
     guidance_layout: GuidanceLayout = None,
     granularity: Granularity = "stage",
@@ -84,13 +87,16 @@ def search(
     dtype: Dtype = "float32",
     meta: Meta = False,
     picture: Annotated[Path | None, typer.Option(help="Draw learned scores and schedule (.png or .svg).")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Search a schedule for MODEL that prunes the requested share of MACs."""
+    from dipgo_deploy.cli import replacing
     from dipgo_deploy.cli.conditions import read_conditions
-    from dipgo_deploy.cli.search_view import draw_schedule, search_summary, search_text, unmet_ratio
+    from dipgo_deploy.cli.search_view import draw_schedule, say_sampler_note, search_summary, search_text
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import load_latency_table, save_schedule
+    from dipgo_deploy.core.sampler_options import parse_sampler_options
     from dipgo_deploy.search import SearchOptions, method_options
 
     if method == "dipgo" and from_pruner is None:
@@ -103,6 +109,7 @@ def search(
     if from_pruner is not None and seed is not None:
         # SearchOptions cannot tell seed 0 from a seed that is left out.
         raise UsageError("seed belongs to training, but from_pruner names a trained pruner: leave one out")
+    scheduler_options = parse_sampler_options(sampler_option or ())
     texts = read_conditions(conditions)
     options = SearchOptions(
         method, ratio, kind=kind, seed=seed or 0, settings=settings, granularity=granularity,
@@ -113,10 +120,12 @@ def search(
     if out == (from_pruner or pruner):
         raise UsageError(f"{out} would be the schedule and the pruner: give --out another name")
     check_target(out)
+    replacing.check_kind(out, "schedule", force)
     if picture is not None:
         if picture.suffix not in (".png", ".svg"):
             raise UsageError(f"{picture} ends in neither .png nor .svg: name a picture")
         check_target(picture)
+        replacing.check_picture_target(picture, force, "--picture")
     source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.models import make_contract
@@ -124,16 +133,19 @@ def search(
 
     with working(f"tracing {source.label}"):
         loaded = source.load()
-        contract = make_contract(loaded, sampler=sampler, steps=steps, guidance=guidance_layout)
+        contract = make_contract(
+            loaded, sampler=sampler, sampler_options=scheduler_options, steps=steps, guidance=guidance_layout
+        )
+        say_sampler_note(contract.sampler)
+        inputs = replacing.search_inputs(contract, options)
+        replacing.check_schedule_target(out, inputs, force)
         graph = trace(loaded, granularity=granularity, patterns=options.patterns).blocks
     work = search_model(loaded, contract, options, blocks=graph)
     schedule = show_progress(_notes_said(work), f"searching by {method}")
-    save_schedule(out, schedule)
+    save_schedule(out, replacing.with_seal(schedule, inputs))
     if picture is not None:
         draw_schedule(picture, schedule, graph, from_pruner or pruner)
     summary = search_summary(schedule, graph, options)
-    if warning := unmet_ratio(summary, options):
-        say(warning)
     if as_json:
         emit({**summary, "out": str(out)})
         return

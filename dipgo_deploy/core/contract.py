@@ -15,11 +15,24 @@ from typing import Any, Literal
 
 from dipgo_deploy.core.errors import InputError
 
-__all__ = ["BatchRange", "Contract", "Guidance", "SamplerSpec", "check_same_contract", "installed_versions"]
+__all__ = [
+    "BatchRange",
+    "Contract",
+    "Guidance",
+    "SamplerSpec",
+    "check_contract",
+    "check_same_contract",
+    "installed_versions",
+]
 
 
 Guidance = Literal["none", "concat"]
 """``concat``: the unconditional batch followed by the conditional batch. ``none``: one row per image."""
+
+
+def _refuse_constant(text: str) -> None:
+    """NaN and Infinity are no JSON, although Python reads them."""
+    raise ValueError(text)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,15 @@ class SamplerSpec:
     config: str
     steps: int
     timesteps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the config is a JSON object. A ValueError names the field when a document is read."""
+        try:
+            config = json.loads(self.config, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            config = None
+        if not isinstance(config, dict):
+            raise ValueError("config must be a JSON object as text")
 
     @property
     def calls(self) -> int:
@@ -102,6 +124,27 @@ class Contract:
     def sizes(self, batch: int) -> dict[str, int]:
         """Values of the symbols in a TensorSpec's shape for ``batch`` images."""
         return {"batch": batch, "rows": batch * self.rows_per_image}
+
+
+def check_contract(contract: Contract, where: str) -> None:
+    """Check that a contract from a file can be used.
+
+    Args:
+        contract: the contract.
+        where: the file, for the message.
+
+    Raises:
+        InputError: a number makes no sense.
+    """
+    sampler, batch = contract.sampler, contract.batch
+    problems = {
+        "sampler.timesteps is empty": not sampler.timesteps,
+        "sampler.steps is below 1": sampler.steps < 1,
+        "latent_shape holds no sizes above 0": not contract.latent_shape or min(contract.latent_shape) < 1,
+        "batch is not in the order min, opt, max": not 1 <= batch.min <= batch.opt <= batch.max,
+    }
+    if problem := next((text for text, is_wrong in problems.items() if is_wrong), None):
+        raise InputError(f"{where}: contract.{problem}: fix the file, or write it again")
 
 
 def check_same_contract(expected: Contract, actual: Contract, artifact: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from dipgo_deploy.core.contract import BatchRange, Guidance
 from dipgo_deploy.core.engine import TargetName
@@ -108,6 +110,8 @@ class ProfileOptions:
         run: backend, device and threads.
         batch: images of a call.
         guidance: guidance layout. None takes the model's own.
+        sampler: a name of SAMPLERS. None takes the model's own scheduler.
+        sampler_options: options of the scheduler that override the model's own.
         precision: half precision of the graphs. None takes the model's own dtype.
         rounds: timed rounds, after one to warm up.
         steps: steps of every random schedule.
@@ -122,6 +126,8 @@ class ProfileOptions:
     run: RunOptions = RunOptions()
     batch: int = 8
     guidance: Guidance | None = None
+    sampler: str | None = None
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
     precision: HalfType | None = None
     rounds: int = 10
     steps: int = 12

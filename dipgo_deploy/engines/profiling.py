@@ -61,7 +61,13 @@ def profile(model: LoadedModel, trace: Trace, options: ProfileOptions) -> Work[L
         raise UsageError(f"this {model.class_name} was loaded without weights, a profile runs it: load them too")
     if options.precision is not None and model.dtype != "float32":
         raise UsageError(f"the model is in {model.dtype}: leave precision out, or load the model in float32")
-    contract = make_contract(model, steps=options.steps, guidance=options.guidance)
+    contract = make_contract(
+        model,
+        sampler=options.sampler,
+        sampler_options=options.sampler_options,
+        steps=options.steps,
+        guidance=options.guidance,
+    )
     options = replace(options, guidance=contract.guidance)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="profile_") as folder:

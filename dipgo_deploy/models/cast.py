@@ -53,7 +53,7 @@ def network_dtype(module: nn.Module) -> torch.dtype:
 
 
 def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a module in ``dtype``. Tensors whose dtype stays are shared with the module.
+    """A copy of a module in ``dtype``. Nothing is shared with the module.
 
     deepcopy meets the cast tensors in its memo, so there is never a copy in the old dtype. Peak memory is one module in
     each dtype.
@@ -68,9 +68,9 @@ def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     memo: dict[int, Any] = {}
     for name, parameter in module.named_parameters():
         target = _target(module, name, parameter, dtype, persistent=True)
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to(target), False)
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to(target, copy=True), False)
     for _, _, name, buffer, persistent in _buffers(module):
-        memo[id(buffer)] = buffer.detach().to(_target(module, name, buffer, dtype, persistent))
+        memo[id(buffer)] = buffer.detach().to(_target(module, name, buffer, dtype, persistent), copy=True)
     return deepcopy(module, memo)
 
 

@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, installed_versions
-from dipgo_deploy.core.disk import read_json
+from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, SamplerSpec, installed_versions
+from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models.loaded_model import LoadedModel
-from dipgo_deploy.models.samplers import default_sampler, sampler_spec, scheduler_class
-from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging, suppress_transformers_logging
+from dipgo_deploy.models.presets.pipeline_call import check_pipeline, pipeline_defaults
+from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.samplers import sampler_spec, scheduler_class
 
 __all__ = [
     "CONCAT_GUIDANCE_CLASSES",
+    "call_arguments",
     "default_guidance",
     "default_steps",
     "library_versions",
@@ -45,8 +47,10 @@ CONCAT_GUIDANCE_CLASSES = (
 Pipelines of other classes call the network twice, or pass the scale to the network as an input.
 """
 
+_LEARNED_VARIANCE = ("DDPMScheduler", "DDPMParallelScheduler", "UnCLIPScheduler")
+"""Samplers that draw noise of a variance which the network may predict."""
+
 _STEPS = 50
-_BASE_PIPELINE = "DiffusionPipeline"
 
 _FLUX = "FluxTransformer2DModel"
 _MAX_SHIFT = {_FLUX: 1.15, "SD3Transformer2DModel": 1.16}
@@ -65,15 +69,19 @@ def make_contract(
     model: LoadedModel,
     *,
     sampler: str | None = None,
+    sampler_options: Mapping[str, Any] | None = None,
     steps: int | None = None,
     guidance: Guidance | None = None,
     batch: BatchRange = BatchRange(),
 ) -> Contract:
     """Make the contract of a model under a sampler, with the timesteps of the model's own pipeline.
 
+    The sampler is run once on small tensors, so a sampler that no program can run is refused here.
+
     Args:
         model: the model.
-        sampler: a name of SAMPLERS. Default: the model's own scheduler.
+        sampler: a name of SAMPLERS. Default: the model's own scheduler, with its own class and options.
+        sampler_options: options of the scheduler that override the model's own, such as ``clip_sample``.
         steps: number of sampler steps. Default: that of the model's pipeline.
         guidance: guidance layout. Default: that of the model's pipeline.
         batch: numbers of images per call that engines are built for.
@@ -82,22 +90,40 @@ def make_contract(
         The contract.
 
     Raises:
-        UsageError: the sampler is unknown, or the number of steps is out of range.
+        UsageError: the sampler or an option is unknown, the number of steps is out of range, or the model's pipeline
+            calls the network in a way that no schedule holds.
+        InputError: the model's own scheduler refuses its config, or no program can run it.
+        MissingError: a package that the scheduler needs is not installed.
     """
-    config = model.scheduler_config
-    sampler = sampler or default_sampler(config)
+    check_pipeline(model.folder, guidance or model.guidance)
     steps = default_steps(model) if steps is None else steps
-    arguments = timestep_arguments(model.class_name, model.latent_shape, scheduler_class(sampler), config, steps)
+    options = dict(sampler_options or {})
+    config = {**model.scheduler_config, **options}
+    arguments = call_arguments(model, scheduler_class(sampler, config), config, steps)
+    # Only what the user chose counts as an override: a refusal of the model's own config names its file.
+    spec = sampler_spec(sampler, steps, model.scheduler_config, options, arguments)
+    _check_variance(spec)
+    read_sampler(spec)
     return Contract(
         model_class=model.class_name,
         model_digest=model.digest,
         dtype=model.dtype,
-        sampler=sampler_spec(sampler, steps, config, arguments),
+        sampler=spec,
         guidance=guidance or default_guidance(model),
         latent_shape=model.latent_shape,
         batch=batch,
         versions=library_versions(),
     )
+
+
+def _check_variance(sampler: SamplerSpec) -> None:
+    """Raise UsageError for a sampler that reads its noise's variance from the network's output."""
+    learned = str(sampler.config_dict.get("variance_type", "")).startswith("learned")
+    if learned and sampler.class_name in _LEARNED_VARIANCE:
+        raise UsageError(
+            f"{sampler.class_name} reads a variance from the network's output, which no schedule keeps: choose sampler "
+            "dpmpp-2m, or another one that draws no noise"
+        )
 
 
 def default_guidance(model: LoadedModel) -> Guidance:
@@ -106,31 +132,41 @@ def default_guidance(model: LoadedModel) -> Guidance:
         return model.guidance
     if model.class_name not in CONCAT_GUIDANCE_CLASSES or model.config.get("time_cond_proj_dim") is not None:
         return "none"
-    defaults = _pipeline_defaults(model)
+    defaults = pipeline_defaults(model.pipeline_call.pipeline)
     return "concat" if defaults is None or (defaults.get("guidance_scale") or 0.0) > 1.0 else "none"
 
 
 def default_steps(model: LoadedModel) -> int:
     """The number of sampler steps of an ordinary run."""
-    return model.steps or (_pipeline_defaults(model) or {}).get("num_inference_steps") or _STEPS
+    return model.steps or model.pipeline_call.default("num_inference_steps") or _STEPS
 
 
-def _pipeline_defaults(model: LoadedModel) -> Mapping[str, Any] | None:
-    """Default arguments of the call of the model's own pipeline, or None if the pipeline is unknown."""
-    import diffusers  # noqa: TID251 - the home of diffusers
+def call_arguments(model: LoadedModel, scheduler: type, config: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Arguments that the default call of a model's pipeline passes to its scheduler, besides the number of steps.
 
-    index = None if model.folder is None else model.folder / "model_index.json"
-    if index is None or not index.is_file():
-        return None
-    name = read_json(index).get("_class_name")
-    if name == _BASE_PIPELINE:
-        return {}
-    # A pipeline that needs an absent package is a placeholder class, which the check below leaves out.
-    with suppress_diffusers_logging(), suppress_transformers_logging():
-        pipeline = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not (isinstance(pipeline, type) and issubclass(pipeline, diffusers.DiffusionPipeline)):
-        return None
-    return {argument.name: argument.default for argument in inspect.signature(pipeline.__call__).parameters.values()}
+    FLUX's pipelines choose evenly spaced noise levels from 1 down. The pipelines of FLUX and Stable Diffusion 3 shift
+    them by the image size if the scheduler's config says so (``calculate_shift`` in diffusers). A schedule for other
+    timesteps would not fit the pipeline. Many pipelines pass their own default of ``eta`` to ``step``.
+
+    Args:
+        model: the denoiser, and its pipeline's folder.
+        scheduler: the scheduler's class.
+        config: the scheduler's config.
+        steps: number of sampler steps.
+
+    Returns:
+        ``sigmas``, ``mu`` and ``eta``, if the pipeline passes them, the scheduler accepts them and they differ from the
+        scheduler's defaults.
+    """
+    return {
+        **timestep_arguments(model.class_name, model.latent_shape, scheduler, config, steps),
+        **_eta(scheduler, model.pipeline_call.default("eta")),
+    }
+
+
+def _eta(scheduler: Any, eta: float | None) -> dict[str, float]:
+    parameter = inspect.signature(getattr(scheduler, "step", _eta)).parameters.get("eta")
+    return {} if parameter is None or eta is None or eta == parameter.default else {"eta": eta}
 
 
 def timestep_arguments(

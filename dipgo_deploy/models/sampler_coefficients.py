@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.sampler import LinearSampler, OpaqueSampler, SamplerReading, Update
-from dipgo_deploy.models.schedulers import SCHEDULER_ERRORS, scheduler_from_spec
+from dipgo_deploy.models.schedulers import SCHEDULER_ERRORS, cause, noise_arguments, scheduler_from_spec, step_arguments
 
 __all__ = ["next_latent", "read_sampler"]
 
@@ -48,6 +49,7 @@ _MAGNITUDES = np.array(list(product((0.1, 1.0, 30.0, 1000.0), repeat=2)))
 """Scales of the latents and outputs of the random runs. At least one of them reveals clipping or thresholding."""
 
 
+@lru_cache(maxsize=64)
 def read_sampler(spec: SamplerSpec) -> SamplerReading:
     """Determine a sampler's coefficients, or the reason why it has none.
 
@@ -112,6 +114,7 @@ def _run(spec: SamplerSpec, first: Floats, outputs: Floats, seed: int = 0) -> _T
     """Feed ``outputs`` (calls, items, elements) to the scheduler, starting at ``first`` (items, elements)."""
     scheduler: Any = scheduler_from_spec(spec)
     scale = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
+    options = {"return_dict": False, **step_arguments(spec), **noise_arguments(scheduler, seed, len(first))}
     # Elements lie along the width, because DPM-Solver drops half of the channels if the model learns its variance.
     latent, unit = torch.from_numpy(first)[:, None, None], torch.ones(1, 1, 1, 1, dtype=torch.float64)
     latents, input_scales = [first], []
@@ -120,19 +123,29 @@ def _run(spec: SamplerSpec, first: Floats, outputs: Floats, seed: int = 0) -> _T
         for call, (timestep, output) in enumerate(zip(scheduler.timesteps, outputs, strict=True)):
             try:
                 input_scales.append(float(scale(unit, timestep)))
-                latent = scheduler.step(torch.from_numpy(output)[:, None, None], timestep, latent, return_dict=False)[0]
+                latent = scheduler.step(torch.from_numpy(output)[:, None, None], timestep, latent, **options)[0]
             except SCHEDULER_ERRORS as error:
-                raise InputError(_stopped(spec, call, str(error) or type(error).__name__)) from error
+                raise InputError(_stopped(spec, call, cause(error))) from error
+            if not _is_latent(latent, first.shape):
+                raise InputError(_stopped(spec, call, "values that are no latent"))
             latents.append(latent[:, 0, 0].numpy())
             if not np.isfinite(latents[-1]).all():
                 raise InputError(_stopped(spec, call, "values that are not finite"))
     return _Trajectory(float(getattr(scheduler, "init_noise_sigma", 1.0)), tuple(input_scales), np.stack(latents))
 
 
-def _stopped(spec: SamplerSpec, call: int, cause: str) -> str:
+def _is_latent(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a step gives numbers for a latent. The schedulers of discrete models give tokens."""
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return is_float and tuple(value.shape) == (shape[0], 1, 1, shape[1])
+
+
+def _stopped(spec: SamplerSpec, call: int, why: str) -> str:
+    if str(spec.config_dict.get("variance_type")).startswith("learned"):
+        why += ", the variance that the network learns is not given to the sampler"
     return (
         f"{spec.class_name} must make {spec.calls} calls, but stops at call {call}, timestep {spec.timesteps[call]:g} "
-        f"({cause}): choose another prediction_type, timestep_spacing, number of steps or sampler"
+        f"({why}): choose another prediction_type, timestep_spacing, number of steps or sampler"
     )
 
 

@@ -1,4 +1,4 @@
-"""Samplers by name: which diffusers scheduler a name stands for, and how it is configured for a model."""
+"""Samplers: the scheduler that a model brings along, or a diffusers scheduler by name, configured for the model."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dipgo_deploy.core.contract import SamplerSpec
-from dipgo_deploy.core.errors import InputError, UsageError, first_line
+from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models.schedulers import (
     SCHEDULER_ERRORS,
-    TIMESTEP_ARGUMENTS,
+    call_argument_names,
+    cause,
+    check_step,
+    is_flow_scheduler,
     record_scheduler,
     scheduler_options,
     scheduler_type,
 )
+from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin  # noqa: TID251 - the home of diffusers
 
-__all__ = ["SAMPLERS", "SamplerPreset", "default_sampler", "sampler_spec", "scheduler_class"]
+__all__ = ["SAMPLERS", "SamplerPreset", "sampler_spec", "scheduler_class"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class SamplerPreset:
     class_name: str
     config: Mapping[str, Any] = field(default_factory=dict)
 
+
+_KINDS: Mapping[tuple[type, ...], str] = {(bool,): "true or false", (int, float): "a number", (str,): "a word"}
+"""Types of an option's default, and the values that the option takes in words."""
 
 _DPMPP_2M = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
 
@@ -50,86 +57,98 @@ SAMPLERS: Mapping[str, SamplerPreset] = {
 }
 """Samplers by their command-line name. ``pndm`` is its PLMS half, as Stable Diffusion runs it."""
 
-_DEFAULT = "ddim"
-
-
-def default_sampler(config: Mapping[str, Any]) -> str:
-    """The name in SAMPLERS that matches a model's own scheduler config best, or ``ddim`` if no class matches."""
-    names = [name for name, preset in SAMPLERS.items() if preset.class_name == config.get("_class_name")]
-
-    def likeness(name: str) -> int:
-        return sum(1 if config.get(key) == value else -1 for key, value in SAMPLERS[name].config.items())
-
-    return max(names, key=likeness, default=_DEFAULT)
-
 
 def sampler_spec(
-    name_or_scheduler: str | SchedulerMixin,
+    sampler: str | SchedulerMixin | None,
     steps: int,
     base_config: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> SamplerSpec:
     """Configure a sampler for a model and record it.
 
     Args:
-        name_or_scheduler: a name of SAMPLERS, or a diffusers scheduler, which gives class and config.
+        sampler: None takes class and every option of base_config, which is the model's own scheduler. A name of
+            SAMPLERS takes the class and the options of that name, and all other options from base_config. A diffusers
+            scheduler gives class and config.
         steps: the argument of ``set_timesteps``, 1 to ``num_train_timesteps``.
         base_config: the model's own scheduler config (betas, prediction type, spacing). Options that the class does not
             have are dropped. Default for a scheduler object: its own config.
-        overrides: options that override base_config and the name's preset, and also ``mu`` and ``sigmas``.
+        overrides: options that override base_config and the name's preset, and arguments of the scheduler's calls.
+        arguments: ``mu``, ``sigmas`` and ``eta`` as the model's pipeline passes them. The overrides win.
 
     Returns:
         The spec, with one timestep per network call.
 
     Raises:
         UsageError: unknown name, steps out of range, or an option that the scheduler lacks or refuses.
-        InputError: a base_config that the scheduler refuses by itself, or dynamic shifting without ``mu``.
+        InputError: a base_config that the scheduler refuses by itself or that names no class, dynamic shifting without
+            ``mu``, or a scheduler that needs more than a program can give.
         MissingError: a package that the scheduler needs is not installed.
     """
-    preset, base = _preset(name_or_scheduler, base_config)
+    preset, base = _preset(sampler, base_config)
     cls, options = scheduler_type(preset.class_name), {**preset.config, **(overrides or {})}
+    check_step(cls)
     _check_options(cls, options)
-    # In diffusers, class defaults override the options listed in _use_default_values.
-    kept = {k: v for k, v in base.items() if k in scheduler_options(cls) or k == "_use_default_values"}
-    try:
-        scheduler = cls.from_config(kept, **{k: v for k, v in options.items() if k not in TIMESTEP_ARGUMENTS})
-    except (*SCHEDULER_ERRORS, ImportError) as error:
-        refusal = f"{cls.__name__} refuses this config ({first_line(error)})"
-        if overrides:
-            raise UsageError(f"{refusal}: change the options") from error
-        raise InputError(f"{refusal}: fix the model's scheduler_config.json, or choose another sampler") from error
+    scheduler = _configured(cls, base, options, bool(overrides))
     _check_family(base, scheduler)
     _check_steps(steps, scheduler)
-    return record_scheduler(
-        scheduler, steps, {key: options[key] for key in TIMESTEP_ARGUMENTS if options.get(key) is not None}
-    )
+    chosen = {key: options[key] for key in call_argument_names(cls) if options.get(key) is not None}
+    return record_scheduler(scheduler, steps, {**(arguments or {}), **chosen})
 
 
-def scheduler_class(name: str) -> Any:
-    """The diffusers class behind a name of SAMPLERS. Raises UsageError for another name."""
-    return scheduler_type(_preset(name, None)[0].class_name)
+def scheduler_class(sampler: str | None, base_config: Mapping[str, Any]) -> Any:
+    """The diffusers class behind a name of SAMPLERS, or the model's own for None. Raises as sampler_spec does."""
+    return scheduler_type(_preset(sampler, base_config)[0].class_name)
 
 
 def _preset(
-    name_or_scheduler: str | SchedulerMixin, base_config: Mapping[str, Any] | None
+    sampler: str | SchedulerMixin | None, base_config: Mapping[str, Any] | None
 ) -> tuple[SamplerPreset, dict[str, Any]]:
-    if not isinstance(name_or_scheduler, str):
-        own = name_or_scheduler.config if base_config is None else base_config
-        return SamplerPreset(type(name_or_scheduler).__name__), dict(own)
-    if name_or_scheduler not in SAMPLERS:
-        raise UsageError(f"there is no sampler '{name_or_scheduler}': choose one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name_or_scheduler], dict(base_config or {})
+    """Class and options of a sampler, and the config that gives the other options."""
+    base = dict(base_config or {})
+    if isinstance(sampler, str):
+        if sampler not in SAMPLERS:
+            raise UsageError(f"there is no sampler '{sampler}': choose one of {', '.join(SAMPLERS)}")
+        return SAMPLERS[sampler], base
+    if sampler is not None and base_config is not None:
+        return SamplerPreset(type(sampler).__name__), base
+    own, name = (base, base.get("_class_name")) if sampler is None else (sampler.config, type(sampler).__name__)
+    if not isinstance(name, str):
+        raise InputError(f"the model has no scheduler of its own: choose a sampler of {', '.join(SAMPLERS)}")
+    # Every option was chosen: without this list, class defaults would override the options in it.
+    return SamplerPreset(name), {key: value for key, value in own.items() if key != "_use_default_values"}
+
+
+def _configured(cls: Any, base: Mapping[str, Any], options: Mapping[str, Any], changed: bool) -> Any:
+    """A scheduler with the options of ``base``, overridden by ``options``."""
+    # In diffusers, class defaults override the options listed in _use_default_values.
+    kept = {k: v for k, v in base.items() if k in scheduler_options(cls) or k == "_use_default_values"}
+    try:
+        with suppress_diffusers_logging():
+            return cls.from_config(kept, **{k: v for k, v in options.items() if k in scheduler_options(cls)})
+    except (*SCHEDULER_ERRORS, ImportError) as error:
+        refusal = f"{cls.__name__} refuses this config ({cause(error)})"
+        if changed:
+            raise UsageError(f"{refusal}: change the options") from error
+        raise InputError(f"{refusal}: fix the model's scheduler_config.json, or choose another sampler") from error
 
 
 def _check_options(cls: type, options: Mapping[str, Any]) -> None:
-    if unknown := sorted(options.keys() - scheduler_options(cls).keys() - set(TIMESTEP_ARGUMENTS)):
-        known = ", ".join(sorted(scheduler_options(cls)))
+    defaults = scheduler_options(cls)
+    if unknown := sorted(options.keys() - defaults.keys() - set(call_argument_names(cls))):
+        known = ", ".join(sorted(defaults))
         raise UsageError(f"{cls.__name__} has no option '{unknown[0]}': choose from {known}")
+    for name, value in options.items():
+        kind = next((kind for kind in _KINDS if type(defaults.get(name)) in kind), None)
+        # diffusers checks no types. The string "no" would switch an option on.
+        if kind is not None and type(value) not in kind and value is not None:
+            raise UsageError(f"option '{name}' of {cls.__name__} is {_KINDS[kind]}, got {value!r}: change it")
 
 
 def _check_family(base: Mapping[str, Any], scheduler: Any) -> None:
     name, models_own = type(scheduler).__name__, base.get("_class_name")
-    if models_own is None or _family(name, scheduler.config) == _family(models_own, base):
+    if models_own in (None, name) or _family(name, scheduler.config) == _family(models_own, base):
         return
     raise UsageError(
         f"{name} is configured for {_family(name, scheduler.config)}, but the model's own {models_own} is for "
@@ -138,8 +157,7 @@ def _check_family(base: Mapping[str, Any], scheduler: Any) -> None:
 
 
 def _family(class_name: str, config: Mapping[str, Any]) -> str:
-    is_flow = "FlowMatch" in class_name or config.get("use_flow_sigmas")
-    return "flow-matching models" if is_flow else "noise-schedule models"
+    return "flow-matching models" if is_flow_scheduler(class_name, config) else "noise-schedule models"
 
 
 def _check_steps(steps: int, scheduler: Any) -> None:

@@ -1,8 +1,8 @@
 """DeployedDenoiser: a bundle in place of a pipeline's denoiser, with the same signature and config.
 
-It is a diffusers model without parameters. An empty buffer records the device. Every diffusers class that is replaced
-gets a subclass of its own, which compares equal to the diffusers class. ``DiffusionPipeline.from_pipe`` needs that: it
-accepts a component only by ``type(component) in expected``.
+It is a diffusers model whose only parameter is empty. Pipelines read device and dtype of it. Every diffusers class that
+is replaced gets a subclass of its own, which compares equal to the diffusers class. ``DiffusionPipeline.from_pipe``
+needs that: it accepts a component only by ``type(component) in expected``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
             raises RefusedCall.
 
     Raises:
-        InputError: the model's class is not of diffusers.
+        InputError: the model's class is not of diffusers, or ``fallback`` needs a live module that was not passed.
         UsageError: ``cuda_graph`` or ``compiler``, which are for whole runs.
     """
 
@@ -72,14 +72,17 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         super().__init__()
         contract = bundle.contract
         self.register_to_config(**_config(bundle))
-        self.register_buffer("location", torch.empty(0), persistent=False)
+        dtype = DTYPES[contract.dtype]
+        self.location = torch.nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
         self.bundle, self.run, self.fallback = bundle, run, fallback
+        if fallback and bundle.manifest.behaviour:
+            bundle.live_model  # noqa: B018 - refuses files without that behaviour now, not in the middle of a run
         if "projection_class_embeddings_input_dim" in self.config:
             # Pipelines of SDXL read this width from the layer, not from the config.
             width = self.config["projection_class_embeddings_input_dim"]
             self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=width))
         inputs = bundle.blocks.inputs
-        self._reader = CallReader(contract.model_class, contract.latent_shape, [spec.name for spec in inputs])
+        self._reader = CallReader(contract.model_class, contract.latent_shape, inputs)
         self._programs = StepPrograms(bundle, run)
         self._new_trajectory = partial(
             DeployedTrajectory, self._programs, CallCheck(contract, inputs), contract.sampler
@@ -90,12 +93,15 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         self._warned = False
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle | str | Path, *, fallback: bool = False, **options: Any) -> DeployedDenoiser:
+    def from_bundle(
+        cls, bundle: Bundle | str | Path, *, fallback: bool = False, trust_weights: bool = False, **options: Any
+    ) -> DeployedDenoiser:
         """Make the denoiser of a bundle. Backend and device are first used at the first call.
 
         Args:
             bundle: the bundle or its folder.
             fallback: let the PyTorch model make runs outside the contract.
+            trust_weights: check large files of the folder by size only.
             **options: fields of RunOptions.
 
         Returns:
@@ -105,7 +111,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
             InputError: the folder is not a bundle, or the model's class is not of diffusers.
             UsageError: options that do not fit together, ``cuda_graph`` or ``compiler``.
         """
-        loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, trust_weights=trust_weights)
         replacement = _class_for(loaded.contract.model_class)
         return replacement(loaded, RunOptions(**options), fallback=fallback)
 
@@ -115,12 +121,12 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
 
         Args:
             folder: the folder.
-            **options: ``fallback`` and fields of RunOptions. Other options of diffusers are ignored.
+            **options: ``fallback``, ``trust_weights`` and fields of RunOptions. Other options of diffusers are ignored.
 
         Returns:
             The denoiser.
         """
-        known = ("fallback", *(field.name for field in fields(RunOptions)))
+        known = ("fallback", "trust_weights", *(field.name for field in fields(RunOptions)))
         return cls.from_bundle(folder, **{name: options[name] for name in known if name in options})
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
@@ -197,7 +203,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         if not self._warned:
             warnings.warn(f"the PyTorch model runs instead of the bundle: {refusal}", stacklevel=4)
             self._warned = True
-        module = self.bundle.model.module.to(self.location.device)
+        module = self.bundle.live_model.module.to(self.location.device)
         return module(*args, **kwargs)
 
 

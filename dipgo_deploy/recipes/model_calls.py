@@ -139,11 +139,18 @@ def search(
         section: what is searched.
         pruner: where method dipgo keeps its pruner. An existing file is continued, or made again if it does not fit.
     """
+    from dipgo_deploy.core.sampler_options import parse_sampler_options
     from dipgo_deploy.models import make_contract
     from dipgo_deploy.search.run import search as search_model
 
     sampler = recipe.sampler
-    contract = make_contract(model, sampler=sampler.name, steps=sampler.steps, guidance=sampler.guidance_layout)
+    contract = make_contract(
+        model,
+        sampler=sampler.name,
+        sampler_options=parse_sampler_options(sampler.options),
+        steps=sampler.steps,
+        guidance=sampler.guidance_layout,
+    )
     options = _search_options(section, _ratio(section, contract.sampler.calls), sampler.guidance_scale, pruner)
     try:
         return (yield from search_model(model, contract, options, blocks=graph))

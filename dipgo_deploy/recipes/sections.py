@@ -53,6 +53,7 @@ class SamplerSection:
     """The full run that the schedule prunes. By default each key has the value of the model's own pipeline."""
 
     name: str | None = None
+    options: tuple[str, ...] = ()
     steps: _Count | None = None
     guidance_layout: Guidance | None = None
     guidance_scale: Annotated[float, Field(ge=0)] | None = None

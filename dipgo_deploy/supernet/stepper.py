@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
-import inspect
 
 import torch
 
 from dipgo_deploy.core.contract import SamplerSpec
-from dipgo_deploy.models.schedulers import scheduler_from_spec
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.models.schedulers import (
+    SCHEDULER_ERRORS,
+    cause,
+    noise_arguments,
+    scheduler_from_spec,
+    step_arguments,
+)
 
 __all__ = ["SamplerStepper"]
 
@@ -24,7 +30,7 @@ class SamplerStepper:
 
     def __init__(self, spec: SamplerSpec) -> None:
         self._fresh = scheduler_from_spec(spec)
-        self._takes_generator = "generator" in inspect.signature(self._fresh.step).parameters
+        self._arguments = step_arguments(spec)
         self.restart(1)
 
     @property
@@ -36,13 +42,13 @@ class SamplerStepper:
         """Forget the last run, and prepare for ``batch`` images with sampler noise from ``seed`` (None: 0)."""
         self._scheduler = copy.deepcopy(self._fresh)
         self._seed = seed or 0
-        self._generators = [torch.Generator().manual_seed(self._seed + index) for index in range(batch)]
+        self._noise = noise_arguments(self._scheduler, self._seed, batch)
 
     def fork(self) -> SamplerStepper:
         """An independent stepper that continues from here, with copies of history and noise."""
         other = copy.copy(self)
         other._scheduler = copy.deepcopy(self._scheduler)
-        other._generators = [generator.clone_state() for generator in self._generators]
+        other._noise = {name: [g.clone_state() for g in generators] for name, generators in self._noise.items()}
         return other
 
     def timestep(self, step: int) -> float:
@@ -64,10 +70,18 @@ class SamplerStepper:
 
         Returns:
             The latent after the step.
+
+        Raises:
+            InputError: the scheduler does not take such latents.
         """
-        noise = {"generator": self._generators} if self._takes_generator else {}
         # Some schedulers draw from the global generator in any case, so it is seeded for them and restored.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed + step)
             timestep = self._scheduler.timesteps[step]
-            return self._scheduler.step(output, timestep, latent, return_dict=False, **noise)[0]
+            try:
+                return self._scheduler.step(
+                    output, timestep, latent, return_dict=False, **self._noise, **self._arguments
+                )[0]
+            except SCHEDULER_ERRORS as error:
+                name = type(self._scheduler).__name__
+                raise InputError(f"{name} fails at step {step} ({cause(error)}): choose another sampler") from error

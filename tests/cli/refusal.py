@@ -21,7 +21,11 @@ def refused(arguments: list[object], words: str, capsys: Any, code: int = 3) -> 
     before = _state(target)
     assert run([str(argument) for argument in arguments]) == code, capsys.readouterr().err
     captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if not line.endswith(" …")]
+    lines = [
+        line
+        for line in captured.err.splitlines()
+        if not line.endswith(" …") and not line.startswith(("assumed: ", "note: "))
+    ]
     assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in captured.err, captured.err
     assert words in lines[0], lines[0]
     assert re.search(r"[:,;] \w", lines[0].removeprefix("error: ")), "it says what to do"

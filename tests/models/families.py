@@ -102,4 +102,6 @@ def tiny(name: str) -> LoadedModel:
     """The tiny model of a family, its weights random but the same every time."""
     torch.manual_seed(0)
     build, shape = FAMILIES[name]
-    return model_from_module(build(), latent_shape=shape, text_tokens=7, scheduler_config={"clip_sample": False})
+    is_flow = name in ("sd3", "flux", "wan")
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler" if is_flow else "DDIMScheduler", "clip_sample": False}
+    return model_from_module(build(), latent_shape=shape, text_tokens=7, scheduler_config=scheduler)

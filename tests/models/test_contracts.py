@@ -6,9 +6,11 @@ import json
 import sys
 import types
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 
 from dipgo_deploy.models import load_model, load_random, make_contract, read_random_config, shipped_configs
@@ -105,6 +107,33 @@ def test_no_pipeline_is_imported_for_known_values(tmp_path: Path, monkeypatch: p
     )
 
 
+def test_a_pipeline_gives_its_own_eta_to_the_sampler(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    tcd = {"_class_name": "TCDScheduler"}
+    model = replace(in_pipeline("sd", "StableDiffusionPipeline", tmp_path), scheduler_config=tcd)
+    assert make_contract(model, steps=4).sampler.config_dict["eta"] == 0.0
+    assert make_contract(model, steps=4, sampler_options={"eta": 0.2}).sampler.config_dict["eta"] == 0.2
+    assert "eta" not in make_contract(replace(model, folder=None), steps=4).sampler.config_dict
+
+
+@pytest.mark.parametrize(("name", "pipeline"), [("flux-schnell", "Flux"), ("flux-dev", "Flux"), ("wan2.1-1.3b", "Wan")])
+def test_a_shipped_config_has_the_timesteps_of_its_pipeline(name: str, pipeline: str) -> None:
+    pytest.importorskip("transformers")
+    config, model = read_random_config(name), load_random(name, device="meta")
+    scheduler = getattr(diffusers, config.scheduler["_class_name"]).from_config(config.scheduler)
+    pipelines = sys.modules[getattr(diffusers, f"{pipeline}Pipeline").__module__]
+    count = config.steps or 50
+    if pipeline == "Flux":
+        shift = pipelines.calculate_shift(
+            prod(model.latent_shape[1:]) // 4, *(scheduler.config[key] for key in SHIFT_OPTIONS)
+        )
+        pipelines.retrieve_timesteps(scheduler, count, sigmas=np.linspace(1.0, 1 / count, count), mu=shift)
+    else:
+        scheduler.set_timesteps(count)
+    assert make_contract(model).sampler.timesteps == tuple(scheduler.timesteps.tolist())
+
+
+SHIFT_OPTIONS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
 SHIFTED = {"use_dynamic_shifting": True, "base_image_seq_len": 16, "max_image_seq_len": 64}
 
 

@@ -10,7 +10,7 @@ import torch
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec
-from dipgo_deploy.models.schedulers import scheduler_from_spec
+from dipgo_deploy.models.schedulers import is_recorded_as, scheduler_from_spec, step_arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*")
 
@@ -113,6 +113,71 @@ def test_options_that_the_scheduler_lacks_or_refuses():
         sampler_spec("ddim", 10, MODEL, {"timestep_spacing": "sideways"})
     with pytest.raises(UsageError, match="option 'clip_sample_range' holds nan"):
         sampler_spec("ddim", 10, MODEL, {"clip_sample_range": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"clip_sample": "no"}, "'clip_sample' of DDIMScheduler is true or false, got 'no'"),
+        ({"steps_offset": "one"}, "'steps_offset' of DDIMScheduler is a number, got 'one'"),
+        ({"steps_offset": True}, "'steps_offset' of DDIMScheduler is a number, got True"),
+        ({"prediction_type": 1}, "'prediction_type' of DDIMScheduler is a word, got 1"),
+        ({"mu": 1.0}, "DDIMScheduler takes no 'mu'"),
+    ],
+)
+def test_options_of_another_type_are_refused(options, words):
+    with pytest.raises(UsageError, match=words):
+        sampler_spec("ddim", 10, MODEL, options)
+
+
+def test_the_models_own_scheduler_keeps_class_and_options():
+    own = {"_class_name": "UniPCMultistepScheduler", "solver_order": 3, "solver_type": "bh1", "unknown": 1}
+    spec = sampler_spec(None, 10, {**own, "_use_default_values": ["solver_order"]})
+    assert spec.class_name == own["_class_name"]
+    assert (spec.config_dict["solver_order"], spec.config_dict["solver_type"]) == (3, "bh1")
+    assert sampler_spec(None, 10, own, {"solver_order": 1}).config_dict["solver_order"] == 1
+    with pytest.raises(InputError, match="no scheduler of its own: choose a sampler of ddim"):
+        sampler_spec(None, 10, {"beta_end": 0.01})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("CogVideoXDPMScheduler", "every step of CogVideoXDPMScheduler needs 'old_pred_original_sample'"),
+        ("RePaintScheduler", "every step of RePaintScheduler needs 'original_image'"),
+        ("ScoreSdeVeScheduler", "has no step"),
+        ("NoSuchScheduler", "is not a diffusers scheduler"),
+    ],
+)
+def test_a_scheduler_that_no_program_can_step_is_refused(name, words):
+    with pytest.raises(InputError, match=words):
+        sampler_spec(None, 10, {"_class_name": name})
+
+
+def test_eta_is_an_argument_of_step_unless_the_class_has_an_option_of_that_name():
+    spec = sampler_spec(None, 6, {"_class_name": "TCDScheduler"}, None, {"eta": 0.0})
+    assert spec.config_dict["eta"] == 0.0 and step_arguments(spec) == {"eta": 0.0}
+    assert is_recorded_as(diffusers.TCDScheduler(), spec)
+    own = sampler_spec(None, 6, {"_class_name": "LTXEulerAncestralRFScheduler", "eta": 0.5})
+    assert own.config_dict["eta"] == 0.5 and step_arguments(own) == {}
+    assert not is_recorded_as(diffusers.LTXEulerAncestralRFScheduler(), own)
+
+
+def test_a_scheduler_that_changes_its_own_config_is_recognized_before_and_after():
+    own = {"_class_name": "DPMSolverSinglestepScheduler", "solver_order": 3}
+    spec, scheduler = sampler_spec(None, 7, own), diffusers.DPMSolverSinglestepScheduler(solver_order=3)
+    before = scheduler.config.lower_order_final
+    assert is_recorded_as(scheduler, spec) and spec.config_dict["lower_order_final"] == before
+    scheduler.set_timesteps(7)
+    assert scheduler.config.lower_order_final != before and is_recorded_as(scheduler, spec)
+
+
+def test_timesteps_that_are_not_finite_are_refused():
+    own = {"_class_name": "KDPM2AncestralDiscreteScheduler", "beta_schedule": "squaredcos_cap_v2"}
+    with pytest.raises(
+        UsageError, match="6 steps of KDPM2AncestralDiscreteScheduler give timesteps that are not finite"
+    ):
+        sampler_spec(None, 6, own)
 
 
 def test_a_models_own_config_that_its_scheduler_refuses_is_bad_input():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS
 from dipgo_deploy.models.sources.foreign import check_library, what_it_is
 from dipgo_deploy.models.sources.module import default_component, model_from_module
+from dipgo_deploy.models.sources.pipeline_scheduler import pipeline_scheduler_config
 from dipgo_deploy.models.sources.quantised import check_config_unquantised
 from dipgo_deploy.models.sources.random import instantiate
 from dipgo_deploy.models.sources.weight_files import check_weight_files
@@ -24,10 +26,19 @@ from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 __all__ = ["load_folder"]
 
 _EMBEDDER = "class_embedder"
+_INDEX = "model_index.json"
+_DENOISERS = ("unet", "transformer")
+
+_AROUND = (
+    "{name} is the denoiser of the pipeline {pipeline}, which gives scheduler, steps, guidance and other components: "
+    "--sampler, --sampler-option, --steps and --guidance-layout change them"
+)
 
 
 def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool = False) -> LoadedModel:
     """Load the denoiser of a folder, with the scheduler config and the class embedder next to it.
+
+    A denoiser's folder inside its pipeline is loaded as the denoiser of that pipeline.
 
     Args:
         folder: a pipeline folder with ``model_index.json``, or a denoiser's folder with ``config.json``.
@@ -41,7 +52,10 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
     Raises:
         InputError: the folder holds no supported denoiser, or its files are missing, damaged or pickles.
     """
-    index = _read_config(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
+    if (pipeline := _pipeline_around(folder)) is not None:
+        model = load_folder(pipeline, dtype, variant, meta)
+        return replace(model, assumptions=(*model.assumptions, _AROUND.format(name=folder.name, pipeline=pipeline)))
+    index = _read_config(folder / _INDEX) if (folder / _INDEX).is_file() else None
     component = _component(folder, index)
     home = folder if index is None else folder / component
     config = _read_config(home / "config.json")
@@ -54,14 +68,13 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
     else:
         check_weight_files(home, class_name, variant)
         module = _from_pretrained("diffusers", class_name, home, DTYPES[dtype], variant)
-    scheduler = folder / "scheduler" / "scheduler_config.json"
     has_embedder = index is not None and _EMBEDDER in index
     return model_from_module(
         module,
         dtype=dtype,
         folder=folder,
         component=component,
-        scheduler_config=_read_config(scheduler) if scheduler.is_file() else {},
+        scheduler_config=pipeline_scheduler_config(folder, index, component, module),
         class_embedder=_class_embedder(folder / _EMBEDDER, meta) if has_embedder else None,
     )
 
@@ -75,12 +88,21 @@ def _class_name(config: Mapping[str, Any]) -> str:
     return str(named or config.get("model_type") or "model without a class name")
 
 
+def _pipeline_around(folder: Path) -> Path | None:
+    """The pipeline folder whose denoiser ``folder`` is, or None."""
+    home = folder.absolute()
+    if home.name not in _DENOISERS or (home / _INDEX).is_file() or not (home.parent / _INDEX).is_file():
+        return None
+    entry = _read_config(home.parent / _INDEX).get(home.name)
+    return home.parent if isinstance(entry, list) and (home / "config.json").is_file() else None
+
+
 def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
     if index is None:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} has neither model_index.json nor config.json{what_it_is(folder)}")
         return default_component(str(_read_config(folder / "config.json").get("_class_name", "")))
-    for name in ("unet", "transformer"):
+    for name in _DENOISERS:
         if name in index:
             check_library(folder, name, index)
             return name
