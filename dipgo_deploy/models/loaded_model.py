@@ -192,10 +192,20 @@ class LoadedModel:
             if self.preset.example is not None:
                 examples = self._example(rows)
             else:
-                latent = next(iter(inspect.signature(self.module.forward).parameters))
-                examples = {latent: torch.randn(rows, *self.latent_shape), TIMESTEP: torch.full((rows,), 500.0)}
+                examples = {
+                    self._latent_name: torch.randn(rows, *self.latent_shape),
+                    TIMESTEP: torch.full((rows,), 500.0),
+                }
             examples |= {name: entry.example(rows) for name, entry in inputs.items()}
         return {name: self._cast(name, tensor) for name, tensor in examples.items()}
+
+    @property
+    def _latent_name(self) -> str:
+        """Name of the forward's first argument. A forward that someone has replaced may not name its arguments."""
+        parameters = list(inspect.signature(type(self.module).forward).parameters.values())[1:2]
+        if parameters and parameters[0].kind is parameters[0].POSITIONAL_OR_KEYWORD:
+            return parameters[0].name
+        return "hidden_states" if "Transformer" in self.class_name else "sample"
 
     def _example(self, rows: int) -> dict[str, torch.Tensor]:
         assert self.preset.example is not None
