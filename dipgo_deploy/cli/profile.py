@@ -107,8 +107,8 @@ def profile(
     save_latency_table(out, table)
     if table.spread > _LARGE_ERROR:
         say(
-            f"warning: the estimated time of a call is wrong by ±{table.spread:.0%}, as on a busy machine: profile again "
-            "on an idle machine, or with more --rounds"
+            f"warning: the estimated time of a call is wrong by ±{table.spread:.0%}, as on a busy machine: profile "
+            "again on an idle machine, or with more --rounds"
         )
     if as_json:
         emit({"out": str(out), "forward_ms": table.forward_ms, "blocks_ms": table.blocks_ms, "spread": table.spread})

@@ -143,7 +143,11 @@ def _checked_index(home: Path) -> Mapping[str, Any]:
 
 
 def _is_known(entry: list[Any]) -> bool:
-    return entry in ([None, None], _DEPLOYED) or (entry[0] in _LIBRARIES and isinstance(entry[1], str))
+    """Whether an entry is of a known library. Parts that belong to one pipeline of diffusers name its module."""
+    from diffusers import pipelines  # noqa: TID251 - the names of its modules
+
+    is_known = entry[0] in (*_LIBRARIES, *dir(pipelines))
+    return entry in ([None, None], _DEPLOYED) or (is_known and isinstance(entry[1], str))
 
 
 def _find_denoiser(home: Path, index: Mapping[str, Any]) -> tuple[str, Path]:
