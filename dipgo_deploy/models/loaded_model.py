@@ -6,7 +6,6 @@ The sources in ``dipgo_deploy.models.sources`` make one LoadedModel from files, 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,8 +23,8 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec
 from dipgo_deploy.models.cast import cast_copy
-from dipgo_deploy.models.identity import Behaviour, behaviour_of
-from dipgo_deploy.models.identity.describe import Describer
+from dipgo_deploy.models.identity import Behaviour, behaviour_of, check_copy
+from dipgo_deploy.models.identity.live import latent_argument
 from dipgo_deploy.models.lora_files import LoraFile
 from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
 from dipgo_deploy.models.weights_digest import WeightsDigest
@@ -118,13 +117,7 @@ class LoadedModel:
     @property
     def behaviour(self) -> Behaviour:
         """What the module does now besides what its class, config and weights say, and a forward of the user's own."""
-        behaviour = behaviour_of(self.module)
-        forward = Describer(self.module)
-        text = forward.text(self.preset.forward)
-        if not forward.is_foreign:
-            return behaviour
-        entries = {**behaviour.entries, "preset.forward": text}
-        return replace(behaviour, entries=entries, is_certain=behaviour.is_certain and not forward.hidden)
+        return behaviour_of(self.module, self.preset.forward)
 
     @property
     def has_weights(self) -> bool:
@@ -224,7 +217,7 @@ class LoadedModel:
             if self.preset.example is not None:
                 examples = self._example(rows)
             else:
-                latent = next(iter(inspect.signature(self.module.forward).parameters))
+                latent = latent_argument(self.module)
                 examples = {latent: torch.randn(rows, *self.latent_shape), TIMESTEP: torch.full((rows,), 500.0)}
             examples |= {name: entry.example(rows) for name, entry in inputs.items()}
         return {name: self._cast(name, tensor) for name, tensor in examples.items()}
@@ -259,11 +252,11 @@ class LoadedModel:
             return self
         return self.copied(dtype)
 
-    def copied(self, dtype: str | None = None) -> LoadedModel:
+    def copied(self, dtype: str) -> LoadedModel:
         """A copy with a module of its own.
 
         Args:
-            dtype: of the copy. None keeps the dtype.
+            dtype: of the copy.
 
         Returns:
             The copy.
@@ -271,13 +264,8 @@ class LoadedModel:
         Raises:
             UsageError: the module's own behaviour refers to the module itself, so that a copy would run the original.
         """
-        dtype = dtype or self.dtype
         copy = replace(self, module=cast_copy(self.module, DTYPES[dtype]), dtype=dtype)
-        if changed := self.behaviour.differences(copy.behaviour):
-            raise UsageError(
-                f"this {self.class_name} cannot be copied, for {changed[0]} refers to the module itself: convert the "
-                f"module to {dtype} before its behaviour is changed, and give it with that dtype"
-            )
+        check_copy(self.class_name, dtype, self.behaviour, copy.behaviour)
         return copy
 
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
