@@ -111,6 +111,11 @@ class LoadedModel:
             return int(self.class_embedder.config["tokens"])
         return self.text_tokens or self.preset.tokens
 
+    @cached_property
+    def latent_name(self) -> str:
+        """Name of the input that is the latent: the first of the preset's example. The module's own may differ."""
+        return next(iter(self.example_inputs(1)))
+
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
         """Inputs of a forward by name, in call order, the latent first.
 
