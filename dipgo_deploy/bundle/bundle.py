@@ -87,7 +87,8 @@ class Bundle:
     def model(self) -> LoadedModel:
         """The PyTorch model with the bundle's own weights, and with the latent and text lengths that were traced.
 
-        Raises InputError if no preset for the class ships and ``own_model`` is None, or for another model.
+        It makes conditioning, and only ``live_model`` computes what was traced. Raises InputError if no preset for the
+        class ships and ``own_model`` is None, or for another model.
         """
         contract = self.contract
         if self.own_model is not None:
@@ -100,7 +101,28 @@ class Bundle:
                 "as own_model"
             )
         text = next((spec.shape[1] for spec in self.blocks.inputs if spec.name == "encoder_hidden_states"), None)
-        return replace(model, latent_shape=contract.latent_shape, text_tokens=text if isinstance(text, int) else None)
+        tokens = text if isinstance(text, int) else None
+        return replace(model, latent_shape=contract.latent_shape, text_tokens=tokens).with_inputs(self.blocks.inputs)
+
+    @cached_property
+    def live_model(self) -> LoadedModel:
+        """The PyTorch model, to be run: its forward is the one that was traced.
+
+        Raises InputError if the exported module had behaviour of its own that config and weights do not hold, or if
+        this process changes the behaviour of the class.
+        """
+        model, own = self.model, self.manifest.behaviour
+        if self.own_model is not None or not (own or model.behaviour) or model.has_digest(self.contract.model_digest):
+            return model
+        if own:
+            raise InputError(
+                f"{self.folder} was made from a live {self.contract.model_class} with behaviour of its own ({own}), "
+                "which its files do not hold: pass that model as own_model"
+            )
+        raise InputError(
+            f"a {self.contract.model_class} does something else in this process ({model.behaviour.summary}) than in "
+            f"{self.folder}: undo that change, or export the bundle again"
+        )
 
     @cached_property
     def _master(self) -> Path:

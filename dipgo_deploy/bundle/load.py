@@ -33,7 +33,8 @@ def load_bundle(
     Args:
         path: a folder that ``export`` wrote.
         whole: hash every file now. By default a large file is hashed once, and again after it changed.
-        model: the exported model, for a bundle of a class without a shipped preset.
+        model: the exported model, for a bundle of a class without a shipped preset, or of a module with behaviour of
+            its own.
         trust_weights: check large files by size only.
         replaced: components that the caller replaces, such as ``vae``. Their files are not checked.
 

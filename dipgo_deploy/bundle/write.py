@@ -115,10 +115,11 @@ def _check_target(out: Path) -> None:
 
 def _check_model(model: LoadedModel, schedule: Schedule) -> None:
     contract = schedule.contract
-    if (contract.model_class, contract.model_digest) != (model.class_name, model.digest):
+    if contract.model_class != model.class_name or not model.has_digest(contract.model_digest):
+        behaviour = f" with behaviour of its own ({model.behaviour.summary})" if model.behaviour else ""
         raise InputError(
             f"the schedule was made for a {contract.model_class} ({contract.model_digest[:12]}), this model is a "
-            f"{model.class_name} ({model.digest[:12]}): search a schedule for this model"
+            f"{model.class_name} ({model.digest[:12]}){behaviour}: search a schedule for this model"
         )
 
 
@@ -165,6 +166,7 @@ def _write(
         weights={MAIN_EXPERT: f"{model.component}/{WEIGHTS_FILE}"},
         model_weight_bytes=model.weight_bytes,
         versions=library_versions(),
+        behaviour=model.behaviour.summary,
     )
     save_manifest(folder / BUNDLE_FILE, manifest)
 

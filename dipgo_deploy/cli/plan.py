@@ -47,5 +47,5 @@ def plan(
         emit(asdict(planned))
     else:
         result(plan_view(planned))
-    if planned.recommended is None:
+    if not planned.fits:
         raise MissingError(f"{planned.reason}, gpu_memory is {gpu_memory}: give more")

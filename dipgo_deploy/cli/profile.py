@@ -36,8 +36,11 @@ from dipgo_deploy.cli.options import (
 )
 from dipgo_deploy.cli.replacing import Force, check_kind, check_same
 from dipgo_deploy.cli.source import ModelSource
-from dipgo_deploy.cli.terminal import emit, result, show_progress, working
+from dipgo_deploy.cli.terminal import emit, result, say, show_progress, working
 from dipgo_deploy.core.errors import UsageError
+
+_LARGE_ERROR = 0.3
+"""A larger error of a table is warned of. On an idle machine the error is 5 to 15 %."""
 
 
 def profile(
@@ -102,6 +105,11 @@ def profile(
         check_same(out, is_same and (old.batch, old.threads) == (batch, threads), held, force)
     table = show_progress(measure(loaded, traced, options), f"profiling on {options.target}")
     save_latency_table(out, table)
+    if table.spread > _LARGE_ERROR:
+        say(
+            f"warning: the estimated time of a call is wrong by ±{table.spread:.0%}, as on a busy machine: profile "
+            "again on an idle machine, or with more --rounds"
+        )
     if as_json:
         emit({"out": str(out), "forward_ms": table.forward_ms, "blocks_ms": table.blocks_ms, "spread": table.spread})
         return

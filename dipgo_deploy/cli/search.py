@@ -93,7 +93,7 @@ def search(
     """Search a schedule for MODEL that prunes the requested share of MACs."""
     from dipgo_deploy.cli import replacing
     from dipgo_deploy.cli.conditions import read_conditions
-    from dipgo_deploy.cli.search_view import draw_schedule, say_sampler_note, search_summary, search_text, unmet_ratio
+    from dipgo_deploy.cli.search_view import draw_schedule, say_sampler_note, search_summary, search_text
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import load_latency_table, save_schedule
     from dipgo_deploy.core.sampler_options import parse_sampler_options
@@ -146,8 +146,6 @@ def search(
     if picture is not None:
         draw_schedule(picture, schedule, graph, from_pruner or pruner)
     summary = search_summary(schedule, graph, options)
-    if warning := unmet_ratio(summary, options):
-        say(warning)
     if as_json:
         emit({**summary, "out": str(out)})
         return

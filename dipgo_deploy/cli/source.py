@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,12 @@ class ModelSource:
             raise UsageError(f"{self.label} was loaded without weights, a LoRA needs them: leave --lora out")
         if self.size is not None:
             model = model.with_latent_shape((*model.latent_shape[:-2], *map(int, self.size.split("x"))))
-        model = with_loras(model, loras)
+        with warnings.catch_warnings(record=True) as left_out:
+            warnings.simplefilter("always", UserWarning)
+            model = with_loras(model, loras)
+        for warning in left_out:
+            if warning.category is UserWarning:
+                say(f"warning: {warning.message}")
         for assumption in model.assumptions:
             say(f"assumed: {assumption}")
         return model

@@ -34,6 +34,8 @@ class BundleManifest:
         weights: the weights file of each expert.
         model_weight_bytes: bytes of the original model's weights.
         versions: versions of the tools that wrote the bundle.
+        behaviour: what the exported module did besides its class, config and weights, in short. Empty for a module as
+            its class makes it.
     """
 
     contract: Contract
@@ -43,6 +45,7 @@ class BundleManifest:
     weights: Mapping[str, str]
     model_weight_bytes: int
     versions: Mapping[str, str] = field(default_factory=dict)
+    behaviour: str = ""
 
     @property
     def digests(self) -> Mapping[str, str]:

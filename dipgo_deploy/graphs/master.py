@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dipgo_deploy.core.blocks import BLOCKS_FILE
@@ -22,7 +24,7 @@ from dipgo_deploy.core.errors import DipgoError, InputError, first_line
 from dipgo_deploy.core.files import save_block_graph
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.block_graph import BlockPatterns, build_block_graph
-from dipgo_deploy.graphs.capture import EXAMPLE_ROWS, PARAMETER_PREFIX, capture
+from dipgo_deploy.graphs.capture import EXAMPLE_ROWS, PARAMETER_PREFIX, Capture, capture
 from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.graphs.shapes import infer_specs, make_shapes_constant
 from dipgo_deploy.graphs.simplify import simplify
@@ -43,11 +45,26 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
         folder: an existing folder.
 
     Raises:
-        InputError: the model cannot be exported, or does not take latents of its size.
+        InputError: the model cannot be exported, does not take latents of its size, or gives two results for the same
+            inputs.
         UsageError: patterns that match nothing or nest.
     """
     names = match_blocks(model.module, chosen.patterns, strict=chosen.strict)
+    if model.has_weights and model.behaviour:
+        _check_repeatable(model)
     captured = capture(model, _execution_order(model, names))
+    try:
+        _write_captured(model, chosen, captured, folder)
+    except (DipgoError, OSError, MemoryError):
+        raise
+    except Exception as error:  # Such as a shape that depends on a loop over the rows, in sliced attention.
+        raise InputError(
+            f"the graph that was exported from this {model.class_name} is inconsistent ({first_line(error)}): remove "
+            "what the module was changed with, such as attention slicing"
+        ) from error
+
+
+def _write_captured(model: LoadedModel, chosen: BlockPatterns, captured: Capture, folder: Path) -> None:
     graph = captured.model.graph
     state = model.module.state_dict()
     simplify(captured.model, captured.outputs, [PARAMETER_PREFIX + name for name in state])
@@ -62,17 +79,25 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
     save_block_graph(folder / BLOCKS_FILE, blocks)
 
 
+@torch.no_grad()
+def _check_repeatable(model: LoadedModel) -> None:
+    """Raise InputError for a model that answers the same call twice in different ways. Hooks may do that."""
+    inputs = model.example_inputs(EXAMPLE_ROWS)
+    first, second = (model.forward(**inputs).clone() for _ in range(2))
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise InputError(
+            f"this {model.class_name} gives two results for the same inputs ({model.behaviour.summary}), so it draws "
+            "random numbers or keeps values between calls: remove what it was patched with, a graph cannot do that"
+        )
+
+
 def _execution_order(model: LoadedModel, names: Sequence[str]) -> list[str]:
-    """The blocks in execution order. Raises InputError if the model does not keep the size of its latent."""
+    """The blocks in execution order. Raises InputError unless the output fits the latent."""
 
     def forward() -> None:
-        shape = tuple(model.forward(**example).shape)
-        if shape[2:] != model.latent_shape[1:]:
-            raise InputError(
-                f"this {model.class_name} makes outputs of shape {shape[1:]} from latents of shape "
-                f"{model.latent_shape}, but height and width must stay the same: choose another size"
-            )
+        _check_output(model, tuple(model.forward(**example).shape))
 
+    _check_arguments(model)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             example = model.example_inputs(EXAMPLE_ROWS)
@@ -82,8 +107,37 @@ def _execution_order(model: LoadedModel, names: Sequence[str]) -> list[str]:
     except Exception as error:
         line = first_line(error)
         raise InputError(
-            f"this {model.class_name} cannot run on latents of shape {model.latent_shape} ({line}): choose another size"
+            f"this {model.class_name} cannot run on latents of shape {model.latent_shape} with inputs "
+            f"{', '.join(model.inputs) or 'none'} ({line}): choose another size, or pass a Preset with its inputs"
         ) from error
+
+
+def _check_output(model: LoadedModel, shape: tuple[int, ...]) -> None:
+    latent = model.latent_shape
+    if shape[2:] != latent[1:]:
+        raise InputError(
+            f"this {model.class_name} makes outputs of shape {shape[1:]} from latents of shape {latent}, but height "
+            "and width must stay the same: choose another size"
+        )
+    if shape[1] not in (latent[0], 2 * latent[0]):
+        raise InputError(
+            f"this {model.class_name} makes {shape[1]} output channels from latents of {latent[0]}, but a sampler "
+            f"takes {latent[0]}, or {2 * latent[0]} with a learned variance: set latent_shape to the sampler's latent"
+        )
+
+
+def _check_arguments(model: LoadedModel) -> None:
+    """Raise InputError if a built-in preset leaves a required argument of the network's forward without an input."""
+    if model.preset.example is not None:
+        return
+    parameters = inspect.signature(model.module.forward).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    known = {*model.example_inputs(1), "encoder_hidden_states"}
+    if missing := [name for name in required if name not in known]:
+        raise InputError(
+            f"the forward of this {model.class_name} needs {missing[0]}, for which its preset has no input: pass a "
+            "Preset with that input"
+        )
 
 
 def _write_config(model: LoadedModel, folder: Path) -> None:

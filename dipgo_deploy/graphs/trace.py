@@ -93,7 +93,8 @@ def trace(
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / key):
-        cached = _matching_trace(folder, model, chosen)
+        # Equal digests show equal behaviour only where no value hides its state.
+        cached = _matching_trace(folder, model, chosen) if model.behaviour.is_certain else None
         if cached is not None:
             if out is None:
                 mark_used(folder)
@@ -137,7 +138,8 @@ def _choose_patterns(model: LoadedModel, granularity: str, patterns: Sequence[st
 
 def _cache_key(model: LoadedModel, chosen: BlockPatterns) -> str:
     versions = library_versions()
-    text = json.dumps([TRACE_VERSION, versions, model.digest, model.tokens, model.latent_shape, chosen.patterns])
+    inputs = {name: entry.shape for name, entry in model.inputs.items()}
+    text = json.dumps([TRACE_VERSION, versions, model.digest, inputs, model.latent_shape, chosen.patterns])
     return f"{model.class_name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -152,8 +154,8 @@ def _matching_trace(folder: Path, model: LoadedModel, chosen: BlockPatterns) -> 
 
 def _is_of(blocks: BlockGraph, model: LoadedModel, chosen: BlockPatterns) -> bool:
     """Whether blocks are of a model, with its input shapes, and of the chosen patterns."""
-    shapes = [tuple(tensor.shape[1:]) for tensor in model.example_inputs(1).values()]
-    same_shapes = [spec.shape[1:] for spec in blocks.inputs] == shapes
+    shapes = [(name, tuple(tensor.shape[1:])) for name, tensor in model.example_inputs(1).items()]
+    same_shapes = [(spec.name, spec.shape[1:]) for spec in blocks.inputs] == shapes
     return same_shapes and (blocks.model_digest, blocks.patterns) == (model.digest, chosen.patterns)
 
 

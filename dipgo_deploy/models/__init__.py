@@ -10,6 +10,7 @@ from dipgo_deploy.models.samplers import SAMPLERS, sampler_spec
 from dipgo_deploy.models.schedulers import scheduler_from_spec
 from dipgo_deploy.models.sources import REFERENCE_MODELS, load_model
 from dipgo_deploy.models.sources.module import model_from_module
+from dipgo_deploy.models.sources.pipeline import model_from_pipeline
 from dipgo_deploy.models.sources.random import load_random, read_random_config, shipped_configs
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "load_random",
     "make_contract",
     "model_from_module",
+    "model_from_pipeline",
     "patterns_for",
     "read_random_config",
     "sampler_spec",

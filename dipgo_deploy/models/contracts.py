@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, installed_versions
+from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, SamplerSpec, installed_versions
+from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models.loaded_model import LoadedModel
-from dipgo_deploy.models.pipeline_class import call_defaults
+from dipgo_deploy.models.presets.pipeline_call import check_pipeline, pipeline_defaults
 from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.samplers import sampler_spec, scheduler_class
 
@@ -45,6 +46,9 @@ CONCAT_GUIDANCE_CLASSES = (
 
 Pipelines of other classes call the network twice, or pass the scale to the network as an input.
 """
+
+_LEARNED_VARIANCE = ("DDPMScheduler", "DDPMParallelScheduler", "UnCLIPScheduler")
+"""Samplers that draw noise of a variance which the network may predict."""
 
 _STEPS = 50
 
@@ -86,16 +90,19 @@ def make_contract(
         The contract.
 
     Raises:
-        UsageError: the sampler or an option is unknown, or the number of steps is out of range.
+        UsageError: the sampler or an option is unknown, the number of steps is out of range, or the model's pipeline
+            calls the network in a way that no schedule holds.
         InputError: the model's own scheduler refuses its config, or no program can run it.
         MissingError: a package that the scheduler needs is not installed.
     """
+    check_pipeline(model.folder, guidance or model.guidance)
     steps = default_steps(model) if steps is None else steps
     options = dict(sampler_options or {})
     config = {**model.scheduler_config, **options}
     arguments = call_arguments(model, scheduler_class(sampler, config), config, steps)
     # Only what the user chose counts as an override: a refusal of the model's own config names its file.
     spec = sampler_spec(sampler, steps, model.scheduler_config, options, arguments)
+    _check_variance(spec)
     read_sampler(spec)
     return Contract(
         model_class=model.class_name,
@@ -109,19 +116,29 @@ def make_contract(
     )
 
 
+def _check_variance(sampler: SamplerSpec) -> None:
+    """Raise UsageError for a sampler that reads its noise's variance from the network's output."""
+    learned = str(sampler.config_dict.get("variance_type", "")).startswith("learned")
+    if learned and sampler.class_name in _LEARNED_VARIANCE:
+        raise UsageError(
+            f"{sampler.class_name} reads a variance from the network's output, which no schedule keeps: choose sampler "
+            "dpmpp-2m, or another one that draws no noise"
+        )
+
+
 def default_guidance(model: LoadedModel) -> Guidance:
     """The guidance layout of an ordinary run. A guidance-distilled model has no unconditional rows."""
     if model.guidance is not None:
         return model.guidance
     if model.class_name not in CONCAT_GUIDANCE_CLASSES or model.config.get("time_cond_proj_dim") is not None:
         return "none"
-    defaults = call_defaults(model.folder)
+    defaults = pipeline_defaults(model.pipeline_call.pipeline)
     return "concat" if defaults is None or (defaults.get("guidance_scale") or 0.0) > 1.0 else "none"
 
 
 def default_steps(model: LoadedModel) -> int:
     """The number of sampler steps of an ordinary run."""
-    return model.steps or (call_defaults(model.folder) or {}).get("num_inference_steps") or _STEPS
+    return model.steps or model.pipeline_call.default("num_inference_steps") or _STEPS
 
 
 def call_arguments(model: LoadedModel, scheduler: type, config: Mapping[str, Any], steps: int) -> dict[str, Any]:
@@ -143,13 +160,12 @@ def call_arguments(model: LoadedModel, scheduler: type, config: Mapping[str, Any
     """
     return {
         **timestep_arguments(model.class_name, model.latent_shape, scheduler, config, steps),
-        **_eta(scheduler, call_defaults(model.folder) or {}),
+        **_eta(scheduler, model.pipeline_call.default("eta")),
     }
 
 
-def _eta(scheduler: Any, defaults: Mapping[str, Any]) -> dict[str, float]:
+def _eta(scheduler: Any, eta: float | None) -> dict[str, float]:
     parameter = inspect.signature(getattr(scheduler, "step", _eta)).parameters.get("eta")
-    eta = defaults.get("eta")
     return {} if parameter is None or eta is None or eta == parameter.default else {"eta": eta}
 
 

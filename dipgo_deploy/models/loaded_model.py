@@ -6,10 +6,10 @@ The sources in ``dipgo_deploy.models.sources`` make one LoadedModel from files, 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,14 @@ from torch import nn
 
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.program import TIMESTEP
+from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.models.cast import cast_copy
+from dipgo_deploy.models.identity import Behaviour, behaviour_of
+from dipgo_deploy.models.identity.describe import Describer
 from dipgo_deploy.models.lora_files import LoraFile
-from dipgo_deploy.models.presets import Preset
+from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
+from dipgo_deploy.models.weights_digest import WeightsDigest
 
 __all__ = ["DTYPES", "LoadedModel", "canonical_config", "check_dtype"]
 
@@ -49,6 +55,7 @@ class LoadedModel:
         guidance: guidance layout of an ordinary run. None means the pipeline's default.
         steps: number of steps of an ordinary run. None means the pipeline's default.
         text_loras: LoRA adapters for the pipeline's text encoders, by component name.
+        call: how the pipeline calls the network. None reads it from the folder.
         assumptions: what the source did not say and was therefore assumed, one sentence each, with the option that
             changes it. Commands print them.
     """
@@ -67,6 +74,7 @@ class LoadedModel:
     guidance: Guidance | None = None
     steps: int | None = None
     text_loras: Mapping[str, tuple[LoraFile, ...]] = field(default_factory=dict)
+    call: PipelineCall | None = None
     assumptions: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -74,16 +82,44 @@ class LoadedModel:
         weights = f"{self.weight_bytes / 2**20:.1f} MiB" if self.has_weights else "no weights"
         return f"LoadedModel({self.class_name}, {self.dtype}, {weights}, latent {self.latent_shape}{source})"
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """sha256 over class, config, dtype and every tensor of the state dict. On ``meta`` only shapes are hashed."""
-        digest = hashlib.sha256(f"{self.class_name} {canonical_config(self.config)} {self.dtype}".encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}{' meta' * tensor.is_meta}".encode())
-            if tensor.is_meta:
-                continue
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """sha256 over class, config, dtype, every tensor of the state dict and the behaviour, as they are now.
+
+        A module as its class makes it has no behaviour. On ``meta`` only shapes are hashed.
+        """
+        behaviour = self.behaviour
+        if not behaviour:
+            return self.weights_digest
+        return hashlib.sha256(f"{self.weights_digest} {behaviour.digest}".encode()).hexdigest()
+
+    @property
+    def weights_digest(self) -> str:
+        """The digest without behaviour."""
+        header = f"{self.class_name} {canonical_config(self.config)} {self.dtype}"
+        return self._weights.digest(header, self.module.state_dict())
+
+    @cached_property
+    def _weights(self) -> WeightsDigest:
+        return WeightsDigest()
+
+    def has_digest(self, digest: str) -> bool:
+        """Whether a digest is the model's.
+
+        Older versions did not count the code of classes without a shipped preset, so their digests are accepted too.
+        """
+        return digest == self.digest or (self.class_name not in PRESETS and digest == self.weights_digest)
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """What the module does now besides what its class, config and weights say, and a forward of the user's own."""
+        behaviour = behaviour_of(self.module)
+        forward = Describer(self.module)
+        text = forward.text(self.preset.forward)
+        if not forward.is_foreign:
+            return behaviour
+        entries = {**behaviour.entries, "preset.forward": text}
+        return replace(behaviour, entries=entries, is_certain=behaviour.is_certain and not forward.hidden)
 
     @property
     def has_weights(self) -> bool:
@@ -100,16 +136,44 @@ class LoadedModel:
         """Number of classes that the model is conditioned on, or None. The label ``num_classes`` means no class."""
         if self.class_embedder is not None:
             return int(self.class_embedder.config["num_classes"])
-        if "class_labels" not in self.example_inputs(1):
-            return None
-        return self.config.get("num_embeds_ada_norm") or self.config.get("num_class_embeds")
+        return next((entry.classes for entry in self.inputs.values() if entry.classes is not None), None)
 
     @property
     def tokens(self) -> int:
         """Length of the cross-attention sequence."""
         if self.class_embedder is not None:
             return int(self.class_embedder.config["tokens"])
-        return self.text_tokens or self.preset.tokens
+        return self.text_tokens or self.pipeline_call.tokens or self.preset.tokens
+
+    @cached_property
+    def pipeline_call(self) -> PipelineCall:
+        """How the model's pipeline calls the network, as far as it is known."""
+        return read_pipeline_call(self.folder) if self.call is None else self.call
+
+    @cached_property
+    def inputs(self) -> Mapping[str, Input]:
+        """The conditioning inputs by name, in call order."""
+        if self.preset.example is not None or self.preset.inputs is None:
+            own = self._inputs_of_example()
+        else:
+            own = self.preset.inputs(Network(self.config, self.latent_shape, self.tokens, self.pipeline_call))
+        every = {**own, **self.pipeline_call.recorded}
+        return {name: entry for name, entry in every.items() if entry is not None}
+
+    def _inputs_of_example(self) -> dict[str, Input]:
+        """The conditioning inputs of a preset that gives examples only."""
+        inputs: dict[str, Input] = {}
+        with torch.random.fork_rng(devices=()):
+            example = self._example(1)
+        for name, tensor in list(example.items())[1:]:
+            if name == "class_labels":
+                count = self.config.get("num_embeds_ada_norm") or self.config.get("num_class_embeds")
+                inputs[name] = Input((), classes=count, null=count)
+            elif name in self.preset.constant_inputs:
+                inputs[name] = Input.constant(tensor[0].numpy())
+            elif name != TIMESTEP:
+                inputs[name] = Input(tuple(tensor.shape[1:]))
+        return inputs
 
     @cached_property
     def latent_name(self) -> str:
@@ -121,16 +185,67 @@ class LoadedModel:
 
         The numbers are always the same. Floats have the model's dtype, except for the timestep.
         """
+        inputs = {} if self.preset.example is not None else self.inputs
         with torch.random.fork_rng(devices=()), self._device():
             torch.manual_seed(0)
-            inputs = self.preset.example(self.module, self.latent_shape, rows, self.tokens)
-        return {name: self._cast(name, tensor) for name, tensor in inputs.items()}
+            if self.preset.example is not None:
+                examples = self._example(rows)
+            else:
+                latent = next(iter(inspect.signature(self.module.forward).parameters))
+                examples = {latent: torch.randn(rows, *self.latent_shape), TIMESTEP: torch.full((rows,), 500.0)}
+            examples |= {name: entry.example(rows) for name, entry in inputs.items()}
+        return {name: self._cast(name, tensor) for name, tensor in examples.items()}
+
+    def _example(self, rows: int) -> dict[str, torch.Tensor]:
+        assert self.preset.example is not None
+        return self.preset.example(self.module, self.latent_shape, rows, self.tokens)
+
+    def with_inputs(self, specs: Sequence[TensorSpec]) -> LoadedModel:
+        """The same model with the conditioning inputs that were traced, in their shapes.
+
+        Args:
+            specs: the inputs of a trace, the latent first.
+
+        Returns:
+            A copy whose inputs have these names and shapes. Inputs that the config does not ask for have no defaults.
+        """
+        traced = {spec.name: spec for spec in specs[1:] if spec.name != TIMESTEP}
+        changed: dict[str, Input | None] = {name: None for name in self.inputs if name not in traced}
+        for name, spec in traced.items():
+            own = self.inputs[name].shape if name in self.inputs else ()
+            shape = tuple(dim if isinstance(dim, int) else own[axis] for axis, dim in enumerate(spec.shape[1:]))
+            if name not in self.inputs or self.inputs[name].shape != shape:
+                changed[name] = _blank(shape, spec.dtype)
+        if not changed:
+            return self
+        return replace(self, call=replace(self.pipeline_call, recorded={**self.pipeline_call.recorded, **changed}))
 
     def as_dtype(self, dtype: str) -> LoadedModel:
         """A copy of the model in another dtype, or the model itself if it already has that dtype."""
         if dtype == self.dtype:
             return self
-        return replace(self, module=_converted(self.module, DTYPES[dtype]), dtype=dtype)
+        return self.copied(dtype)
+
+    def copied(self, dtype: str | None = None) -> LoadedModel:
+        """A copy with a module of its own.
+
+        Args:
+            dtype: of the copy. None keeps the dtype.
+
+        Returns:
+            The copy.
+
+        Raises:
+            UsageError: the module's own behaviour refers to the module itself, so that a copy would run the original.
+        """
+        dtype = dtype or self.dtype
+        copy = replace(self, module=cast_copy(self.module, DTYPES[dtype]), dtype=dtype)
+        if changed := self.behaviour.differences(copy.behaviour):
+            raise UsageError(
+                f"this {self.class_name} cannot be copied, for {changed[0]} refers to the module itself: convert the "
+                f"module to {dtype} before its behaviour is changed, and give it with that dtype"
+            )
+        return copy
 
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
         """The same model on latents of another shape. The trace fails if the model does not accept the shape."""
@@ -163,28 +278,18 @@ class LoadedModel:
         if count is not None and (labels.min() < 0 or labels.max() >= count):
             raise UsageError(f"class labels must lie between 0 and {count - 1}, got {sorted(set(classes))}")
         inputs: dict[str, np.ndarray] = {}
-        for name in list(self.example_inputs(1))[1:]:
-            if name == "timestep":
-                continue
-            unconditional, conditional = self._condition(name, labels)
+        for name, entry in self.inputs.items():
+            unconditional, conditional = self._condition(name, entry, labels)
             rows = torch.cat([unconditional, conditional]) if guidance == "concat" else conditional
             cast = self._cast(name, rows)
             inputs[name] = (cast.float() if cast.dtype == torch.bfloat16 else cast).numpy()
         return inputs
 
-    def _condition(self, name: str, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _condition(self, name: str, entry: Input, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Unconditional and conditional rows of one input."""
-        null = torch.full_like(labels, self.num_classes or 0)
-        if name == "class_labels":
-            return null, labels
         if name == "encoder_hidden_states" and self.class_embedder is not None:
-            return self.class_embedder(null), self.class_embedder(labels)
-        example = self.example_inputs(1)[name]
-        if name in self.preset.constant_inputs:
-            return (example.expand(len(labels), *example.shape[1:]),) * 2
-        shape = example.shape[1:]
-        rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(label))) for label in labels]
-        return torch.zeros(len(labels), *shape), torch.stack(rows)
+            return self.class_embedder(torch.full_like(labels, self.num_classes or 0)), self.class_embedder(labels)
+        return entry.rows(labels)
 
     def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         # bfloat16 has 8 significant bits: timesteps above 256 would be rounded.
@@ -196,6 +301,11 @@ class LoadedModel:
         return nullcontext() if self.has_weights else torch.device("meta")
 
 
+def _blank(shape: tuple[int, ...], dtype: str) -> Input:
+    """An input without a known default: zeros for whole numbers, standard normal numbers otherwise."""
+    return Input.constant(np.zeros(shape, dtype)) if dtype.startswith("int") else Input(shape)
+
+
 def canonical_config(config: Mapping[str, Any]) -> str:
     """JSON of a diffusers config with sorted keys, without private and machine-dependent entries."""
     return json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
@@ -205,17 +315,3 @@ def check_dtype(dtype: str) -> None:
     """Raise UsageError unless ``dtype`` is a name of DTYPES."""
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
-
-
-def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of ``module`` in ``dtype``.
-
-    deepcopy meets the converted tensors in its memo, so there is never a copy in the old dtype. Peak memory is one
-    module in each dtype.
-    """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            converted = tensor.detach().to(dtype)
-            memo[id(tensor)] = nn.Parameter(converted, False) if isinstance(tensor, nn.Parameter) else converted
-    return deepcopy(module, memo)

@@ -6,6 +6,7 @@ encoders that a bundle contains. So the bundle's pipeline draws what the adapted
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def fuse_text_loras(model: LoadedModel, name: str, encoder: Any) -> None:
     """
     for lora in model.text_loras.get(name, ()):
         try:
-            with suppress_diffusers_logging():
+            with suppress_diffusers_logging(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PEFT warns about layers of the denoiser in the config.
                 _fuse(model, lora, name, encoder)
         except InputError:
             raise
@@ -67,15 +69,26 @@ def _fuse(model: LoadedModel, lora: LoraFile, name: str, encoder: Any) -> None:
         _remove_text_encoder_monkey_patch,
         fuse_text_encoder_lora,
     )
-
-    state, alphas = read_lora(lora.path, model.class_name, model.config)
-    tensors = {key: tensor for key, tensor in state.items() if key.startswith(f"{name}.")}
-    lora_loader(model.class_name).load_lora_into_text_encoder(
-        tensors, network_alphas=alphas, text_encoder=encoder, prefix=name, adapter_name=_ADAPTER
+    from diffusers.utils.state_dict_utils import (  # noqa: TID251 - the home of diffusers
+        StateDictType,
+        convert_state_dict_to_diffusers,
     )
-    # PEFT ignores tensors without a layer: two tensors of the file make one layer with a lora_A.
+
+    adapter = read_lora(lora.path, model.class_name, model.config)
+    # diffusers recognizes these names only beside an adapted to_out, and otherwise leaves the layers out.
+    tensors = convert_state_dict_to_diffusers(adapter.part(name), StateDictType.DIFFUSERS_OLD)
+    tensors = {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+    lora_loader(model.class_name).load_lora_into_text_encoder(
+        tensors,
+        network_alphas=None,
+        metadata=adapter.config,
+        text_encoder=encoder,
+        prefix=name,
+        adapter_name=_ADAPTER,
+    )
+    # PEFT ignores tensors without a layer: every first factor of the file makes one layer with a lora_A.
     layers = sum(".lora_A." in parameter for parameter, _ in encoder.named_parameters())
-    if 2 * layers != len(tensors):
+    if layers != sum(".lora_A." in key or ".down." in key for key in tensors):
         raise InputError(f"{lora.path} adapts layers that this {name} lacks: use a LoRA that was made for it")
     fuse_text_encoder_lora(encoder, lora.scale, safe_fusing=True)
     _remove_text_encoder_monkey_patch(encoder)

@@ -1,8 +1,8 @@
 """A pipeline's call of its denoiser, read as the flat named inputs of a bundle's graphs.
 
 The signature is that of the diffusers class which the bundle was made from. An argument that the graphs have no input
-for must have its default value, otherwise the call is refused. Arguments that follow from the latent shape, such as
-FLUX's position ids, are ignored. FLUX calls with packed tokens, and its time goes from 0 to 1.
+for must have its default value, otherwise the call is refused. FLUX calls with packed tokens, its time goes from 0 to
+1, and its position ids must be those of the latent's size.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 
-from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.program import TIMESTEP
-from dipgo_deploy.models.presets.mmdit import pack, unpack
+from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.models.presets.inputs import EXTRA, LEADING, REFERENCE
+from dipgo_deploy.pipeline.latents import POSITIONS, LatentLayout, PackedLayout, RefusedCall
 
 __all__ = ["CallReader", "NetworkCall", "RefusedCall"]
 
@@ -25,12 +27,8 @@ _NESTED = "added_cond_kwargs"
 
 _RETURN_DICT = "return_dict"
 
-_POSITIONS = ("img_ids", "txt_ids")
-"""Position ids of FLUX, which the graphs hold as constants."""
-
-
-class RefusedCall(UsageError):
-    """A call outside a bundle's contract. With ``fallback=True`` the PyTorch model answers the call instead."""
+_JOINED = (EXTRA, LEADING, REFERENCE)
+"""Inputs that a call passes as a part of its first argument."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +59,23 @@ class CallReader:
     Args:
         model_class: the diffusers class of the model that was traced.
         latent_shape: of one image.
-        names: the inputs of the graphs, the latent first.
+        inputs: the inputs of the graphs, the latent first.
 
     Raises:
         InputError: diffusers has no such class.
     """
 
-    def __init__(self, model_class: str, latent_shape: Sequence[int], names: Sequence[str]) -> None:
+    def __init__(self, model_class: str, latent_shape: Sequence[int], inputs: Sequence[TensorSpec]) -> None:
         import diffusers  # noqa: TID251 - the signature of the class whose place is taken
 
         kind = getattr(diffusers, model_class, None)
         if kind is None:
             raise InputError(f"{model_class} is not a class of diffusers, so no pipeline calls it: use generate")
         self._signature = inspect.signature(kind.forward)
-        self._shape, self._latent, self._names = tuple(latent_shape), names[0], frozenset(names)
-        self._is_packed = set(_POSITIONS) <= self._signature.parameters.keys()
+        self._latent = inputs[0].name
+        self._names = frozenset(spec.name for spec in inputs) - {*_JOINED}
+        self._is_packed = set(POSITIONS) <= self._signature.parameters.keys()
+        self._layout = (PackedLayout if self._is_packed else LatentLayout)(latent_shape, inputs)
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NetworkCall:
         """Read a call.
@@ -99,13 +99,13 @@ class CallReader:
             raise RefusedCall(f"the bundle needs {missing[0]}, the call has {', '.join(sorted(inputs))}: pass it")
         latent, timestep = inputs.pop(self._latent), inputs.pop(TIMESTEP)
         time, tolerance = _read_time(timestep, 1000.0 if self._is_packed else 1.0)
-        unpacked = self._unpack(latent)
+        unpacked, joined = self._layout.split(latent)
+        self._layout.check_positions(arguments)
 
         def as_returned(prediction: torch.Tensor) -> torch.Tensor:
-            converted = prediction.to(latent.device, latent.dtype)
-            return pack(converted) if self._is_packed else converted
+            return self._layout.joined_again(prediction.to(latent.device, latent.dtype))
 
-        return NetworkCall(unpacked, time, tolerance, inputs, as_returned, return_dict)
+        return NetworkCall(unpacked, time, tolerance, {**inputs, **joined}, as_returned, return_dict)
 
     def _inputs(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         inputs: dict[str, Any] = {}
@@ -120,24 +120,12 @@ class CallReader:
 
     def _has_no_effect(self, name: str, value: Any) -> bool:
         """Whether an argument is None, empty, at its default, or a constant of the graphs."""
-        if value is None or (self._is_packed and name in _POSITIONS):
+        if value is None or (self._is_packed and name in POSITIONS):
             return True
         if isinstance(value, Mapping | list | tuple):
             return len(value) == 0
         default = self._signature.parameters[name].default if name in self._signature.parameters else None
         return not isinstance(value, torch.Tensor) and default is not None and bool(value == default)
-
-    def _unpack(self, latent: torch.Tensor) -> torch.Tensor:
-        if not self._is_packed:
-            return latent
-        channels, height, width = self._shape
-        tokens = (height // 2 * (width // 2), channels * 4)
-        if tuple(latent.shape[1:]) != tokens:
-            raise RefusedCall(
-                f"the bundle is made for latents of shape {self._shape}, which are {tokens[0]} tokens of {tokens[1]}, "
-                f"got {latent.shape[1]} of {latent.shape[2]}: set height and width"
-            )
-        return unpack(latent, height, width)
 
 
 def _remedy(name: str) -> str:

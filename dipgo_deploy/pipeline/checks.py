@@ -41,7 +41,10 @@ class CallCheck:
         """The number of images of a call. Raises RefusedCall if shapes or rows are outside the contract."""
         expected, shape = self.contract.latent_shape, tuple(call.latent.shape[1:])
         if shape != expected:
-            raise RefusedCall(f"the bundle is made for latents of shape {expected}, got {shape}: set height and width")
+            raise RefusedCall(
+                f"the bundle is made for latents of shape {expected}, got {shape}: set height and width, and "
+                "use_resolution_binning=False where the pipeline has it (call_arguments gives them)"
+            )
         rows = len(call.latent)
         batch, remainder = divmod(rows, self.contract.rows_per_image)
         if remainder:
@@ -73,12 +76,12 @@ class CallCheck:
         Raises:
             RefusedCall: the rows show another guidance layout.
         """
-        half, odd = divmod(len(call.latent), 2)
-        alike = not odd and torch.equal(call.latent[:half], call.latent[half:])
-        if self.contract.guidance == "concat" and not alike:
+        if self.contract.guidance == "concat" and not _repeats(call.latent, 2):
             raise RefusedCall(self._guidance_message("two halves of rows with different latents"))
-        if self.contract.guidance == "none" and alike and not first and not _repeats(call, half):
-            raise RefusedCall(self._guidance_message("every latent twice, with different conditioning"))
+        if self.contract.guidance == "none" and not first:
+            for copies, times in ((2, "twice"), (3, "three times")):
+                if _repeats(call.latent, copies) and not _repeats_conditioning(call, copies):
+                    raise RefusedCall(self._guidance_message(f"every latent {times}, with different conditioning"))
 
     def _guidance_message(self, rows: str) -> str:
         if self.contract.guidance == "concat":
@@ -92,9 +95,14 @@ class CallCheck:
         )
 
 
-def _repeats(call: NetworkCall, half: int) -> bool:
-    """Whether the second half of the conditioning equals the first half."""
-    return all(torch.equal(tensor[:half], tensor[half:]) for tensor in call.conditioning.values())
+def _repeats(tensor: torch.Tensor, copies: int) -> bool:
+    """Whether the rows of a tensor are ``copies`` equal parts."""
+    count, rest = divmod(len(tensor), copies)
+    return not rest and all(torch.equal(part, tensor[:count]) for part in tensor.split(count)[1:])
+
+
+def _repeats_conditioning(call: NetworkCall, copies: int) -> bool:
+    return all(_repeats(tensor, copies) for tensor in call.conditioning.values())
 
 
 class SchedulerCheck:
@@ -114,7 +122,7 @@ class SchedulerCheck:
         self._pipelines.add(pipeline)
 
     def check(self) -> None:
-        """Raise RefusedCall if a watched pipeline has another scheduler."""
+        """Raise RefusedCall if a watched pipeline has another scheduler, or one that skips its first step."""
         for pipeline in self._pipelines:
             scheduler = pipeline.scheduler
             # The comparison is slow, so a scheduler that was accepted once is not compared at every step.
@@ -125,3 +133,15 @@ class SchedulerCheck:
                     "models.scheduler_from_spec(contract.sampler)"
                 )
             self._accepted = scheduler
+            if _skips_first_step(scheduler):
+                raise RefusedCall(
+                    f"the pipeline's {type(scheduler).__name__} has its first timestep twice, so diffusers skips the "
+                    "first step and fails after the last: choose other noise levels, or generate without a pipeline"
+                )
+
+
+def _skips_first_step(scheduler: Any) -> bool:
+    """Whether a run that is about to begin starts at the second of two equal timesteps. Pipelines may prevent it."""
+    begins = getattr(scheduler, "begin_index", 0) is None and getattr(scheduler, "step_index", 0) is None
+    timesteps = scheduler.timesteps
+    return begins and len(timesteps) > 1 and bool(timesteps[0] == timesteps[1])

@@ -1,8 +1,8 @@
 """DeployedDenoiser: a bundle in place of a pipeline's denoiser, with the same signature and config.
 
-It is a diffusers model without parameters. An empty buffer records the device. Every diffusers class that is replaced
-gets a subclass of its own, which compares equal to the diffusers class. ``DiffusionPipeline.from_pipe`` needs that: it
-accepts a component only by ``type(component) in expected``.
+It is a diffusers model whose only parameter is empty. Pipelines read device and dtype of it. Every diffusers class that
+is replaced gets a subclass of its own, which compares equal to the diffusers class. ``DiffusionPipeline.from_pipe``
+needs that: it accepts a component only by ``type(component) in expected``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
             raises RefusedCall.
 
     Raises:
-        InputError: the model's class is not of diffusers.
+        InputError: the model's class is not of diffusers, or ``fallback`` needs a live module that was not passed.
         UsageError: ``cuda_graph`` or ``compiler``, which are for whole runs.
     """
 
@@ -72,14 +72,17 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         super().__init__()
         contract = bundle.contract
         self.register_to_config(**_config(bundle))
-        self.register_buffer("location", torch.empty(0), persistent=False)
+        dtype = DTYPES[contract.dtype]
+        self.location = torch.nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
         self.bundle, self.run, self.fallback = bundle, run, fallback
+        if fallback and bundle.manifest.behaviour:
+            bundle.live_model  # noqa: B018 - refuses files without that behaviour now, not in the middle of a run
         if "projection_class_embeddings_input_dim" in self.config:
             # Pipelines of SDXL read this width from the layer, not from the config.
             width = self.config["projection_class_embeddings_input_dim"]
             self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=width))
         inputs = bundle.blocks.inputs
-        self._reader = CallReader(contract.model_class, contract.latent_shape, [spec.name for spec in inputs])
+        self._reader = CallReader(contract.model_class, contract.latent_shape, inputs)
         self._programs = StepPrograms(bundle, run)
         self._new_trajectory = partial(
             DeployedTrajectory, self._programs, CallCheck(contract, inputs), contract.sampler
@@ -200,7 +203,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         if not self._warned:
             warnings.warn(f"the PyTorch model runs instead of the bundle: {refusal}", stacklevel=4)
             self._warned = True
-        module = self.bundle.model.module.to(self.location.device)
+        module = self.bundle.live_model.module.to(self.location.device)
         return module(*args, **kwargs)
 
 

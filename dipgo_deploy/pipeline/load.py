@@ -32,6 +32,9 @@ _LIBRARIES = ("diffusers", "transformers")
 _DEPLOYED = [DeployedDenoiser.__module__, DeployedDenoiser.__name__]
 """The entry that a pipeline's ``save_pretrained`` writes for a deployed denoiser."""
 
+_SCALE_FACTORS = ("vae_scale_factor", "vae_scale_factor_spatial", "movq_scale_factor")
+"""Attributes of pipelines that hold the pixels of one latent pixel."""
+
 _SETTINGS = (bool, int, float, str, type(None))
 
 
@@ -94,18 +97,31 @@ def call_arguments(pipeline: Any, contract: Contract) -> dict[str, Any]:
 
     Returns:
         Steps, size and frames. Guidance is turned off for a contract without guidance, because pipelines turn it on by
-        default.
+        default, unless the denoiser takes its weight as an input. Binning, which would change the size, is turned off.
     """
     parameters = inspect.signature(type(pipeline).__call__).parameters
     arguments: dict[str, Any] = {"num_inference_steps": contract.sampler.steps}
     if {"height", "width"} <= parameters.keys():
-        scale = getattr(pipeline, "vae_scale_factor", None) or pipeline.vae_scale_factor_spatial
+        # A pipeline without a VAE works on pixels.
+        scale = next((factor for name in _SCALE_FACTORS if (factor := getattr(pipeline, name, None))), 1)
         arguments |= {"height": contract.latent_shape[-2] * scale, "width": contract.latent_shape[-1] * scale}
+    if "use_resolution_binning" in parameters:
+        arguments["use_resolution_binning"] = False
     if len(contract.latent_shape) > 3:
         arguments["num_frames"] = (contract.latent_shape[1] - 1) * pipeline.vae_scale_factor_temporal + 1
-    if contract.guidance == "none" and contract.model_class in CONCAT_GUIDANCE_CLASSES:
+    is_plain = contract.guidance == "none" and contract.model_class in CONCAT_GUIDANCE_CLASSES
+    if is_plain and "guidance_scale" in parameters and not _has_embedded_guidance(pipeline):
         arguments["guidance_scale"] = 1.0
+    # Perturbed-attention guidance would add a third row to every image.
+    if "pag_scale" in parameters:
+        arguments["pag_scale"] = 0.0
     return arguments
+
+
+def _has_embedded_guidance(pipeline: Any) -> bool:
+    """Whether the denoiser takes the guidance weight as an input (latent consistency models)."""
+    denoiser = getattr(pipeline, "unet", None)
+    return denoiser is not None and denoiser.config.get("time_cond_proj_dim") is not None
 
 
 def _checked_index(home: Path) -> Mapping[str, Any]:
@@ -127,7 +143,11 @@ def _checked_index(home: Path) -> Mapping[str, Any]:
 
 
 def _is_known(entry: list[Any]) -> bool:
-    return entry in ([None, None], _DEPLOYED) or (entry[0] in _LIBRARIES and isinstance(entry[1], str))
+    """Whether an entry is of a known library. Parts that belong to one pipeline of diffusers name its module."""
+    from diffusers import pipelines  # noqa: TID251 - the names of its modules
+
+    is_known = entry[0] in (*_LIBRARIES, *dir(pipelines))
+    return entry in ([None, None], _DEPLOYED) or (is_known and isinstance(entry[1], str))
 
 
 def _find_denoiser(home: Path, index: Mapping[str, Any]) -> tuple[str, Path]:

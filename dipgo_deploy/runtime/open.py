@@ -108,7 +108,9 @@ def make_backend(bundle: Bundle, compiled: CompiledProgram, run: RunOptions = Ru
     if run.cuda_graph and run.device == "cpu":
         raise UsageError(NO_CUDA_GRAPH)
     if run.backend == "torch":
-        return TorchBackend(bundle.model, bundle.blocks, compiled.program, device=run.device, compiler=run.compiler)
+        return TorchBackend(
+            bundle.live_model, bundle.blocks, compiled.program, device=run.device, compiler=run.compiler
+        )
     if run.on_engines:
         raise UsageError(f"backend {run.backend} runs engines, not graphs that are cut here: use onnxruntime or torch")
     return onnxruntime_class()(

@@ -33,11 +33,19 @@ class Recording:
 
 @dataclass(frozen=True)
 class Deviation:
-    """The relative difference of one value at one step."""
+    """The relative difference of one value at one step.
+
+    Attributes:
+        value: name of the value.
+        step: at which it was written.
+        relative: the difference, relative to the largest reference value.
+        tolerance: the largest difference that is allowed there. None before a verification has set it.
+    """
 
     value: str
     step: int
     relative: float
+    tolerance: float | None = None
 
 
 def relative_difference(array: np.ndarray, reference: np.ndarray) -> float:

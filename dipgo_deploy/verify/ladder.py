@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -27,27 +26,9 @@ from dipgo_deploy.supernet import gated
 from dipgo_deploy.supernet.rollout import last_latent, reference_trajectory
 from dipgo_deploy.verify.deviation import Deviation, Recording, local_deviations, record_run, relative_difference
 from dipgo_deploy.verify.options import EXACT, HALF, ROUNDING_FACTOR, SINGLE, VerifyOptions, local_tolerance
+from dipgo_deploy.verify.rung import Rung, make_rung
 
-__all__ = ["Ladder", "Rung"]
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One comparison of two ways to run the schedule.
-
-    Attributes:
-        name: the two ways.
-        local: the worst step, each fed with the reference's slots. None where there is no such number.
-        free: deviation of the image after the whole trajectory.
-        first: the first value in order of execution beyond the local tolerance. None if there is none.
-        passed: whether both deviations lie within the tolerances.
-    """
-
-    name: str
-    local: Deviation | None
-    free: float
-    first: Deviation | None
-    passed: bool
+__all__ = ["Ladder"]
 
 
 class Ladder:
@@ -63,9 +44,10 @@ class Ladder:
 
     def __init__(self, bundle: Bundle, options: VerifyOptions) -> None:
         contract = bundle.contract
-        if bundle.model.digest != contract.model_digest:
+        model = bundle.live_model
+        if not model.has_digest(contract.model_digest):
             raise InputError(
-                f"the model in {bundle.folder} is {bundle.model.digest[:12]}, its contract is for "
+                f"the model in {bundle.folder} is {model.digest[:12]}, its contract is for "
                 f"{contract.model_digest[:12]}: re-export the bundle"
             )
         self.bundle, self.options, self.half = bundle, options, is_half(contract.dtype)
@@ -74,6 +56,7 @@ class Ladder:
         self.scale = contract.guidance_scale(options.guidance_scale)
         self.inputs = run_inputs(bundle.model, contract, range(options.seed, options.seed + options.images))
         self.image = np.empty(0)
+        self._arbiter = "float64"
 
     def climb(self) -> Iterator[Rung]:
         """The rungs, the lowest first. Afterwards ``image`` holds the images of the fastest backend."""
@@ -104,9 +87,10 @@ class Ladder:
         session = open_session(self.bundle, options.images, options.run, guidance_scale=self.scale)
         recording = record_run(session, self.inputs, options.seed)
         self.image = recording.image
-        if any(is_half(slot.dtype) for slot in session.program.slots):
-            self.half = True
+        if half := {slot.dtype for slot in session.program.slots if is_half(slot.dtype)}:
             self.local, self.free = options.local_tolerance or HALF[0], options.free_tolerance or HALF[1]
+            # The reference may be in float32. Then PyTorch in the engines' dtype shows what roundings are usual.
+            self._arbiter = self._arbiter if self.half else half.pop()
         return self._compare(f"{options.run.backend} = onnxruntime", session, recording, reference)
 
     def _open(self, backend: BackendName, compiled: CompiledProgram) -> Session:
@@ -117,7 +101,7 @@ class Ladder:
 
     def _gates_open(self) -> Rung:
         """One forward of the plain model, and one under the surgery with every block computed."""
-        model = self.bundle.model
+        model = self.bundle.live_model
         inputs = model.example_inputs(2)
         names = [name for name in self.bundle.blocks.block_names if name != PREDICTION]
         with torch.no_grad():
@@ -125,15 +109,19 @@ class Ladder:
             with gated(model.module, names, lambda _, forward, args, kwargs: forward(*args, **kwargs)):
                 gated_output = model.forward(**inputs)
         difference = float((plain.double() - gated_output.double()).abs().max())
-        return Rung("all gates open = plain model", None, difference, None, difference == 0.0)
+        return make_rung("all gates open = plain model", difference, 0.0)
 
     def _against_reference(self, subnets: CompiledProgram, image: np.ndarray) -> Rung:
         """The program on the live model, and the schedule on the live model with the sampler's own steps."""
         name, tolerance = "program on torch = reference", self.free if self.half else EXACT
-        free = relative_difference(image, self._reference_image(self.bundle.model))
-        if free > tolerance and not self.half:
-            name, free = f"{name}, in float64", self._in_float64(subnets.program)
-        return Rung(name, None, free, None, free <= tolerance)
+        free = relative_difference(image, self._reference_image(self.bundle.live_model))
+        # In float64 a difference between the two is an error, and not a rounding that the schedule amplifies.
+        if tolerance < free < float("inf") and self.options.free_tolerance is None:
+            name, tolerance = f"{name}, in float64", EXACT
+            model, session = self._in_dtype("float64", subnets.program)
+            exact = session.run(*self.inputs, seed=self.options.seed, check_finite=False)
+            free = relative_difference(exact, self._reference_image(model))
+        return make_rung(name, free, tolerance)
 
     def _reference_image(self, model: LoadedModel) -> np.ndarray:
         noise, conditioning = self.inputs
@@ -143,36 +131,47 @@ class Ladder:
         image: np.ndarray = last_latent(trajectory).cpu().numpy()
         return image
 
-    def _in_float64(self, program: Program) -> float:
-        """The same comparison in float64. Some schedules amplify float32 roundings beyond the tolerance."""
-        model, session = self._float64(program)
-        image = session.run(*self.inputs, seed=self.options.seed, check_finite=False)
-        return relative_difference(image, self._reference_image(model))
-
-    def _float64(self, program: Program) -> tuple[LoadedModel, Session]:
-        """The live model in float64, and a session of it."""
-        model = self.bundle.model.as_dtype("float64")
-        backend = TorchBackend(model, self.bundle.blocks, program, dtype="float64")
+    def _in_dtype(self, dtype: str, program: Program) -> tuple[LoadedModel, Session]:
+        """The live model in another dtype, and a session of it."""
+        model = self.bundle.live_model.as_dtype(dtype)
+        # In half precision only the network is cast, because the slots between calls stay as they are.
+        backend = TorchBackend(model, self.bundle.blocks, program, dtype=None if is_half(dtype) else dtype)
         return model, Session(program, backend, self.options.images, self.scale)
 
     def _compare(self, name: str, session: Session, recording: Recording, reference: Recording) -> Rung:
         """Local and free-running deviation of ``session``, whose run is ``recording``, from ``reference``."""
-        deviations = list(local_deviations(session, self.inputs, self.options.seed, reference))
-        free = relative_difference(recording.image, reference.image)
-        worst = max(deviations, key=lambda deviation: deviation.relative, default=None)
-        past = [deviation for deviation in deviations if not deviation.relative <= self.local]
-        is_gate = self.options.local_tolerance is not None  # The user's own tolerance holds everywhere.
-        if past and not (self.half or is_gate) and all(math.isfinite(deviation.relative) for deviation in past):
-            name, roundings = f"{name}, by float64", self._roundings(reference)
-            past = [d for d in past if d.relative > ROUNDING_FACTOR * roundings.get((d.value, d.step), 0.0)]
-        first = past[0] if past else None
-        return Rung(name, worst, free, first, first is None and free <= self.free)
+        deviations = [
+            replace(deviation, tolerance=self.local)
+            for deviation in local_deviations(session, self.inputs, self.options.seed, reference)
+        ]
+        rung = make_rung(name, relative_difference(recording.image, reference.image), self.free, deviations)
+        return rung if rung.passed else self._with_roundings(rung, deviations, reference)
 
-    def _roundings(self, reference: Recording) -> dict[tuple[str, int], float]:
-        """The rounding error of each float32 value of ``reference``, measured in float64 on the same slots."""
-        _, session = self._float64(self._subnets.program)
-        exact = local_deviations(session, self.inputs, self.options.seed, reference)
-        return {(deviation.value, deviation.step): deviation.relative for deviation in exact}
+    def _with_roundings(self, rung: Rung, deviations: Sequence[Deviation], reference: Recording) -> Rung:
+        """The rung again, with tolerances that follow the rounding errors of its reference.
+
+        A tolerance that the user gives, and a value that is not finite, stay as they are.
+        """
+        options, infinite = self.options, float("inf")
+        is_local = "local" in rung.past and options.local_tolerance is None
+        is_free = "free" in rung.past and options.free_tolerance is None and rung.free < infinite
+        if not (is_local or is_free) or any(deviation.relative == infinite for deviation in deviations):
+            return rung
+        roundings, image = self._roundings(reference)
+        if is_local:
+            deviations = [
+                replace(deviation, tolerance=_allowed(self.local, roundings.get((deviation.value, deviation.step))))
+                for deviation in deviations
+            ]
+        free = _allowed(self.free, image) if is_free else rung.free_tolerance
+        return make_rung(f"{rung.name}, by {self._arbiter}", rung.free, free, deviations)
+
+    def _roundings(self, reference: Recording) -> tuple[dict[tuple[str, int], float], float]:
+        """The rounding error of each value of ``reference`` on the same slots, and of its image, by the arbiter."""
+        _, session = self._in_dtype(self._arbiter, self._subnets.program)
+        local = local_deviations(session, self.inputs, self.options.seed, reference)
+        values = {(deviation.value, deviation.step): deviation.relative for deviation in local}
+        return values, relative_difference(session.run(*self.inputs, seed=self.options.seed), reference.image)
 
     def schedule_psnr(self) -> dict[str, float]:
         """PSNR of the bundle's images to the full run's in dB: the worst image, p10 and median."""
@@ -181,3 +180,8 @@ class Ladder:
         full_images = self._open("onnxruntime", full).run(*self.inputs, seed=self.options.seed)
         psnr = psnr_db(self.image, full_images)
         return {"worst": float(psnr.min()), "p10": float(np.percentile(psnr, 10)), "p50": float(np.median(psnr))}
+
+
+def _allowed(tolerance: float, rounding: float | None) -> float:
+    """The tolerance of a value whose reference has a rounding error. A rounding that is not finite allows nothing."""
+    return max(tolerance, ROUNDING_FACTOR * rounding) if rounding is not None and rounding < float("inf") else tolerance

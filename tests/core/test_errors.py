@@ -6,7 +6,19 @@ from dipgo_deploy.core.errors import first_line
 
 
 @pytest.mark.parametrize(
-    ("words", "line"), [("\n one\ntwo", "one"), ("one.", "one"), (" \n", "ValueError"), ("", "ValueError")]
+    ("error", "line"),
+    [
+        (ValueError("\n one\ntwo"), "one"),
+        (ValueError("one."), "one"),
+        (ValueError(" \n"), "no reason given"),
+        (StopIteration(), "no reason given"),
+        (KeyError("unet.r"), "'unet.r' is missing"),
+        (RuntimeError("Error(s) in loading:\n\tsize  mismatch\n\tmore"), "Error(s) in loading: size mismatch"),
+        (RuntimeError("no kernel. Could this error message be improved?  If so, report it."), "no kernel"),
+        (OSError("bad file. Please open an issue: https://github.com/x/y/issues/new"), "bad file"),
+        (RuntimeError("torch.cuda.OutOfMemoryError: too large"), "too large"),
+        (ValueError("word " * 100), "word " * 59 + "…"),
+    ],
 )
-def test_the_first_line_of_what_an_error_says(words: str, line: str) -> None:
-    assert first_line(ValueError(words)) == line
+def test_what_a_librarys_error_says(error: Exception, line: str) -> None:
+    assert first_line(error) == line

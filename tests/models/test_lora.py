@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,36 +12,14 @@ from safetensors.torch import load_file, save_file
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.models import lora as module
 from dipgo_deploy.models.lora import with_loras
-from dipgo_deploy.models.lora_files import LoraFile, lora_from_text
+from dipgo_deploy.models.lora_files import LoraFile
 from tests.models.families import tiny
-
-LAYERS = {
-    "sd": "mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
-    "sdxl": "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
-    "sd3": "transformer_blocks.1.attn.to_v",
-    "flux": "single_transformer_blocks.0.attn.to_q",
-    "wan": "blocks.1.attn1.to_k",
-}
-"""By family, a linear layer that the test adapts."""
+from tests.models.loras import LAYERS, adapter, fused_by_diffusers, largest_difference, with_header
 
 
 @pytest.fixture
 def peft():
     return pytest.importorskip("peft", reason="peft is not installed: pip install 'dipgo-deploy[lora]'")
-
-
-def adapter(name: str, folder: Path, rank: int = 2, extra: str = "") -> tuple[Path, torch.Tensor]:
-    """A LoRA file for one layer of a family, and the change of its weight at scale 1."""
-    model = tiny(name)
-    layer = model.module.get_submodule(LAYERS[name])
-    down, up = torch.randn(rank, layer.in_features), torch.randn(layer.out_features, rank)
-    prefix = f"{model.component}.{LAYERS[name]}"
-    tensors = {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up}
-    if extra:
-        tensors |= {f"{extra}.lora_A.weight": down.clone(), f"{extra}.lora_B.weight": up.clone()}
-    folder.mkdir(exist_ok=True)
-    save_file(tensors, folder / "lora.safetensors")
-    return folder / "lora.safetensors", up @ down
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -54,6 +33,89 @@ def test_the_weights_take_up_the_change(name: str, tmp_path: Path, peft):
         assert torch.allclose(after[key], expected, atol=1e-6), key
     assert fused.digest != plain.digest and fused.digest == with_loras(tiny(name), [LoraFile(path, 0.5)]).digest
     assert not any(parameter.requires_grad for parameter in fused.module.parameters())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_alpha_that_only_the_header_tells_counts(name: str, tmp_path: Path, peft):
+    path, change = adapter(name, tmp_path, rank=4)
+    with_header(path, tiny(name).component, r=4, lora_alpha=16, target_modules=[LAYERS[name]])
+    fused = with_loras(tiny(name), [LoraFile(path, 0.5)]).module.state_dict()
+    assert largest_difference(fused, fused_by_diffusers(name, path, 0.5)) == 0
+    weight = f"{LAYERS[name]}.weight"
+    assert torch.allclose(fused[weight], tiny(name).module.state_dict()[weight] + 2 * change, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rslora", "patterns", "dora", "bias", "half", "convolution"])
+def test_what_peft_can_save_is_fused_as_by_diffusers(kind: str, tmp_path: Path, peft):
+    layer = LAYERS["sd"].replace("to_q", "to_out.0")
+    module = tiny("sd").module.get_submodule(layer)
+    (path, _), generator = adapter("sd", tmp_path, rank=4), torch.Generator().manual_seed(1)
+    tensors, header = load_file(path), {"r": 4, "lora_alpha": 6, "target_modules": [LAYERS["sd"], layer]}
+    tensors[f"unet.{layer}.lora_A.weight"] = torch.randn(2, module.in_features, generator=generator)
+    tensors[f"unet.{layer}.lora_B.weight"] = torch.randn(module.out_features, 2, generator=generator)
+    header["rank_pattern"] = {layer: 2}
+    if kind == "rslora":
+        header["use_rslora"] = True
+    elif kind == "patterns":
+        header["alpha_pattern"] = {layer: 5}
+    elif kind == "dora":
+        header["use_dora"] = True
+        for name in (LAYERS["sd"], layer):
+            tensors[f"unet.{name}.lora_magnitude_vector"] = torch.rand(module.out_features, generator=generator)
+    elif kind == "bias":
+        tensors = {name: tensor for name, tensor in tensors.items() if layer in name}
+        header |= {"lora_bias": True, "target_modules": [layer]}
+        tensors[f"unet.{layer}.lora_B.bias"] = torch.randn(module.out_features, generator=generator)
+    elif kind == "half":
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    elif kind == "convolution":
+        channels = tiny("sd").module.conv_in.out_channels
+        tensors["unet.conv_in.lora_A.weight"] = torch.randn(4, 4, 3, 3, generator=generator)
+        tensors["unet.conv_in.lora_B.weight"] = torch.randn(channels, 4, 1, 1, generator=generator)
+    save_file(tensors, path)
+    with_header(path, "unet", **header)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fused = with_loras(tiny("sd"), [LoraFile(path)]).module.state_dict()
+    assert largest_difference(fused, fused_by_diffusers("sd", path)) == 0
+    assert largest_difference(fused, tiny("sd").module.state_dict()) > 1e-2
+
+
+def test_layers_that_the_model_lacks_are_counted(tmp_path: Path, peft):
+    path, _ = adapter("sd", tmp_path)
+    tensors = load_file(path)
+    for index in range(9):
+        for side in ("A", "B"):
+            name = f"unet.{LAYERS['sd']}.lora_{side}.weight"
+            tensors[name.replace("mid_block", f"mid_block{index}")] = tensors[name].clone()
+    save_file(tensors, path)
+    says = "adapts 10 layers, 9 of which this UNet2DConditionModel lacks, such as unet.mid_block0.*: these are left out"
+    with pytest.warns(UserWarning, match=says):
+        fused = with_loras(tiny("sd"), [LoraFile(path)]).module.state_dict()
+    assert largest_difference(fused, fused_by_diffusers("sd", path)) == 0
+    save_file({name: tensor for name, tensor in tensors.items() if "mid_block." not in name}, path)
+    with pytest.raises(InputError, match="adapts 9 layers, none of which this UNet2DConditionModel has, such as"):
+        with_loras(tiny("sd"), [LoraFile(path)])
+
+
+def test_a_control_lora_of_flux_is_refused(tmp_path: Path, peft):
+    width = tiny("flux").module.x_embedder.in_features
+    tensors = {"lora_A": torch.ones(2, 2 * width), "lora_B": torch.ones(tiny("flux").module.x_embedder.out_features, 2)}
+    save_file({f"transformer.x_embedder.{k}.weight": v for k, v in tensors.items()}, tmp_path / "lora.safetensors")
+    with pytest.raises(InputError, match="widens x_embedder from 16 to 32 inputs, so it is a Control LoRA: fuse it in"):
+        with_loras(tiny("flux"), [LoraFile(tmp_path / "lora.safetensors")])
+
+
+def test_the_model_itself_stays_as_it_is(tmp_path: Path, peft):
+    path, _ = adapter("sd", tmp_path)
+    model, plain = tiny("sd"), tiny("sd")
+    fused = with_loras(model, [LoraFile(path)])
+    assert largest_difference(model.module.state_dict(), plain.module.state_dict()) == 0
+    assert fused.module.conv_in.weight.data_ptr() == model.module.conv_in.weight.data_ptr()
+    assert {type(part).__name__ for part in fused.module.modules()} == {
+        type(part).__name__ for part in model.module.modules()
+    }
+    assert vars(fused.module).keys() == vars(model.module).keys()
 
 
 def test_two_adapters_add_up(tmp_path: Path, peft):
@@ -138,30 +200,3 @@ def test_a_class_without_adapters_is_refused(tmp_path: Path):
 def test_no_lora_leaves_the_model_alone():
     model = tiny("dit")
     assert with_loras(model, []) is model
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a.safetensors", LoraFile(Path("a.safetensors"))),
-        ("a.safetensors:0.5", LoraFile(Path("a.safetensors"), 0.5)),
-        ("a:b/c.safetensors:-1", LoraFile(Path("a:b/c.safetensors"), -1.0)),
-        ("a:b/c.safetensors", LoraFile(Path("a:b/c.safetensors"))),
-    ],
-)
-def test_files_and_scales_are_read(text: str, expected: LoraFile):
-    assert lora_from_text(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("a.safetensors:much", "the scale 'much' is not a number: give FILE or FILE:SCALE"),
-        ("a.safetensors:inf", "the scale 'inf' is not a number"),
-        ("a.bin", "a.bin is not a .safetensors file: convert it"),
-        ("a.pt:0.5", "is not a .safetensors file"),
-    ],
-)
-def test_other_formats_and_odd_scales_are_refused(text: str, says: str):
-    with pytest.raises(UsageError, match=says):
-        lora_from_text(text)

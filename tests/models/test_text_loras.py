@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dipgo_deploy.bundle import export
 from dipgo_deploy.core.errors import InputError
@@ -79,6 +80,46 @@ def test_prompts_of_a_search_are_encoded_with_it(pipeline, adapted):
     assert np.abs(ours - torch.cat([negative, prompt]).detach().numpy()).max() <= 1e-6
     plain = with_prompts(load_model(pipeline), ["a cat", "dogs"]).conditioning([0, 1], "concat")
     assert np.abs(ours - plain["encoder_hidden_states"]).max() > 1e-2
+
+
+def test_an_alpha_that_only_the_header_tells_counts(pipeline, tmp_path: Path):
+    model = load_model(pipeline)
+    lora = adapter(tmp_path / "style.safetensors", {UNET: width(model), TEXT: 8})
+    entries = {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "to_q"]}
+    header = {f"{name}.{key}": value for name in ("unet", "text_encoder") for key, value in entries.items()}
+    save_file(load_file(lora.path), lora.path, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(header)})
+    save_text_encoder(with_loras(model, [lora]), "text_encoder", tmp_path / "fused")
+    found, wanted = saved(tmp_path / "fused"), theirs(pipeline, lora).text_encoder.state_dict()
+    assert max((found[key] - wanted[key]).abs().max().item() for key in wanted) == 0
+    assert max((found[key] - saved(pipeline / "text_encoder")[key]).abs().max().item() for key in wanted) > 1e-2
+
+
+def test_every_layer_of_kohyas_files_has_its_own_alpha(pipeline, tmp_path: Path):
+    plain, tensors, expected = saved(pipeline / "text_encoder"), {}, {}
+    layers = {"unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q": 4.0}
+    layers |= {f"te_text_model_encoder_layers_0_{name}": alpha for name, alpha in TEXT_ALPHAS.items()}
+    for layer, alpha in layers.items():
+        key = f"{LAYER.rpartition('.')[0]}.{layer[-6:]}.weight".replace("self_attn.lp_fc1", "mlp.fc1")
+        rows, columns = plain[key].shape if key in plain else (width(load_model(pipeline)),) * 2
+        down, up = torch.randn(2, columns), torch.randn(rows, 2)
+        tensors |= {f"lora_{layer}.lora_down.weight": down, f"lora_{layer}.lora_up.weight": up}
+        tensors[f"lora_{layer}.alpha"] = torch.tensor(alpha)
+        if key in plain:
+            expected[key] = plain[key] + alpha / 2 * up @ down
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    fused = with_loras(load_model(pipeline), [LoraFile(tmp_path / "kohya.safetensors")])
+    save_text_encoder(fused, "text_encoder", tmp_path / "fused")
+    found = saved(tmp_path / "fused")
+    assert len(expected) == 3
+    assert max((found[key] - weight).abs().max().item() for key, weight in expected.items()) <= 1e-5
+
+
+TEXT_ALPHAS = {"self_attn_q_proj": 1.0, "self_attn_v_proj": 2.0, "mlp_fc1": 8.0}
+"""Alphas of a text encoder's layers, all different."""
+
+
+def saved(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
 
 
 def test_a_folder_is_left_alone_and_a_dtype_kept(pipeline, adapted, tmp_path: Path):

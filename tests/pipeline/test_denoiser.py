@@ -238,7 +238,8 @@ def test_it_looks_like_the_model_it_stands_for(bundle, plain):
     for name in ("in_channels", "sample_size", "cross_attention_dim"):
         assert getattr(unet.config, name) == getattr(plain.unet.config, name)
     assert unet.to(torch.float16).dtype == torch.float32 and unet.device == torch.device("cpu")
-    assert sum(1 for _ in unet.parameters()) == 0
+    assert sum(p.numel() for p in unet.parameters()) == 0
+    assert next(DeployedDenoiser.from_bundle(bundle).parameters()).dtype == torch.float32, "pipelines read it"
 
 
 def test_a_lora_is_refused(bundle):

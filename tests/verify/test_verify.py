@@ -63,13 +63,13 @@ def test_float64_decides_where_float32_itself_is_too_coarse(tmp_path: Path, monk
     assert not verify_bundle(bundle, VerifyOptions(images=1)).passed
 
 
-def plant(bundle: Bundle, monkeypatch) -> None:
+def plant(bundle: Bundle, monkeypatch, dtype: type = np.float32, error: float = 0.05) -> None:
     """Put an error into the first graph of a bundle."""
     name = bundle.program.runs[0].graph
     model = onnx.load_model_from_string(bundle.compiled.graphs[name])
     # One Add of the graph now adds a constant more.
     node = next(node for node in model.graph.node if node.op_type == "Add" and node.output[0] in _activations(model))
-    bias = numpy_helper.from_array(np.array([0.05], dtype=np.float32), "planted")
+    bias = numpy_helper.from_array(np.array([error], dtype=dtype), "planted")
     model.graph.initializer.append(bias)
     inner = node.output[0]
     node.output[0] = "before_planting"
@@ -140,6 +140,36 @@ def test_a_float16_export_is_verified_as_it_is(tmp_path: Path) -> None:
     report = verify_bundle(half_export(tiny("dit"), tmp_path / "half", "float16"), VerifyOptions(images=1))
     assert report.passed, report.failure
     assert max(rung.free for rung in report.rungs) <= HALF[1] and report.rungs[2].local.relative <= HALF[0]
+
+
+def coarse(offset: float) -> LoadedModel:
+    """Values of ``offset``, which float16 rounds to multiples of 0.25, before a normalisation."""
+    model = tiny("sd")
+    with torch.no_grad():
+        model.module.get_submodule("down_blocks.1").resnets[0].conv1.bias.add_(offset)
+    return model
+
+
+def test_roundings_of_float16_are_no_failure_and_an_error_still_is(tmp_path: Path, monkeypatch) -> None:
+    """Random weights amplify roundings of float16 beyond its tolerances on both sides of a comparison."""
+    bundle = half_export(coarse(300.0), tmp_path / "half", "float16")
+    report = verify_bundle(bundle, VerifyOptions(images=1))
+    rung = report.rungs[2]
+    assert report.passed and rung.name == "onnxruntime subnets = torch, by float64", report.failure
+    assert rung.local.relative > HALF[0] and rung.past == () and rung.free <= rung.free_tolerance
+    strict = verify_bundle(bundle, VerifyOptions(images=1, local_tolerance=HALF[0], free_tolerance=1e-6))
+    assert strict.rungs[2].past == ("local", "free") and strict.rungs[2].local.tolerance == HALF[0]
+    assert strict.rungs[2].free_tolerance == 1e-6
+    plant(bundle, monkeypatch, dtype=np.float16, error=100.0)
+    assert verify_bundle(bundle, VerifyOptions(images=1)).rungs[2].past
+
+
+def test_the_failure_names_the_number_that_broke_and_its_tolerance(bundle_folder: Path) -> None:
+    report = verify_bundle(load_bundle(bundle_folder), VerifyOptions(images=1, free_tolerance=1e-12))
+    (rung,) = [rung for rung in report.rungs if not rung.passed][-1:]
+    assert rung.past == ("free",) and rung.free_tolerance == 1e-12 and rung.local.tolerance == 1e-4
+    assert "free-running" in report.failure and "past tolerance 1.0e-12" in report.failure
+    assert "local" not in report.failure
 
 
 def test_a_float16_export_beyond_the_range_fails(tmp_path: Path) -> None:

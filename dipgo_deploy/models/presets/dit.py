@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, first_output, square
+from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.models.presets.inputs import Input, Shape, latent_channels
+from dipgo_deploy.models.presets.preset import Network, Preset, extra_inputs, first_output, square
 
 __all__ = ["DIT", "PIXART", "WAN"]
 
@@ -16,52 +19,56 @@ __all__ = ["DIT", "PIXART", "WAN"]
 _FRAMES, _HEIGHT, _WIDTH = 21, 60, 104
 """Latent size of 81 frames of 480 by 832 pixels. A Wan config has no size."""
 
+_LARGE = 128
+"""``sample_size`` of PixArt-alpha's model of 1024 pixels."""
 
-def _dit_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
-    config: Any = module.config
-    return {
-        "hidden_states": torch.randn(rows, *shape),
-        "timestep": torch.full((rows,), 500.0),
-        "class_labels": torch.arange(rows) % int(config["num_embeds_ada_norm"]),
-    }
+_IMAGE_TOKENS = 257
+"""Tokens of the CLIP image encoder of Wan's image-to-video pipeline."""
 
 
-def _pixart_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
-    config: Any = module.config
+def _dit_inputs(network: Network) -> dict[str, Input]:
+    count = int(network.config["num_embeds_ada_norm"])
+    return {"class_labels": Input((), classes=count, null=count), **extra_inputs(network)}
+
+
+def _pixart_inputs(network: Network) -> dict[str, Input]:
     inputs = {
-        "hidden_states": torch.randn(rows, *shape),
-        "timestep": torch.full((rows,), 500.0),
-        "encoder_hidden_states": torch.randn(rows, tokens, config["caption_channels"]),
-        "encoder_attention_mask": torch.ones(rows, tokens),
+        "encoder_hidden_states": Input((network.tokens, int(network.config["caption_channels"]))),
+        "encoder_attention_mask": Input.constant(np.ones(network.tokens)),
     }
-    if _has_sizes(module):
-        height, width = 8.0 * shape[1], 8.0 * shape[2]
-        inputs["resolution"] = torch.tensor([[height, width]]).repeat(rows, 1)
-        inputs["aspect_ratio"] = torch.full((rows, 1), height / width)
-    return inputs
+    if _has_sizes(network.config):
+        height, width = 8.0 * network.latent[1], 8.0 * network.latent[2]
+        inputs["resolution"] = Input.constant([height, width])
+        inputs["aspect_ratio"] = Input.constant([height / width])
+    return inputs | extra_inputs(network)
 
 
-def _has_sizes(module: Any) -> bool:
-    """Whether the embedding has resolution and aspect ratio as inputs (PixArt-alpha at 1024 pixels)."""
-    return bool(module.use_additional_conditions)
+def _has_sizes(config: Mapping[str, Any]) -> bool:
+    """Whether the embedding has resolution and aspect ratio as inputs. By default a model of 1024 pixels has them."""
+    asked = config.get("use_additional_conditions")
+    return config["sample_size"] == _LARGE if asked is None else bool(asked)
 
 
 def _pixart_forward(module: nn.Module, **inputs: Any) -> torch.Tensor:
     added = {name: inputs.pop(name, None) for name in ("resolution", "aspect_ratio")}
-    return first_output(module, added_cond_kwargs=added, **inputs)
+    return first_output(module, **inputs, added_cond_kwargs=added)
 
 
-def _wan_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
-    config: Any = module.config
-    return {
-        "hidden_states": torch.randn(rows, *shape),
-        "timestep": torch.full((rows,), 500.0),
-        "encoder_hidden_states": torch.randn(rows, tokens, config["text_dim"]),
-    }
+def _wan_inputs(network: Network) -> dict[str, Input]:
+    config = network.config
+    inputs = {"encoder_hidden_states": Input((network.tokens, int(config["text_dim"])))}
+    if config.get("image_dim") is not None:
+        if config.get("pos_embed_seq_len") is not None:
+            raise InputError(
+                "this WanTransformer3DModel takes two images a row, first and last frame, which no input holds: use a "
+                "model of one image"
+            )
+        inputs["encoder_hidden_states_image"] = Input((_IMAGE_TOKENS, int(config["image_dim"])))
+    return inputs | extra_inputs(network)
 
 
 def _wan_shape(config: Mapping[str, Any]) -> Shape:
-    return int(config["in_channels"]), _FRAMES, _HEIGHT, _WIDTH
+    return latent_channels(config), _FRAMES, _HEIGHT, _WIDTH
 
 
 DIT = Preset(
@@ -69,9 +76,10 @@ DIT = Preset(
         "stage": ("transformer_blocks.*",),
         "branch": ("transformer_blocks.*.attn1", "transformer_blocks.*.ff"),
     },
-    example=_dit_example,
+    example=None,
     forward=first_output,
     latent_shape=square,
+    inputs=_dit_inputs,
 )
 """``DiTTransformer2DModel``."""
 
@@ -80,11 +88,11 @@ PIXART = Preset(
         "stage": ("transformer_blocks.*",),
         "branch": tuple(f"transformer_blocks.*.{branch}" for branch in ("attn1", "attn2", "ff")),
     },
-    example=_pixart_example,
+    example=None,
     forward=_pixart_forward,
     latent_shape=square,
     tokens=120,
-    constant_inputs=("encoder_attention_mask", "resolution", "aspect_ratio"),
+    inputs=_pixart_inputs,
 )
 """``PixArtTransformer2DModel``. PixArt-Sigma's pipelines give 300 tokens."""
 
@@ -93,9 +101,10 @@ WAN = Preset(
         "stage": ("blocks.*",),
         "branch": tuple(f"blocks.*.{branch}" for branch in ("attn1", "attn2", "ffn")),
     },
-    example=_wan_example,
+    example=None,
     forward=first_output,
     latent_shape=_wan_shape,
     tokens=512,
+    inputs=_wan_inputs,
 )
-"""``WanTransformer3DModel``, text to video."""
+"""``WanTransformer3DModel``, text and image to video."""

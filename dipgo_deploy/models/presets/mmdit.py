@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from dipgo_deploy.models.presets.preset import Inputs, Preset, Shape, first_output, square
+from dipgo_deploy.models.presets.inputs import REFERENCE, Input, Shape, joined, latent_channels
+from dipgo_deploy.models.presets.preset import Network, Preset, extra_inputs, first_output, square
 
-__all__ = ["FLUX", "SD3", "pack", "unpack"]
+__all__ = ["FLUX", "SD3", "pack", "positions", "unpack"]
 
 _PATCH = 2
 """Side of the square of latent pixels that FLUX packs into one token."""
@@ -25,26 +27,30 @@ _FLUX_GUIDANCE = 3.5
 """Default guidance weight of the FLUX.1-dev pipeline."""
 
 
-def _sd3_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
-    config: Any = module.config
+def _text_inputs(network: Network) -> dict[str, Input]:
+    config = network.config
     return {
-        "hidden_states": torch.randn(rows, *shape),
-        "timestep": torch.full((rows,), 500.0),
-        "encoder_hidden_states": torch.randn(rows, tokens, config["joint_attention_dim"]),
-        "pooled_projections": torch.randn(rows, config["pooled_projection_dim"]),
+        "encoder_hidden_states": Input((network.tokens, int(config["joint_attention_dim"]))),
+        "pooled_projections": Input((int(config["pooled_projection_dim"]),)),
     }
 
 
+def _sd3_inputs(network: Network) -> dict[str, Input]:
+    return _text_inputs(network) | extra_inputs(network)
+
+
 def _flux_shape(config: Mapping[str, Any]) -> Shape:
-    return int(config["in_channels"]) // _PATCH**2, _FLUX_SIDE, _FLUX_SIDE
+    return latent_channels(config) // _PATCH**2, _FLUX_SIDE, _FLUX_SIDE
 
 
-def _flux_example(module: nn.Module, shape: Shape, rows: int, tokens: int) -> Inputs:
-    config: Any = module.config
-    inputs = _sd3_example(module, shape, rows, tokens)
-    if config["guidance_embeds"]:
-        inputs["guidance"] = torch.full((rows,), _FLUX_GUIDANCE)
-    return inputs
+def _flux_inputs(network: Network) -> dict[str, Input]:
+    inputs = _text_inputs(network)
+    if network.config["guidance_embeds"]:
+        weight = float(network.call.default("guidance_scale", _FLUX_GUIDANCE))
+        inputs["guidance"] = Input.constant(np.float32(weight))
+    if network.call.reference:
+        inputs[REFERENCE] = Input(network.latent)
+    return inputs | extra_inputs(network, _PATCH)
 
 
 def pack(latent: torch.Tensor) -> torch.Tensor:
@@ -63,6 +69,21 @@ def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return parts.permute(0, 3, 1, 4, 2, 5).reshape(rows, channels, height, width)
 
 
+def positions(height: int, width: int, index: int = 0) -> torch.Tensor:
+    """FLUX's position ids of an image.
+
+    Args:
+        height: of the latent, in latent pixels.
+        width: of the latent.
+        index: 0 for the latent, 1 for a reference image.
+
+    Returns:
+        Ids (H/2 · W/2, 3): index, row and column of every token.
+    """
+    rows, columns = torch.arange(height // _PATCH).float(), torch.arange(width // _PATCH).float()
+    return torch.cartesian_prod(torch.full((1,), float(index)), rows, columns)
+
+
 def _flux_forward(
     module: nn.Module,
     hidden_states: torch.Tensor,
@@ -72,19 +93,22 @@ def _flux_forward(
 ) -> torch.Tensor:
     """The network on an unpacked latent (rows, C, H, W). FLUX counts time from 0 to 1."""
     height, width = hidden_states.shape[2:]
-    tall, wide = height // _PATCH, width // _PATCH
-    packed = pack(hidden_states)
-    positions = torch.cartesian_prod(torch.zeros(1), torch.arange(tall).float(), torch.arange(wide).float())
+    reference = inputs.pop(REFERENCE, None)
+    packed, ids = pack(joined(hidden_states, inputs)), positions(height, width)
+    own = packed.shape[1]
+    if reference is not None:
+        packed = torch.cat([packed, pack(reference)], dim=1)
+        ids = torch.cat([ids, positions(*reference.shape[2:], index=1)])
     output = module(
         hidden_states=packed,
         timestep=timestep / 1000,
         encoder_hidden_states=encoder_hidden_states,
-        img_ids=positions.to(packed.device),
+        img_ids=ids.to(packed.device),
         txt_ids=torch.zeros(encoder_hidden_states.shape[1], 3, device=packed.device),
         return_dict=False,
         **inputs,
     )[0]
-    return unpack(output, height, width)
+    return unpack(output if reference is None else output[:, :own], height, width)
 
 
 SD3 = Preset(
@@ -92,10 +116,11 @@ SD3 = Preset(
         "stage": ("transformer_blocks.*",),
         "branch": tuple(f"transformer_blocks.*.{branch}" for branch in ("attn", "attn2", "ff", "ff_context")),
     },
-    example=_sd3_example,
+    example=None,
     forward=first_output,
     latent_shape=square,
     tokens=333,
+    inputs=_sd3_inputs,
 )
 """``SD3Transformer2DModel``. Text has 77 tokens of the two CLIP encoders and 256 of T5."""
 
@@ -107,10 +132,10 @@ FLUX = Preset(
             *(f"single_transformer_blocks.*.{branch}" for branch in ("attn", "proj_mlp", "proj_out")),
         ),
     },
-    example=_flux_example,
+    example=None,
     forward=_flux_forward,
     latent_shape=_flux_shape,
     tokens=512,
-    constant_inputs=("guidance",),
+    inputs=_flux_inputs,
 )
 """``FluxTransformer2DModel``, on latents as the VAE gives them. Packing into tokens is part of the graph."""

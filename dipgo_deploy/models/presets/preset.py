@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.models.presets.inputs import EXTRA, LEADING, Input, Shape, joined, latent_channels
+from dipgo_deploy.models.presets.pipeline_call import PipelineCall
 
-__all__ = ["Inputs", "Preset", "Shape", "first_output", "patterns_for", "square"]
+__all__ = ["Inputs", "Network", "Preset", "Shape", "extra_inputs", "first_output", "patterns_for", "square"]
 
 Inputs = dict[str, torch.Tensor]
 """Inputs of a forward by name, rows first."""
 
-Shape = tuple[int, ...]
-"""Shape of one image's latent: (C, H, W), or (C, F, H, W) with frames."""
+
+@dataclass(frozen=True)
+class Network:
+    """What the conditioning inputs of a denoiser follow from.
+
+    Attributes:
+        config: the denoiser's config.
+        latent: shape of one image's latent.
+        tokens: length of the text sequence.
+        call: how the pipeline calls the denoiser.
+    """
+
+    config: Mapping[str, Any]
+    latent: Shape
+    tokens: int
+    call: PipelineCall = field(default_factory=PipelineCall)
 
 
 @dataclass(frozen=True)
@@ -29,18 +45,22 @@ class Preset:
     Attributes:
         granularities: block patterns by name.
         example: ``example(module, shape, rows, tokens)`` gives inputs in call order, the latent (rows, *shape) first.
+            None leaves that to ``inputs``.
         forward: ``forward(module, **inputs)`` gives the output tensor.
         latent_shape: the latent of one image, ``(C, H, W)`` or with frames ``(C, F, H, W)``, from the config.
         tokens: length of the text sequence in the family's pipelines.
         constant_inputs: inputs whose example is also their default in a run: sizes, masks, guidance weights.
+        inputs: ``inputs(network)`` gives the conditioning inputs that a config asks for, in call order. Not used if
+            there is an ``example``.
     """
 
     granularities: Mapping[str, tuple[str, ...]]
-    example: Callable[[nn.Module, Shape, int, int], Inputs]
+    example: Callable[[nn.Module, Shape, int, int], Inputs] | None
     forward: Callable[..., torch.Tensor]
     latent_shape: Callable[[Mapping[str, Any]], Shape]
     tokens: int = 77
     constant_inputs: Sequence[str] = ()
+    inputs: Callable[[Network], dict[str, Input]] | None = None
 
 
 def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str, ...]:
@@ -64,13 +84,40 @@ def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str
 
 
 def first_output(module: nn.Module, **inputs: Any) -> torch.Tensor:
-    """The forward of a diffusers denoiser whose inputs are all tensors. Returns the output (rows, C, …)."""
+    """The forward of a diffusers denoiser whose inputs are all tensors.
+
+    Args:
+        module: the denoiser.
+        **inputs: the latent first. Extra channels are joined to the latent.
+
+    Returns:
+        The output (rows, C, …).
+    """
+    latent = next(iter(inputs))
+    inputs[latent] = joined(inputs[latent], inputs)
     output: torch.Tensor = module(return_dict=False, **inputs)[0]
     return output
+
+
+def extra_inputs(network: Network, patch: int = 1) -> dict[str, Input]:
+    """The input channels of a network that are not the latent's, as a conditioning input.
+
+    Args:
+        network: the denoiser.
+        patch: side of the square of latent pixels that the config counts as one pixel.
+
+    Returns:
+        One input of the latent's size, or none.
+    """
+    channels = int(network.config["in_channels"]) // patch**2 - network.latent[0]
+    if network.config.get("addition_embed_type") == "image_hint":
+        channels = 0
+    name = LEADING if network.call.image_first else EXTRA
+    return {name: Input((channels, *network.latent[1:]))} if channels > 0 else {}
 
 
 def square(config: Mapping[str, Any]) -> Shape:
     """Latent shape (C, H, W) of a config with ``in_channels`` and ``sample_size``."""
     size = config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
-    return int(config["in_channels"]), int(height), int(width)
+    return latent_channels(config), int(height), int(width)

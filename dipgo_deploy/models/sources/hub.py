@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from textwrap import shorten
 
-from dipgo_deploy.core.errors import MissingError
+from dipgo_deploy.core.errors import MissingError, first_line
 from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 
 __all__ = ["fetch", "is_hub_name"]
@@ -48,7 +48,7 @@ def fetch(name: str, *, revision: str | None = None, variant: str | None = None,
                 return Path(_download_configs(name, revision, offline))
             return Path(_download_pipeline(name, revision, variant, offline))
     except Exception as error:
-        line = shorten(str(error) or type(error).__name__, 120)
+        line = shorten(first_line(error), 120)
         place = "in the hub's cache, and HF_HUB_OFFLINE is set" if offline else f"here or on the hub ({line})"
         at = f" at {revision}" if revision else ""
         raise MissingError(

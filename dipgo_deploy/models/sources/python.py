@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -50,7 +49,7 @@ def model_from_python(source: str, dtype: str) -> LoadedModel:
     try:
         model = value() if callable(value) and not isinstance(value, LoadedModel) else value
     except Exception as error:  # The user's code may raise anything.
-        raise InputError(f"{source} raised {type(error).__name__} ({first_line(error)}): fix it") from error
+        raise InputError(f"{source} makes no model ({first_line(error)}): fix it") from error
     if not isinstance(model, LoadedModel):
         raise InputError(
             f"{source} gives {type(model).__name__} instead of a LoadedModel: return model_from_module(module, "
@@ -73,11 +72,11 @@ def with_weights(model: LoadedModel, file: Path, digest: str) -> LoadedModel:
     Raises:
         InputError: the file is damaged, or the model has another class or other settings than the traced model.
     """
-    if model.digest == digest:
+    if model.has_digest(digest):
         return model
     mismatch = f"{model.class_name} is not the model that {file} was traced from"
     remedy = "give the class and the settings that were exported"
-    module = deepcopy(model.module)
+    module = model.copied().module
     try:
         with safe_open(file, "pt") as stored:
             names = module.state_dict().keys() & stored.keys()  # load_state_dict names the missing keys
@@ -89,6 +88,11 @@ def with_weights(model: LoadedModel, file: Path, digest: str) -> LoadedModel:
         lines = [" ".join(line.split()) for line in str(error).splitlines()]
         raise InputError(f"{mismatch} ({lines[min(1, len(lines) - 1)]}): {remedy}") from None
     restored = replace(model, module=module)
-    if restored.digest != digest:
-        raise InputError(f"{mismatch}: {remedy}")
+    if not restored.has_digest(digest):
+        behaviour = (
+            f" (it differs from its class in: {model.behaviour.summary or 'nothing'})"
+            if model.behaviour.is_comparable
+            else ""
+        )
+        raise InputError(f"{mismatch}{behaviour}: {remedy}")
     return restored

@@ -1,0 +1,7 @@
+"""The identity of a live module: its weights, and everything else that its forward depends on."""
+
+from __future__ import annotations
+
+from dipgo_deploy.models.identity.behaviour import Behaviour, behaviour_of
+
+__all__ = ["Behaviour", "behaviour_of"]
