@@ -49,9 +49,10 @@ def new_figure(path: Path, **options: Any) -> Iterator[Figure]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # The salt and the empty metadata keep random ids, dates and versions out of the file.
+    # The salt and the metadata keep random ids, dates and versions out of the file. A later command replaces only
+    # pictures that name us.
     style = {"svg.hashsalt": "dipgo-deploy", "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK}
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+    metadata = {"Date": None, "Creator": "dipgo-deploy"} if path.suffix == ".svg" else {"Software": "dipgo-deploy"}
     buffer = BytesIO()
     with rc_context(style):
         figure = Figure(**options)

@@ -13,7 +13,7 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.disk import path_inside
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.program import Layout, Program
-from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule
+from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, in_order
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs import cut_program
 from dipgo_deploy.graphs.activations import master_specs
@@ -150,6 +150,7 @@ class Bundle:
         Raises:
             InputError: the schedule does not fit the model.
         """
+        schedule = in_order(schedule, self.blocks.block_names)
         program = lower(schedule, self.blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout, fold=fold))
         return CompiledProgram(program, cut_program(self._master, program, self.blocks))
 

@@ -19,8 +19,10 @@ from dipgo_deploy.cli.options import (
     Json,
     OwnModel,
     TrustEngines,
+    TrustWeights,
     run_options,
 )
+from dipgo_deploy.cli.replacing import Force
 from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.cli.units import count_text
@@ -71,7 +73,9 @@ def generate(
     compile_: Compile = False,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
+    trust_weights: TrustWeights = False,
     own_model: OwnModel = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Generate images with BUNDLE: a labelled grid, a file for each image, or latents."""
@@ -82,26 +86,29 @@ def generate(
     if own_model is not None and prompt:
         raise UsageError("--model is for models without a pipeline, --prompt for models with a pipeline: leave one out")
     output = image_output(out, by_prompt=bool(prompt))
-    output.check()
+    output.check(force)
     run = run_options(
         backend, device, cuda_graph=cuda_graph, compile_=compile_, gpu_memory=gpu_memory, trust_engines=trust_engines
     )
     if prompt:
-        _draw_prompts(bundle, output, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, as_json)
+        _draw_prompts(
+            bundle, output, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, trust_weights,
+            force, as_json,
+        )  # fmt: skip
         return
     from dipgo_deploy.runtime import GenerateOptions
     from dipgo_deploy.runtime import generate as draw
 
     options = GenerateOptions(seed, tuple(classes or ()), count or _PER_CLASS, guidance_scale, run=run)
     with working(f"generating with {bundle}"):
-        loaded = open_bundle(bundle, own_model)
+        loaded = open_bundle(bundle, own_model, trust_weights=trust_weights)
         if not output.is_array:
             _check_drawable(loaded.manifest.contract.latent_shape, bundle)
         _check_inputs([spec.name for spec in loaded.blocks.inputs], bundle)
         num_classes = loaded.model.num_classes
         seeds, labels = options.images_of(num_classes)
         drawn = Drawn(seeds, labels if num_classes else [None] * len(seeds))
-        output.paths(drawn)
+        output.check_paths(drawn, force)
         files = output.write(draw(loaded, options), drawn, columns=options.count, scale=_ENLARGEMENT)
     _print_result(output, drawn, files, as_json, {})
 
@@ -155,6 +162,8 @@ def _draw_prompts(
     count: int,
     guidance_scale: float | None,
     run: RunOptions,
+    trust_weights: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Generate through the pipeline, and print where the time went."""
@@ -164,10 +173,12 @@ def _draw_prompts(
         if value:
             raise UsageError(f"{option} is for runs without --prompt: leave one of them out")
     options = PromptOptions(
-        prompts, negative_prompt, seed, count, guidance_scale, run=run, latents=output.is_array
+        prompts, negative_prompt, seed, count, guidance_scale, run=run, latents=output.is_array,
+        trust_weights=trust_weights,
     )  # fmt: skip
     subjects = [number for number in range(len(prompts)) for _ in range(count)]
     drawn = Drawn([seed + index for index in range(len(subjects))], subjects, prompts)
+    output.check_paths(drawn, force)
     with working(f"generating with {bundle}"):
         images = draw_prompts(bundle, options)
         scale = max(1, _WIDE // images.images.shape[-1])

@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
+from dipgo_deploy.cli.replacing import check_picture_target
 from dipgo_deploy.core.disk import check_target
 from dipgo_deploy.core.errors import UsageError
 
@@ -86,13 +87,35 @@ class ImageOutput:
             raise UsageError(f"--out {self.text} has the field {{class}}, but the model has no classes: use {{seed}}")
         return [Path(self.pattern.format(**_values(drawn, index))) for index in range(len(drawn.seeds))]
 
-    def check(self) -> None:
-        """Before long work, check that the files can be written. Raises InputError if not."""
-        if not self.is_separate:
+    def check(self, force: bool) -> None:
+        """Before long work, check that the files can be written.
+
+        Args:
+            force: whether anything may be replaced.
+
+        Raises:
+            InputError: nothing can be written there, or another file is there.
+        """
+        if self.is_separate:
+            # The folders above the first field are known before the number of images.
+            check_target(Path(self.pattern.partition("{")[0] + "x").parent / ".check")
+        else:
             check_target(Path(self.pattern))
-            return
-        # The folders above the first field are known before the number of images.
-        check_target(Path(self.pattern.partition("{")[0] + "x").parent / ".check")
+            check_picture_target(Path(self.pattern), force)
+
+    def check_paths(self, drawn: Drawn, force: bool) -> None:
+        """Check the file of every image.
+
+        Args:
+            drawn: what each image shows.
+            force: whether anything may be replaced.
+
+        Raises:
+            UsageError: the pattern has a field that no image has.
+            InputError: another file is in the place of an image.
+        """
+        for path in self.paths(drawn):
+            check_picture_target(path, force)
 
     def write(self, images: np.ndarray, drawn: Drawn, columns: int, scale: int) -> list[Path]:
         """Write images or latents.

@@ -11,6 +11,7 @@ import typer
 from dipgo_deploy import __version__
 from dipgo_deploy.cli.bench import bench
 from dipgo_deploy.cli.build_engine import build_engine
+from dipgo_deploy.cli.cache import cache
 from dipgo_deploy.cli.demo import demo
 from dipgo_deploy.cli.environment import doctor, env
 from dipgo_deploy.cli.export import export
@@ -54,6 +55,7 @@ for _command in (
     demo,
     env,
     doctor,
+    cache,
 ):
     app.command()(_command)
 

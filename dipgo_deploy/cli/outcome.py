@@ -37,6 +37,7 @@ OPTION_OF_PARAMETER: Mapping[str, str] = {
     "negative_prompt": "--negative-prompt",
     "own_model": "--model",
     "random_weights": "--random-weights",
+    "replace=True": "--force",
     "sampler_options": "--sampler-option",
     "trust_engines": "--trust-engines",
     "workspace_bytes": "--workspace",
@@ -130,7 +131,9 @@ def _interrupted() -> int:
 
 def _parser_message(error: TyperException, arguments: Sequence[str]) -> str:
     """What is wrong with a command line, and where its options are described."""
-    command = getattr(getattr(error, "ctx", None), "command_path", "dipgo-deploy")
+    # The parser's errors of a missing value know no command.
+    typed = " ".join(["dipgo-deploy", *[word for word in arguments[:1] if not word.startswith("-")]])
+    command = getattr(getattr(error, "ctx", None), "command_path", typed)
     option = getattr(error, "option_name", None)
     new_name = RENAMED_OPTIONS.get(command.split()[-1], {}).get(option or "")
     if new_name:

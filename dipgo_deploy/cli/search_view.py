@@ -36,8 +36,8 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
 
     Returns:
         Requested ratio (None where the options fix the computed steps), reached ratio, the largest ratio that the
-        method reaches (in time with a latency table), MACs per image in both conventions (guidance rows included),
-        and the size of the lowered program.
+        method reaches (in time with a latency table), MACs per image in both conventions (guidance rows included), and
+        the size of the lowered program.
     """
     from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, schedule_macs
     from dipgo_deploy.core.program import memory_bytes

@@ -10,7 +10,6 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.models.cast import cast_copy
 from dipgo_deploy.models.identity import Behaviour, behaviour_of
 from dipgo_deploy.models.identity.describe import Describer
 from dipgo_deploy.models.lora_files import LoraFile
@@ -240,7 +240,7 @@ class LoadedModel:
             UsageError: the module's own behaviour refers to the module itself, so that a copy would run the original.
         """
         dtype = dtype or self.dtype
-        copy = replace(self, module=_converted(self.module, DTYPES[dtype]), dtype=dtype)
+        copy = replace(self, module=cast_copy(self.module, DTYPES[dtype]), dtype=dtype)
         if changed := self.behaviour.differences(copy.behaviour):
             raise UsageError(
                 f"this {self.class_name} cannot be copied, for {changed[0]} refers to the module itself: convert the "
@@ -321,17 +321,3 @@ def check_dtype(dtype: str) -> None:
 def _writes(tensor: torch.Tensor) -> int:
     """PyTorch's count of in-place writes to a tensor. Inference tensors have no count."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of ``module`` in ``dtype``.
-
-    deepcopy meets the converted tensors in its memo, so there is never a copy in the old dtype. Peak memory is one
-    module in each dtype.
-    """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            converted = tensor.detach().to(dtype, copy=True)
-            memo[id(tensor)] = nn.Parameter(converted, False) if isinstance(tensor, nn.Parameter) else converted
-    return deepcopy(module, memo)

@@ -43,6 +43,7 @@ class PromptOptions:
         batch: images at a time.
         run: what runs the denoiser. The rest of the pipeline runs on the same device.
         latents: stop before the VAE, and return latents in place of images.
+        trust_weights: check large files of the bundle by size only.
 
     Raises:
         UsageError: no prompt, or a count or batch below 1.
@@ -56,6 +57,7 @@ class PromptOptions:
     batch: int = 8
     run: RunOptions = RunOptions()
     latents: bool = False
+    trust_weights: bool = False
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -94,7 +96,7 @@ def draw_prompts(folder: Path, options: PromptOptions) -> PromptImages:
         InputError: the folder holds no complete pipeline.
     """
     check_device(options.run.device)
-    pipeline = load_pipeline(folder, **asdict(options.run))
+    pipeline = load_pipeline(folder, trust_weights=options.trust_weights, **asdict(options.run))
     if options.run.device == "cuda":
         pipeline.to("cuda", silence_dtype_warnings=True)
     pipeline.set_progress_bar_config(disable=True)

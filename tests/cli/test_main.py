@@ -17,7 +17,7 @@ from dipgo_deploy.cli.outcome import signals_interrupt
 from dipgo_deploy.core.errors import DipgoError, GateError, InputError, MissingError, UsageError
 
 COMMANDS = ("trace", "profile", "search", "import-schedule", "export-schedule", "export", "plan", "build-engine")
-COMMANDS += ("verify", "generate", "show", "bench", "run", "demo", "env", "doctor")
+COMMANDS += ("verify", "generate", "show", "bench", "run", "demo", "env", "doctor", "cache")
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "pydantic", "numpy")
 HEAVY += ("matplotlib", "sklearn", "PIL", "rich")
 
