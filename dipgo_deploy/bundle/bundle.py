@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class CompiledProgram:
     """A program with the serialized graphs that it runs, by name."""
 
     program: Program
-    graphs: dict[str, bytes]
+    graphs: dict[str, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False)

@@ -92,8 +92,8 @@ def generate(
     )
     if prompt:
         _draw_prompts(
-            bundle, output, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, trust_weights,
-            force, as_json,
+            bundle, output, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, trust_weights, force,
+            as_json,
         )  # fmt: skip
         return
     from dipgo_deploy.runtime import GenerateOptions
@@ -108,7 +108,7 @@ def generate(
         num_classes = loaded.model.num_classes
         seeds, labels = options.images_of(num_classes)
         drawn = Drawn(seeds, labels if num_classes else [None] * len(seeds))
-        output.check_paths(drawn, force)
+        output.check_files(drawn, force)
         files = output.write(draw(loaded, options), drawn, columns=options.count, scale=_ENLARGEMENT)
     _print_result(output, drawn, files, as_json, {})
 
@@ -178,7 +178,7 @@ def _draw_prompts(
     )  # fmt: skip
     subjects = [number for number in range(len(prompts)) for _ in range(count)]
     drawn = Drawn([seed + index for index in range(len(subjects))], subjects, prompts)
-    output.check_paths(drawn, force)
+    output.check_files(drawn, force)
     with working(f"generating with {bundle}"):
         images = draw_prompts(bundle, options)
         scale = max(1, _WIDE // images.images.shape[-1])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dipgo_deploy.cli.replacing import check_picture_target
 from dipgo_deploy.core.disk import check_target
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.file_kind import file_kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,34 +89,24 @@ class ImageOutput:
         return [Path(self.pattern.format(**_values(drawn, index))) for index in range(len(drawn.seeds))]
 
     def check(self, force: bool) -> None:
-        """Before long work, check that the files can be written.
+        """Before a bundle is loaded, check the place of the output.
 
         Args:
-            force: whether anything may be replaced.
+            force: whether any file may be replaced.
 
         Raises:
-            InputError: nothing can be written there, or another file is there.
+            InputError: the place cannot be written, or a file there is not ours.
         """
-        if self.is_separate:
-            # The folders above the first field are known before the number of images.
-            check_target(Path(self.pattern.partition("{")[0] + "x").parent / ".check")
-        else:
-            check_target(Path(self.pattern))
-            check_picture_target(Path(self.pattern), force)
+        if not self.is_separate:
+            _check_file(Path(self.pattern), force)
+            return
+        # The folders above the first field are known before the number of images.
+        check_target(Path(self.pattern.partition("{")[0] + "x").parent / ".check")
 
-    def check_paths(self, drawn: Drawn, force: bool) -> None:
-        """Check the file of every image.
-
-        Args:
-            drawn: what each image shows.
-            force: whether anything may be replaced.
-
-        Raises:
-            UsageError: the pattern has a field that no image has.
-            InputError: another file is in the place of an image.
-        """
+    def check_files(self, drawn: Drawn, force: bool) -> None:
+        """Check every file before images are drawn. Raises the errors of ``check`` and ``paths``."""
         for path in self.paths(drawn):
-            check_picture_target(path, force)
+            _check_file(path, force)
 
     def write(self, images: np.ndarray, drawn: Drawn, columns: int, scale: int) -> list[Path]:
         """Write images or latents.
@@ -142,6 +133,14 @@ class ImageOutput:
             labels = [drawn.label(index) for index in range(len(images))]
             image_grid(images, paths[0], min(columns, _COLUMNS), scale, labels, {"images": notes})
         return paths
+
+
+def _check_file(path: Path, force: bool) -> None:
+    """Check that a file can be written, and that it replaces only a picture of ours or an array."""
+    check_target(path)
+    if path.suffix == _ARRAY and file_kind(path) == "an array of NumPy":
+        return
+    check_picture_target(path, force)
 
 
 _FIELDS = ("index", "seed", "class", "prompt", "name")

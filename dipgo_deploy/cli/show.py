@@ -27,6 +27,9 @@ def show(
         typer.Argument(metavar="FILE...", help="A file or folder that a command wrote, or several benches."),
     ],
     out: Annotated[Path | None, typer.Option(help="Also draw a schedule or benches as .png or .svg.")] = None,
+    diff: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="Show in what FILE differs from another artifact of its kind.")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -41,6 +44,9 @@ def show(
         check_target(out)
         check_picture_target(out, force)
     file = _file_of(paths[0])
+    if diff is not None:
+        _show_difference(paths, diff, out, as_json)
+        return
     if binary := binary_kind(file):
         _show_binary(file, binary, out, as_json)
         return
@@ -59,6 +65,18 @@ def show(
         emit({"path": str(file), "document": json.loads(file.read_text(encoding="utf-8"))})
     else:
         result(_view(loaded, kind, file))
+
+
+def _show_difference(paths: Sequence[Path], other: Path, out: Path | None, as_json: bool) -> None:
+    if len(paths) > 1 or out is not None:
+        raise UsageError("--diff compares one FILE with another artifact: leave --out and other files out")
+    from dipgo_deploy.cli.difference_view import compare_files, difference_view
+
+    found = compare_files(_file_of(paths[0]), _file_of(other))
+    if as_json:
+        emit({"first": str(paths[0]), "second": str(other), "differences": [vars(each) for each in found]})
+    else:
+        result(difference_view(found, paths[0], other))
 
 
 _SHOWN_INSTEAD = {

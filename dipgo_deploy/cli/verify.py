@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from dipgo_deploy.cli.options import (
 from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.core.errors import GateError, UsageError
+
+if TYPE_CHECKING:
+    from dipgo_deploy.verify import VerifyOptions
 
 
 def verify(
@@ -42,11 +45,16 @@ def verify(
     once: Annotated[
         bool, typer.Option("--once", help="Compare one call per graph, not trajectories (for large models).")
     ] = False,
+    against: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="Compare with the images of another bundle instead.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify BUNDLE: does the program compute what the schedule says, and how near is the schedule to the full run?"""
     if backend == "torch":
         raise UsageError("--backend torch is the reference of every verification: choose onnxruntime, tensorrt or rtx")
+    if against is not None and (once or tolerance is not None):
+        raise UsageError("--against compares images of two bundles: leave --once and --tolerance out")
     if once:
         if guidance_scale is not None or min_psnr is not None or backend != "onnxruntime" or device == "cuda":
             raise UsageError(
@@ -70,6 +78,9 @@ def verify(
         run=run,
         reference_device=device,
     )
+    if against is not None:
+        _verify_against(bundle, against, own_model, options, as_json)
+        return
     with working(f"verifying {bundle}"):
         report = verify_bundle(open_bundle(bundle, own_model, whole=True), options)
     if as_json:
@@ -78,6 +89,24 @@ def verify(
         result(verify_view(report))
     if not report.passed:
         raise GateError(report.failure)
+
+
+def _verify_against(bundle: Path, other: Path, own_model: str | None, options: VerifyOptions, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from dipgo_deploy.cli.against_view import against_view
+    from dipgo_deploy.verify import compare_bundles
+
+    with working(f"comparing {bundle} with {other}"):
+        first, second = (open_bundle(folder, own_model, whole=True) for folder in (bundle, other))
+        comparison = compare_bundles(first, second, options)
+    if as_json:
+        emit({**asdict(comparison), "max_abs": comparison.max_abs, "psnr_db": comparison.psnr})
+    else:
+        result(against_view(comparison))
+    median, least = comparison.psnr["p50"], options.min_psnr_db
+    if least is not None and median < least:
+        raise GateError(f"median PSNR of the two bundles is {median:.1f} dB, min_psnr_db is {least:g}: they differ")
 
 
 def _verify_once(

@@ -20,7 +20,7 @@ MAIN_EXPERT = "main"
 """Name of the single expert of a model that is not a mixture."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schedule:
     """A static reuse schedule.
 
@@ -46,6 +46,13 @@ class Schedule:
     forecasts: Mapping[tuple[int, str], tuple[float, ...]] = field(default_factory=dict)
     experts: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        total = max(1, self.steps * len(self.blocks))
+        return (
+            f"Schedule({self.contract.model_class}, {self.contract.sampler.class_name}, {self.steps} steps of "
+            f"{len(self.blocks)} blocks at {self.granularity}, {sum(map(sum, self.compute)) / total:.0%} computed)"
+        )
 
     @property
     def steps(self) -> int:

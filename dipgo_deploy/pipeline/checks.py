@@ -122,7 +122,7 @@ class SchedulerCheck:
         self._pipelines.add(pipeline)
 
     def check(self) -> None:
-        """Raise RefusedCall if a watched pipeline has another scheduler."""
+        """Raise RefusedCall if a watched pipeline has another scheduler, or one that skips its first step."""
         for pipeline in self._pipelines:
             scheduler = pipeline.scheduler
             # The comparison is slow, so a scheduler that was accepted once is not compared at every step.
@@ -133,3 +133,15 @@ class SchedulerCheck:
                     "models.scheduler_from_spec(contract.sampler)"
                 )
             self._accepted = scheduler
+            if _skips_first_step(scheduler):
+                raise RefusedCall(
+                    f"the pipeline's {type(scheduler).__name__} has its first timestep twice, so diffusers skips the "
+                    "first step and fails after the last: choose other noise levels, or generate without a pipeline"
+                )
+
+
+def _skips_first_step(scheduler: Any) -> bool:
+    """Whether a run that is about to begin starts at the second of two equal timesteps. Pipelines may prevent it."""
+    begins = getattr(scheduler, "begin_index", 0) is None and getattr(scheduler, "step_index", 0) is None
+    timesteps = scheduler.timesteps
+    return begins and len(timesteps) > 1 and bool(timesteps[0] == timesteps[1])

@@ -42,8 +42,8 @@ class PromptOptions:
         guidance_scale: None leaves it to the pipeline.
         batch: images at a time.
         run: what runs the denoiser. The rest of the pipeline runs on the same device.
-        latents: stop before the VAE, and return latents in place of images.
         trust_weights: check large files of the bundle by size only.
+        latents: stop before the VAE, and return latents in place of images.
 
     Raises:
         UsageError: no prompt, or a count or batch below 1.
@@ -56,8 +56,8 @@ class PromptOptions:
     guidance_scale: float | None = None
     batch: int = 8
     run: RunOptions = RunOptions()
-    latents: bool = False
     trust_weights: bool = False
+    latents: bool = False
 
     def __post_init__(self) -> None:
         """Check the counts."""

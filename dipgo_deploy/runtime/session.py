@@ -62,6 +62,10 @@ class Session:
         self._cuda_graph = cuda_graph
         self._replay: BoundCall | None = None
 
+    def __repr__(self) -> str:
+        name = getattr(self.backend, "name", type(self.backend).__name__)
+        return f"Session({name}, batch {self.batch}, guidance scale {self.guidance_scale:g}, {self.program!r})"
+
     def run(
         self,
         noise: np.ndarray,

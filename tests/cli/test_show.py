@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,17 @@ def test_a_schedule_is_shown_in_the_order_of_the_blocks_next_to_it(bundle_copy: 
     file.write_text(json.dumps(document))
     assert run(["show", str(file)]) == 3
     assert "names block 'mid_blok'" in (error := capsys.readouterr().err) and "(near: mid_block)" in error
+
+
+def test_the_difference_of_two_artifacts(bundle_copy: Path, tmp_path: Path, capsys):
+    other = Path(shutil.copytree(bundle_copy, tmp_path / "other"))
+    assert run(["show", str(bundle_copy), "--diff", str(other)]) == 0
+    assert "do not differ" in capsys.readouterr().out
+    schedule = json.loads((other / "schedule.json").read_text())
+    schedule["compute"]["mid_block"] = "1" * 6
+    (other / "schedule.json").write_text(json.dumps(schedule))
+    assert run(["show", str(bundle_copy), "--diff", str(other), "--json"]) == 0
+    (difference,) = json.loads(capsys.readouterr().out)["differences"]
+    assert (difference["name"], difference["second"]) == ("compute.mid_block", "1" * 6)
+    assert run(["show", str(bundle_copy), "--diff", str(other / "schedule.json")]) == 2
+    assert "name two artifacts of one kind" in capsys.readouterr().err
