@@ -20,7 +20,8 @@ import numpy as np
 from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, SamplerSpec, installed_versions
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models.loaded_model import LoadedModel
-from dipgo_deploy.models.presets.pipeline_call import check_pipeline, pipeline_defaults
+from dipgo_deploy.models.presets.pipeline_call import pipeline_defaults
+from dipgo_deploy.models.presets.pipeline_check import check_rows
 from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.samplers import sampler_spec, scheduler_class
 
@@ -95,7 +96,8 @@ def make_contract(
         InputError: the model's own scheduler refuses its config, or no program can run it.
         MissingError: a package that the scheduler needs is not installed.
     """
-    check_pipeline(model.folder, guidance or model.guidance)
+    pipeline = model.pipeline_call.pipeline
+    check_rows(pipeline, pipeline_defaults(pipeline) or {}, guidance or model.guidance)
     steps = default_steps(model) if steps is None else steps
     options = dict(sampler_options or {})
     config = {**model.scheduler_config, **options}
