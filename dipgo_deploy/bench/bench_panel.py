@@ -65,7 +65,7 @@ class Panel:
     points: Sequence[tuple[Mark, Percentiles]]
     references: Sequence[Mark]
 
-    def generate_batches(self) -> None:
+    def draw(self) -> None:
         """Draw everything. The numbers come last, since their places depend on all limits."""
         self._draw_frame()
         self._draw_ticks()

@@ -60,7 +60,7 @@ def bench_picture(reports: Sequence[BenchReport], path: Path, names: Sequence[st
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         figure.subplots_adjust(left=0.62 / width, right=1 - _LEGEND_WIDTH / width, bottom=0.1, top=0.85, wspace=0.13)
         for ax, (title, points) in zip(axes, panels, strict=True):
-            Panel(ax, f"PSNR {title}, dB", points, _unplaced(marks, points)).generate_batches()
+            Panel(ax, f"PSNR {title}, dB", points, _unplaced(marks, points)).draw()
         _draw_title(figure, reports, names, width)
         _draw_legend(figure, marks, width)
 

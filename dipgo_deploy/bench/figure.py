@@ -47,9 +47,10 @@ def new_figure(path: Path, **options: Any) -> Iterator[Figure]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # The salt and the empty metadata keep random ids, dates and versions out of the file.
+    # The salt and the metadata keep random ids, dates and versions out of the file. A later command replaces only
+    # pictures that name us.
     style = {"svg.hashsalt": "dipgo-deploy", "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK}
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+    metadata = {"Date": None, "Creator": "dipgo-deploy"} if path.suffix == ".svg" else {"Software": "dipgo-deploy"}
     buffer = BytesIO()
     with rc_context(style):
         figure = Figure(**options)
@@ -74,6 +75,7 @@ def image_grid(
         UsageError: images of another shape, no images, or another number of labels.
     """
     from PIL import Image, ImageDraw
+    from PIL.PngImagePlugin import PngInfo
 
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images) or columns < 1:
         raise UsageError(
@@ -93,7 +95,9 @@ def image_grid(
         if labels is not None:
             pen.text((left + width // 2, top + height + 1), labels[index], fill=INK, anchor="ma")
     buffer = BytesIO()
-    sheet.save(buffer, format="PNG")
+    marked = PngInfo()
+    marked.add_text("Software", "dipgo-deploy")
+    sheet.save(buffer, format="PNG", pnginfo=marked)
     write_atomic(Path(path), buffer.getvalue())
 
 

@@ -24,16 +24,14 @@ from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.pipeline_overhead import time_pipeline_overhead
 from dipgo_deploy.bench.plain import comparable_steps, on_time_grids, plain_samplers
 from dipgo_deploy.bench.report import BenchReport, LeftOut, Row
+from dipgo_deploy.bench.stage_sizes import DRAWING, PILOT, PILOT_ROUNDS, REFERENCES, TIMING, StageSizes
 from dipgo_deploy.bench.timing import Stage, draw_images, labels_of, time_contenders
 from dipgo_deploy.bundle import Bundle
-from dipgo_deploy.core.progress import Work
+from dipgo_deploy.core.progress import Work, with_overall
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.runtime.environment import environment
 
 __all__ = ["bench"]
-
-_PILOT_ROUNDS = 3
-"""Rounds of the pilot, which only has to distinguish latencies that differ by 10 %."""
 
 _HELD_OUT = 1_000_000
 """Distance of the held-out seeds from the seeds of the evaluation, beyond any number of images."""
@@ -52,7 +50,7 @@ def bench(
         schedules: more rows by name, compiled in memory from the first bundle that has the schedule's blocks.
 
     Yields:
-        Progress of each stage. The unit is network calls per image, or rounds.
+        Progress of each stage, with the share of the whole bench. The unit is network calls per image, or rounds.
 
     Returns:
         The report.
@@ -63,7 +61,8 @@ def bench(
         MissingError: a missing device.
     """
     entries = bench_entries([bundles] if isinstance(bundles, Bundle) else bundles, schedules)
-    report = yield from _Bench(entries, options or BenchOptions()).run()
+    measured = _Bench(entries, options or BenchOptions())
+    report = yield from with_overall(measured.run(), measured.stages.sizes)
     return report
 
 
@@ -78,6 +77,7 @@ class _Bench:
         self.full = self.network.full()
         self.digits = digits_evaluator(self.contract.latent_shape, self.bundle.model.num_classes)
         self.left_out: list[LeftOut] = []
+        self.stages = StageSizes(options, self.full.program)
 
     def run(self) -> Work[BenchReport]:
         """Run the numbered stages of the module's docstring."""
@@ -86,11 +86,12 @@ class _Bench:
         held_out = range(options.seed + _HELD_OUT, options.seed + _HELD_OUT + options.tuning_images)
         converged, targets = yield from self._references(seeds[: options.converged_images], held_out)
         contenders = [self.full, *self.schedules, *(yield from self._samplers(held_out, targets))]
+        self.stages.measure(contender.program for contender in contenders[1:])
         watch = yield from time_contenders(
-            "timing", self.bundle, contenders, options.repeats, options.seed, options.run.device
+            TIMING, self.bundle, contenders, options.repeats, options.seed, options.run.device
         )
         overhead = yield from time_pipeline_overhead(self.bundle, options)
-        stage = Stage("drawing images", len(seeds) * sum(contender.program.nfe for contender in contenders))
+        stage = Stage(DRAWING, len(seeds) * sum(contender.program.nfe for contender in contenders))
         full_images = yield from draw_images(self.bundle, self.full.session, seeds, stage, self.full.name)
         evaluation = Evaluation(
             full_images, converged, labels_of(self.bundle, seeds), self.digits, watch, self.full.program.macs,
@@ -113,9 +114,10 @@ class _Bench:
         """Converged images of ``seeds``, and the tuning targets: held-out images of the full and the converged run."""
         converged = self.network.converged_session(self.options.converged_calls) if seeds else None
         calls = len(held_out) * self.full.program.nfe
+        self._start_stages(0 if converged is None else converged.program.nfe)
         if converged is not None:
             calls += (len(seeds) + len(held_out)) * converged.program.nfe
-        stage = Stage("reference images", calls)
+        stage = Stage(REFERENCES, calls)
         full = yield from draw_images(self.bundle, self.full.session, held_out, stage, self.full.name)
         if converged is None:
             return None, [full]
@@ -123,17 +125,23 @@ class _Bench:
         images = yield from draw_images(self.bundle, converged, [*seeds, *held_out], stage, text)
         return images[: len(seeds)], [full, images[len(seeds) :]]
 
+    def _start_stages(self, converged_calls: int) -> None:
+        """Estimate the durations of all stages. Before the pilot, MACs stand for time."""
+        schedules = [contender.program for contender in self.schedules]
+        full = self.full.program
+        calls, speedups = [program.nfe for program in schedules], [full.macs.full / p.macs.full for p in schedules]
+        self.stages.start(schedules, comparable_steps(calls, full.nfe, speedups), converged_calls)
+
     def _samplers(self, held_out: Sequence[int], targets: Sequence[np.ndarray]) -> Work[list[Contender]]:
         """DDIM on the schedules' time grids, and plain samplers at the schedules' calls and latencies."""
         base, options = [self.full, *self.schedules], self.options
-        pilot = yield from time_contenders(
-            "pilot timing", self.bundle, base, _PILOT_ROUNDS, options.seed, options.run.device
-        )
+        pilot = yield from time_contenders(PILOT, self.bundle, base, PILOT_ROUNDS, options.seed, options.run.device)
         on_grids = list(on_time_grids(self.network, self.entries))
         self.left_out += [grid for grid in on_grids if isinstance(grid, LeftOut)]
         calls = [contender.program.nfe for contender in self.schedules]
         speedups = [pilot.speedup(contender.name) for contender in self.schedules]
         steps = comparable_steps(calls, self.full.program.nfe, speedups)
+        self.stages.tune(steps)
         samplers = yield from plain_samplers(self.network, steps, held_out, targets)
         return [*(grid for grid in on_grids if isinstance(grid, Contender)), *samplers]
 

@@ -14,6 +14,7 @@ import numpy as np
 from dipgo_deploy.bench.contenders import SPACINGS, Contender, FullNetwork
 from dipgo_deploy.bench.entries import Entry
 from dipgo_deploy.bench.report import LeftOut
+from dipgo_deploy.bench.stage_sizes import TUNING
 from dipgo_deploy.bench.timing import Stage, labels_of
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError
@@ -128,7 +129,7 @@ def plain_samplers(
         for count in steps
         for name, title in PLAIN_SAMPLERS.items()
     }
-    stage = Stage("tuning plain samplers", sum(v.spec.calls for choice in choices.values() for v in choice))
+    stage = Stage(TUNING, sum(v.spec.calls for choice in choices.values() for v in choice))
     contenders = []
     for title, choice in choices.items():
         best = yield from _best_variants(network, choice, seeds, targets, stage, title)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dipgo_deploy.bench.options import BenchOptions
 from dipgo_deploy.bench.report import BenchReport, Percentiles, Row
+from dipgo_deploy.core.metrics import IDENTICAL, psnr_text
 
 __all__ = ["quick_note", "table"]
 
@@ -71,14 +73,17 @@ def _psnr(values: Percentiles | None) -> str | None:
     """p10 and p50 with the wider half of the median's interval, such as ``32.1/35.0±0.4``."""
     if values is None:
         return None
+    low, median = psnr_text(values["p10"], ""), psnr_text(values["p50"], "")
+    if low == median == IDENTICAL:
+        return IDENTICAL
     half = max(values["p50_high"] - values["p50"], values["p50"] - values["p50_low"])
-    return f"{_pair(values, 'p10', 'p50', '.1f')}±{half:.1f}"
+    return f"{low}/{median}" if median == IDENTICAL else f"{low}/{median}±{half:.1f}"
 
 
 def _notes(report: BenchReport) -> Iterator[str]:
     settings = report.environment.get("bench", {})
     if settings.get("quick"):
-        yield quick_note(report)
+        yield f"{quick_note(report)} {_skipped_by_quick(settings)}"
     yield from _engine_notes(report)
     model = _mib(report.memory["model_weight_bytes"])
     sizes = (
@@ -106,6 +111,16 @@ def quick_note(report: BenchReport) -> str:
     return (
         f"Quick bench, not for publication: {settings['images']} images, {settings['repeats']} rounds, "
         f"converged run of {settings['converged_calls']} calls."
+    )
+
+
+def _skipped_by_quick(settings: Mapping[str, Any]) -> str:
+    """What a bench has that is not quick, and what the difference costs."""
+    whole = BenchOptions()
+    return (
+        f"A whole bench has {whole.images} images, {whole.repeats} rounds and a converged run of "
+        f"{whole.converged_calls} calls, and tunes the plain samplers on {whole.tuning_images} images. Here they were "
+        f"tuned on {settings.get('tuning_images', '?')}, so they may look worse than they are."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.disk import path_inside
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.program import Layout, Program
-from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule
+from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, in_order
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs import cut_program
 from dipgo_deploy.graphs.activations import master_specs
@@ -32,7 +32,7 @@ class CompiledProgram:
     """A program with the serialized graphs that it runs, by name."""
 
     program: Program
-    graphs: dict[str, bytes]
+    graphs: dict[str, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,6 +150,7 @@ class Bundle:
         Raises:
             InputError: the schedule does not fit the model.
         """
+        schedule = in_order(schedule, self.blocks.block_names)
         program = lower(schedule, self.blocks, read_sampler(schedule.contract.sampler), LowerOptions(layout, fold=fold))
         return CompiledProgram(program, cut_program(self._master, program, self.blocks))
 

@@ -14,7 +14,8 @@ from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.bundle.manifest import add_records, drop_records
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.bundle import BUNDLE_FILE
-from dipgo_deploy.core.disk import check_digest, path_inside, write_atomic
+from dipgo_deploy.core.digests import check_digest
+from dipgo_deploy.core.disk import path_inside, write_atomic
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import (
     load_block_graph,
@@ -161,15 +162,15 @@ def load_half_precision(folder: Path, denoiser: Path, dtype: HalfType) -> GraphS
         path_inside(folder, f"{home}/{half_precision_name(name, dtype)}") for name in (MASTER_FILE, WEIGHTS_FILE)
     )
     _check_recorded(folder, [master, *graphs.values()])
-    _check_recorded(folder, [weights], whole=False)
+    _check_recorded(folder, [weights], remember=True)
     return GraphSource(program, blocks, graphs, weights, record)
 
 
-def _check_recorded(folder: Path, files: Iterable[Path], whole: bool = True) -> None:
-    """Raise InputError unless the manifest records each file with its size, and if ``whole`` with its digest."""
+def _check_recorded(folder: Path, files: Iterable[Path], remember: bool = False) -> None:
+    """Raise InputError unless the manifest records each file with its digest, which may be a remembered one."""
     recorded = {record.path: record for record in load_manifest(folder / BUNDLE_FILE).files}
     for file in files:
         record = recorded.get(file.relative_to(folder).as_posix())
         if record is None:
             raise InputError(f"{folder / BUNDLE_FILE} has no digest of {file.name}: build the engines again")
-        check_digest(file, record, whole)
+        check_digest(file, record, remember=remember)

@@ -1,14 +1,15 @@
-"""Load a bundle folder: every document and the size of every file are checked before anything is made of them."""
+"""Load a bundle folder: every document and every file are checked before anything is made of them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from dipgo_deploy.bundle.bundle import Bundle
+from dipgo_deploy.bundle.files import check_files
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.contract import check_same_contract
-from dipgo_deploy.core.disk import check_digest, path_inside
-from dipgo_deploy.core.engine import ENGINES_FOLDER
+from dipgo_deploy.core.disk import missing_text
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_block_graph, load_manifest, load_program, load_schedule
 from dipgo_deploy.core.schedule import MAIN_EXPERT, check_schedule
@@ -18,18 +19,24 @@ from dipgo_deploy.models import LoadedModel
 
 __all__ = ["load_bundle"]
 
-_SMALL_FILE = 64_000_000
-"""Files below this many bytes are hashed at every load, in about 0.05 s. Larger files are hashed only on request."""
 
-
-def load_bundle(path: str | Path, *, whole: bool = False, model: LoadedModel | None = None) -> Bundle:
+def load_bundle(
+    path: str | Path,
+    *,
+    whole: bool = False,
+    model: LoadedModel | None = None,
+    trust_weights: bool = False,
+    replaced: Collection[str] = (),
+) -> Bundle:
     """Load a bundle folder.
 
     Args:
         path: a folder that ``export`` wrote.
-        whole: check the sha256 of every file. By default large files are checked by size only.
+        whole: hash every file now. By default a large file is hashed once, and again after it changed.
         model: the exported model, for a bundle of a class without a shipped preset, or of a module with behaviour of
             its own.
+        trust_weights: check large files by size only.
+        replaced: components that the caller replaces, such as ``vae``. Their files are not checked.
 
     Returns:
         The bundle. Graphs and model are loaded when they are first used.
@@ -39,15 +46,12 @@ def load_bundle(path: str | Path, *, whole: bool = False, model: LoadedModel | N
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give a bundle that export wrote")
+        problem = missing_text(folder) if folder.is_symlink() else "is not a folder"
+        raise InputError(f"{folder} {problem}: give a bundle that export wrote")
     if not (folder / BUNDLE_FILE).is_file():
         raise InputError(f"{folder} has no {BUNDLE_FILE}: it is not a bundle, or its export was interrupted; re-export")
     manifest = load_manifest(folder / BUNDLE_FILE)
-    for record in manifest.files:
-        if f"/{ENGINES_FOLDER}/" in record.path and not (folder / record.path).exists():
-            continue  # Engines may be deleted by hand. The engine preflight reports a missing one.
-        is_small = record.bytes < _SMALL_FILE or record.path.endswith(".onnx")
-        check_digest(path_inside(folder, record.path), record, whole=whole or is_small)
+    check_files(folder, manifest, whole=whole, trust_weights=trust_weights, replaced=replaced)
     _check_recorded(manifest, folder)
     schedule = load_schedule(folder / "schedule.json")
     program = load_program(folder / "program.json")

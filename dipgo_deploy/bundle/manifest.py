@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE, FileRecord
-from dipgo_deploy.core.disk import sha256_of
+from dipgo_deploy.core.digests import sha256_of
 from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.files import load_manifest, save_manifest
 

@@ -15,16 +15,20 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.bundle.card import model_card
+from dipgo_deploy.bundle.files import is_prose
+from dipgo_deploy.bundle.replacing import check_contract_of, check_files_of, check_program_of, older_bundle
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
-from dipgo_deploy.core.disk import check_target, path_inside, records_of, staged, write_atomic
+from dipgo_deploy.core.digests import records_of
+from dipgo_deploy.core.disk import check_target, copy_folder, missing_text, path_inside, read_json, staged, write_atomic
 from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.files import save_block_graph, save_manifest, save_program, save_schedule
+from dipgo_deploy.core.files import load_manifest, save_block_graph, save_manifest, save_program, save_schedule
 from dipgo_deploy.core.program import Layout, Program
-from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule
+from dipgo_deploy.core.schedule import MAIN_EXPERT, Schedule, check_schedule, in_order
 from dipgo_deploy.graphs.cut import MASTER_FILE, cut_program
 from dipgo_deploy.graphs.trace import Trace, trace
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE
@@ -45,11 +49,13 @@ class ExportOptions:
         layout: ``subnets`` or ``segments``.
         max_graphs: at most this many distinct graphs. None sets no limit.
         dtype: of network and features. None keeps the model's own.
+        replace: whether a bundle that was made from other inputs is replaced.
     """
 
     layout: Layout = "subnets"
     max_graphs: int | None = None
     dtype: str | None = None
+    replace: bool = True
 
 
 def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOptions = ExportOptions()) -> Path:
@@ -65,19 +71,25 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
         ``out``, as an absolute path.
 
     Raises:
-        InputError: the schedule was made for another model, or ``out`` holds something that is not a bundle.
+        InputError: the schedule was made for another model, or ``out`` holds something that is not a bundle, or not
+            this bundle, see ``options.replace``.
     """
     out = out.absolute()
     _check_target(out)
     if not model.has_weights:
         raise InputError(f"this {model.class_name} was loaded without weights, a bundle needs them: load them too")
     _check_model(model, schedule)
+    _check_components(model)
     model = model.with_latent_shape(schedule.contract.latent_shape)
     if options.dtype is not None and options.dtype != model.dtype:
         model = model.as_dtype(options.dtype)
         contract = replace(schedule.contract, dtype=model.dtype, model_digest=model.digest)
         schedule = replace(schedule, contract=contract)
+    older = None if options.replace else older_bundle(out)
+    if older is not None:
+        check_contract_of(older, schedule.contract)
     traced = trace(model, granularity=schedule.granularity)
+    schedule = in_order(schedule, traced.blocks.block_names)
     check_schedule(schedule, traced.blocks.block_names)
     if options.max_graphs is not None:
         schedule = limit_graphs(schedule, traced.blocks, options.max_graphs)
@@ -85,8 +97,12 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
     lowering = LowerOptions(options.layout, share_graphs=options.max_graphs is not None)
     program = lower(schedule, traced.blocks, sampler, lowering)
     graphs = cut_program(traced.master, program, traced.blocks)
+    if older is not None:
+        check_program_of(older, schedule, program)
     with staged(out) as temporary:
         _write(temporary, model, traced, schedule, program, graphs)
+        if older is not None:
+            check_files_of(older, load_manifest(temporary / BUNDLE_FILE))
     return out
 
 
@@ -105,6 +121,22 @@ def _check_model(model: LoadedModel, schedule: Schedule) -> None:
             f"the schedule was made for a {contract.model_class} ({contract.model_digest[:12]}), this model is a "
             f"{model.class_name} ({model.digest[:12]}){behaviour}: search a schedule for this model"
         )
+
+
+def _check_components(model: LoadedModel) -> None:
+    """Raise InputError for a component that is a broken link. A component that is absent is left out."""
+    for name in _index_of(model):
+        assert model.folder is not None
+        component = path_inside(model.folder, name)
+        if component.is_symlink() and not component.exists():
+            raise InputError(f"{component} {missing_text(component)}: restore or remove it")
+
+
+def _index_of(model: LoadedModel) -> dict[str, Any]:
+    """``model_index.json`` of the folder that a model comes from. Empty for a model without a pipeline folder."""
+    if model.folder is None or not (model.folder / "model_index.json").is_file():
+        return {}
+    return read_json(model.folder / "model_index.json")
 
 
 def _write(
@@ -141,18 +173,18 @@ def _write(
 
 def _write_pipeline(folder: Path, model: LoadedModel) -> None:
     """Write the scheduler, other components and the index as diffusers saves them."""
-    index = {"_class_name": "DiffusionPipeline", model.component: ["diffusers", model.class_name]}
-    if model.folder is not None and (model.folder / "model_index.json").is_file():
-        index = json.loads((model.folder / "model_index.json").read_text(encoding="utf-8"))
-        for name, entry in index.items():
-            source = path_inside(model.folder, name)
-            if name in model.text_loras:
-                save_text_encoder(model, name, path_inside(folder, name))
-            elif isinstance(entry, list) and name != model.component and source.is_dir():
-                shutil.copytree(source, path_inside(folder, name))
+    alone = {"_class_name": "DiffusionPipeline", model.component: ["diffusers", model.class_name]}
+    index = _index_of(model)
+    for name, entry in index.items():
+        assert model.folder is not None
+        source = path_inside(model.folder, name)
+        if name in model.text_loras:
+            save_text_encoder(model, name, path_inside(folder, name))
+        elif isinstance(entry, list) and name != model.component and source.is_dir():
+            copy_folder(source, path_inside(folder, name))
     if not (folder / "scheduler").exists() and model.scheduler_config:
         write_atomic(folder / "scheduler" / "scheduler_config.json", json.dumps(dict(model.scheduler_config), indent=2))
-    write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
+    write_atomic(folder / "model_index.json", json.dumps(index or alone, indent=2) + "\n")
 
 
 def copy_bundle(bundle: Bundle, folder: Path) -> None:
@@ -180,8 +212,11 @@ def copy_bundle(bundle: Bundle, folder: Path) -> None:
 def _copy(bundle: Bundle, folder: Path) -> None:
     manifest = bundle.manifest
     for path in (record.path for record in manifest.files if record.path != "model_index.json"):
-        absent_engine = f"/{ENGINES_FOLDER}/" in path and not (bundle.folder / path).exists()
-        if ("/" not in path or path.startswith(f"{manifest.denoiser}/")) and not absent_engine:
+        source = bundle.folder / path
+        absent_engine = f"/{ENGINES_FOLDER}/" in path and not source.exists()
+        # Prose is not checked when a bundle is loaded, so a link there could lead to any file of this machine.
+        absent_prose = is_prose(path) and (source.is_symlink() or not source.is_file())
+        if ("/" not in path or path.startswith(f"{manifest.denoiser}/")) and not (absent_engine or absent_prose):
             path_inside(folder, path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path_inside(bundle.folder, path), folder / path)
     shutil.copyfile(bundle.denoiser / "config.json", folder / "config.json")

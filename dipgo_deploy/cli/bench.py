@@ -21,8 +21,10 @@ from dipgo_deploy.cli.options import (
     Json,
     OwnModel,
     TrustEngines,
+    TrustWeights,
     run_options,
 )
+from dipgo_deploy.cli.replacing import Force, check_kind, check_picture_target, check_same
 from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.terminal import emit, result, say, show_progress, working
 
@@ -63,17 +65,19 @@ def bench(
     compile_: Compile = False,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
+    trust_weights: TrustWeights = False,
     own_model: OwnModel = None,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw quality against latency, .png or .svg.")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Bench BUNDLEs: latency, MACs and quality next to the full model and plain samplers, interleaved."""
-    from dipgo_deploy.bench import QUICK, BenchOptions, table, to_json, write_report
+    from dipgo_deploy.bench import QUICK, BenchOptions, load_report, table, to_json, write_report
     from dipgo_deploy.bench import bench as measure
     from dipgo_deploy.core.files import load_schedule
 
-    _check_targets(out, plot)
+    _check_targets(out, plot, force)
     sizes = {
         "repeats": repeats,
         "images": images,
@@ -100,7 +104,9 @@ def bench(
     )
     with working(f"loading {', '.join(map(str, bundles))}"):
         schedules = [(path.stem, load_schedule(path)) for path in with_schedule or ()]
-        opened = [open_bundle(bundle, own_model) for bundle in bundles]
+        opened = [open_bundle(bundle, own_model, trust_weights=trust_weights) for bundle in bundles]
+    if out is not None and out.exists() and not force:
+        check_same(out, load_report(out).contract == opened[0].contract, "a bench of another contract", force)
     report = show_progress(measure(opened, options, schedules), "measuring")
     result(table(report))
     if out is not None:
@@ -115,8 +121,8 @@ def bench(
         emit(to_json(report))
 
 
-def _check_targets(out: Path | None, plot: Path | None) -> None:
-    """Before the work starts, refuse output files that cannot be written."""
+def _check_targets(out: Path | None, plot: Path | None, force: bool) -> None:
+    """Before the work starts, refuse output files that cannot be written or that hold something else."""
     from dipgo_deploy.bench.figure import check_picture
     from dipgo_deploy.core.disk import check_target
 
@@ -125,3 +131,7 @@ def _check_targets(out: Path | None, plot: Path | None) -> None:
     for path in (out, plot):
         if path is not None:
             check_target(path)
+    if plot is not None:
+        check_picture_target(plot, force, "--plot")
+    if out is not None:
+        check_kind(out, "bench", force)

@@ -12,6 +12,7 @@ from dipgo_deploy.cli.options import (
     Fp16,
     Json,
     OwnModel,
+    TrustWeights,
     architectures,
     batch_range,
     byte_count,
@@ -56,6 +57,7 @@ def build_engine(
     check_images: Annotated[int, typer.Option(min=1, help="Images for the fp32 fallback search.")] = 2,
     check_steps: Annotated[int, typer.Option(min=1, help="Steps to probe per image.")] = 6,
     own_model: OwnModel = None,
+    trust_weights: TrustWeights = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -91,7 +93,7 @@ def build_engine(
         workers=workers,
         fallback=FallbackOptions(images=check_images, steps=check_steps, tolerance=tolerance),
     )
-    loaded = open_bundle(bundle, own_model)
+    loaded = open_bundle(bundle, own_model, trust_weights=trust_weights)
     if dry_run:
         _print_dry_run(loaded, options, as_json)
         return

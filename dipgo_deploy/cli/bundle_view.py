@@ -118,7 +118,7 @@ def latency_view(table: LatencyTable) -> RenderableType:
     head = f"{table.model_class} {table.model_digest[:12]} on {table.target}, {table.rows} rows, {table.dtype}"
     cost = (
         f"a call {1e3 * table.call_ms:.0f} \N{MICRO SIGN}s, a combination {1e3 * table.combine_ms:.0f} "
-        f"\N{MICRO SIGN}s, a MiB of weights fetched {table.cold_ms_per_mib:.2f} ms; the fit is off by "
-        f"{table.spread:.0%} a call (root mean square)"
+        f"\N{MICRO SIGN}s, a MiB of weights fetched {table.cold_ms_per_mib:.2f} ms"
     )
-    return Group(Text(head), grid, Text(cost))
+    error = f"error of the table: the estimated time of a call is wrong by ±{table.spread:.0%} (root mean square)"
+    return Group(Text(head), grid, Text(cost), Text(error))

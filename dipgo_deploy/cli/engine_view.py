@@ -36,7 +36,7 @@ def dry_run_view(estimate: DryRun) -> Iterator[RenderableType]:
     """What a build would do."""
     if estimate.searches:
         yield "half-precision graphs would be made first, after a search for fp32 fallback nodes"
-    table = Table()
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("engine", "would be", "size", "weights", "digest"):
         table.add_column(title, justify="right" if title in ("size", "weights") else "left")
     for engine in estimate.engines:
@@ -82,7 +82,7 @@ def _precision_lines(record: PrecisionRecord) -> Iterator[str]:
 
 def _table(rows: Sequence[tuple[EngineRecord, str]]) -> Table:
     """Records with the build status of each."""
-    table = Table()
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("engine", "", "size", "weights", "activations", "layers", "seconds"):
         table.add_column(title, justify="left" if title in ("engine", "") else "right")
     for record, status in rows:
@@ -105,10 +105,14 @@ def plan_view(plan: Plan) -> RenderableType:
         grid.add_column(heading, justify="right", no_wrap=True)
     for layout in plan.layouts:
         grid.add_row(*_plan_cells(layout), style="bold" if layout.layout == plan.recommended else None)
-    chosen = f"take {plan.recommended}: {plan.reason}" if plan.recommended else plan.reason
+    chosen = f"take {plan.recommended}: {plan.reason}" if plan.recommended else f"no recommendation: {plan.reason}"
     notes = (
         "≈: estimated as weights plus a constant per node. Slots are exact. At least: with one engine loaded at a time."
     )
+    if plan.latency_error is not None:
+        notes += (
+            f"\nTimes are estimates from the latency table. Its single calls are wrong by ±{plan.latency_error:.0%}."
+        )
     if plan.target == "tensorrt":
         notes += "\nNo engine of the TensorRT library was measured yet: its code is not counted."
     return Group(Text(f"batch {plan.batch}, {plan.precision}"), grid, Text(notes, style="dim"), Text(chosen))

@@ -18,6 +18,7 @@ from dipgo_deploy.cli.options import (
     Revision,
     Variant,
 )
+from dipgo_deploy.cli.replacing import Force
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.cli.units import count_text
@@ -35,6 +36,7 @@ def export(
     layout: Layout = "subnets",
     max_graphs: MaxGraphs = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Typed half precision.")] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Export MODEL under a schedule to a bundle that runs without this model's code."""
@@ -55,7 +57,7 @@ def export(
     from dipgo_deploy.bundle import ExportOptions
     from dipgo_deploy.bundle import export as export_bundle
 
-    options = ExportOptions(layout=layout, max_graphs=max_graphs, dtype="float16" if fp16 else None)
+    options = ExportOptions(layout=layout, max_graphs=max_graphs, dtype="float16" if fp16 else None, replace=force)
     say_sampler_note(requested.contract.sampler)
     with working(f"exporting {source.label}"):
         folder = export_bundle(source.load(), requested, out, options)

@@ -17,8 +17,10 @@ from dipgo_deploy.cli.options import (
     Json,
     OwnModel,
     TrustEngines,
+    TrustWeights,
     run_options,
 )
+from dipgo_deploy.cli.replacing import Force, check_picture_target
 from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.cli.units import count_text
@@ -60,7 +62,9 @@ def generate(
     compile_: Compile = False,
     gpu_memory: GpuMemory = None,
     trust_engines: TrustEngines = False,
+    trust_weights: TrustWeights = False,
     own_model: OwnModel = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Generate images with BUNDLE and write them as one picture."""
@@ -75,11 +79,14 @@ def generate(
     from dipgo_deploy.core.disk import check_target
 
     check_target(out)
+    check_picture_target(out, force)
     run = run_options(
         backend, device, cuda_graph=cuda_graph, compile_=compile_, gpu_memory=gpu_memory, trust_engines=trust_engines
     )
     if prompt:
-        _draw_prompts(bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, as_json)
+        _draw_prompts(
+            bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, trust_weights, as_json
+        )
         return
     from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.runtime import GenerateOptions
@@ -88,7 +95,7 @@ def generate(
     each = count or _PER_CLASS
     options = GenerateOptions(seed, tuple(classes or ()), each, guidance_scale, run=run)
     with working(f"generating with {bundle}"):
-        loaded = open_bundle(bundle, own_model)
+        loaded = open_bundle(bundle, own_model, trust_weights=trust_weights)
         _check_drawable(loaded.manifest.contract.latent_shape, bundle)
         _check_inputs([spec.name for spec in loaded.blocks.inputs], bundle)
         images = draw(loaded, options)
@@ -132,6 +139,7 @@ def _draw_prompts(
     count: int,
     guidance_scale: float | None,
     run: RunOptions,
+    trust_weights: bool,
     as_json: bool,
 ) -> None:
     """Generate through the pipeline, and print where the time went."""
@@ -141,7 +149,7 @@ def _draw_prompts(
     for option, value in {"--cuda-graph": run.cuda_graph, "--compile": run.compiler}.items():
         if value:
             raise UsageError(f"{option} is for runs without --prompt: leave one of them out")
-    options = PromptOptions(prompts, negative_prompt, seed, count, guidance_scale, run=run)
+    options = PromptOptions(prompts, negative_prompt, seed, count, guidance_scale, run=run, trust_weights=trust_weights)
     with working(f"generating with {bundle}"):
         drawn = draw_prompts(bundle, options)
         image_grid(drawn.images, out, columns=min(count, _COLUMNS), scale=max(1, _WIDE // drawn.images.shape[-1]))

@@ -24,6 +24,7 @@ from dipgo_deploy.cli.options import (
     Steps,
     Variant,
 )
+from dipgo_deploy.cli.replacing import Force
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.core.errors import UsageError
@@ -53,12 +54,14 @@ def import_schedule(
     dtype: Dtype = "float32",
     meta: Meta = False,
     out: Annotated[Path, typer.Option(help="Where the schedule is written.")] = Path("schedule.json"),
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Make MODEL's schedule from the settings of DeepCache, FORA, SmoothCache, cache-dit or a DiP-GO table."""
+    from dipgo_deploy.cli.replacing import check_kind, check_same
     from dipgo_deploy.cli.search_view import say_sampler_note
     from dipgo_deploy.core.disk import check_target
-    from dipgo_deploy.core.files import save_schedule
+    from dipgo_deploy.core.files import load_schedule, save_schedule
     from dipgo_deploy.core.liveness import pruned_ratio
     from dipgo_deploy.core.sampler_options import parse_sampler_options
     from dipgo_deploy.search.interchange import FORMATS
@@ -69,6 +72,7 @@ def import_schedule(
     document = _document(form, file, settings)
     scheduler_options = parse_sampler_options(sampler_option or ())
     check_target(out)
+    check_kind(out, "schedule", force)
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.models import make_contract
 
@@ -80,6 +84,8 @@ def import_schedule(
         say_sampler_note(contract.sampler)
         graph = trace(loaded, granularity=FORMATS[form].granularity).blocks
     schedule = read_schedule(form, document, graph, contract)
+    is_same = not out.exists() or (not force and load_schedule(out) == schedule)
+    check_same(out, is_same, "another schedule", force)
     save_schedule(out, schedule)
     ratio = pruned_ratio(schedule, graph)
     if as_json:
@@ -112,18 +118,24 @@ def export_schedule(
     schedule: Annotated[Path, typer.Argument(metavar="SCHEDULE", help="A schedule.json.")],
     target: Annotated[FormatName, typer.Option("--to", help="The tool to write for.")],
     out: Annotated[Path, typer.Option(help="Where the JSON document is written.")],
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write SCHEDULE as settings of DeepCache, FORA, SmoothCache or cache-dit, or as a DiP-GO table."""
     import json
 
+    from dipgo_deploy.cli.replacing import check_same
     from dipgo_deploy.core.disk import check_target, write_atomic
+    from dipgo_deploy.core.file_kind import file_kind
     from dipgo_deploy.core.files import load_schedule
     from dipgo_deploy.search.interchange import export_schedule as write_schedule
 
     check_target(out)
     document = write_schedule(target, load_schedule(schedule))
-    write_atomic(out, json.dumps(document) + "\n")
+    content = json.dumps(document) + "\n"
+    is_same = not out.exists() or (not force and out.read_bytes() == content.encode())
+    check_same(out, is_same, file_kind(out), force)
+    write_atomic(out, content)
     if as_json:
         emit({"out": str(out), "to": target, "document": document})
         return

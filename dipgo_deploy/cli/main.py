@@ -11,12 +11,13 @@ import typer
 from dipgo_deploy import __version__
 from dipgo_deploy.cli.bench import bench
 from dipgo_deploy.cli.build_engine import build_engine
+from dipgo_deploy.cli.cache import cache
 from dipgo_deploy.cli.demo import demo
 from dipgo_deploy.cli.environment import doctor, env
 from dipgo_deploy.cli.export import export
 from dipgo_deploy.cli.generate import generate
 from dipgo_deploy.cli.interchange import export_schedule, import_schedule
-from dipgo_deploy.cli.outcome import exit_code
+from dipgo_deploy.cli.outcome import exit_code, signals_interrupt
 from dipgo_deploy.cli.plan import plan
 from dipgo_deploy.cli.profile import profile
 from dipgo_deploy.cli.run import run as run_command
@@ -54,6 +55,7 @@ for _command in (
     demo,
     env,
     doctor,
+    cache,
 ):
     app.command()(_command)
 
@@ -83,7 +85,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    with signals_interrupt():
+        code = run(sys.argv[1:])
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ __all__ = [
     "Steps",
     "Threads",
     "TrustEngines",
+    "TrustWeights",
     "Variant",
     "architectures",
     "batch_range",
@@ -102,6 +103,9 @@ GpuMemory = Annotated[
     str | None, typer.Option(metavar="SIZE", help="GPU memory for engines, such as 8G. Others are evicted.")
 ]
 TrustEngines = Annotated[bool, typer.Option("--trust-engines", help="Load engines that were not built here.")]
+TrustWeights = Annotated[
+    bool, typer.Option("--trust-weights", help="Check large files of the bundle by size only, not by sha256.")
+]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Typed float16, with fp32 fallback nodes where needed.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Typed bfloat16, with fp32 fallback nodes where needed.")]
 Lora = Annotated[

@@ -1,7 +1,7 @@
 """How a command line ends: an exit code, and at most one line on stderr.
 
 Exit codes: 0 done, 1 unexpected failure, 2 usage, 3 bad, unsafe or incompatible input, 4 a quality or accuracy gate not
-met, 5 something missing in the environment, 130 interrupted.
+met, 5 something missing in the environment, 130 interrupted, 143 ended by SIGTERM, 129 by the end of its terminal.
 
 The library's errors name parameters. OPTION_OF_PARAMETER translates them for the command line.
 """
@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
+from types import FrameType
 
 from typer.exceptions import TyperException
 
 from dipgo_deploy.cli.terminal import say
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, UsageError
 
-__all__ = ["OPTION_OF_PARAMETER", "RENAMED_OPTIONS", "exit_code"]
+__all__ = ["OPTION_OF_PARAMETER", "RENAMED_OPTIONS", "exit_code", "signals_interrupt"]
 
 OPTION_OF_PARAMETER: Mapping[str, str] = {
     "calibration_images": "--images",
@@ -34,6 +37,7 @@ OPTION_OF_PARAMETER: Mapping[str, str] = {
     "negative_prompt": "--negative-prompt",
     "own_model": "--model",
     "random_weights": "--random-weights",
+    "replace=True": "--force",
     "sampler_options": "--sampler-option",
     "trust_engines": "--trust-engines",
     "workspace_bytes": "--workspace",
@@ -63,6 +67,34 @@ _EXTRAS = {"onnxruntime": "cpu", "tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
 _INTERRUPTED = 130
 
+_received: list[signal.Signals] = []
+"""The signal that ended this process, if there was one."""
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: work in progress cleans up after itself.
+
+    A second signal ends the process at once. Signals that the parent process ignores, as nohup does, stay ignored.
+    """
+    # Windows has no SIGHUP.
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, names)}
+    before = {number: handler for number, handler in before.items() if handler == signal.SIG_DFL}
+    for number in before:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    _received.append(signal.Signals(number))
+    raise KeyboardInterrupt
+
 
 def exit_code(app: Callable[..., object], arguments: Sequence[str]) -> int:
     """Run one command line in this process.
@@ -74,20 +106,34 @@ def exit_code(app: Callable[..., object], arguments: Sequence[str]) -> int:
     Returns:
         The exit code. Raises nothing but SystemExit.
     """
+    _received.clear()
     try:
         code = app(args=list(arguments), prog_name="dipgo-deploy", standalone_mode=False)
         if code == _INTERRUPTED:  # typer turns KeyboardInterrupt into this code
-            return _fail("interrupted: run the same command again", _INTERRUPTED)
+            return _interrupted()
         return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        return _interrupted()
     except TyperException as error:
         return _fail(_parser_message(error, arguments), UsageError.exit_code)
     except Exception as error:
         return _report(error, arguments)
 
 
+def _interrupted() -> int:
+    """The exit code after Ctrl-C, or 128 and the number of the signal, as shells count."""
+    for number in _received:
+        with suppress(OSError):  # the terminal may be gone
+            return _fail(f"ended by {number.name}: run the same command again", 128 + number)
+        return 128 + number
+    return _fail("interrupted: run the same command again", _INTERRUPTED)
+
+
 def _parser_message(error: TyperException, arguments: Sequence[str]) -> str:
     """What is wrong with a command line, and where its options are described."""
-    command = getattr(getattr(error, "ctx", None), "command_path", "dipgo-deploy")
+    # The parser's errors of a missing value know no command.
+    typed = " ".join(["dipgo-deploy", *[word for word in arguments[:1] if not word.startswith("-")]])
+    command = getattr(getattr(error, "ctx", None), "command_path", typed)
     option = getattr(error, "option_name", None)
     new_name = RENAMED_OPTIONS.get(command.split()[-1], {}).get(option or "")
     if new_name:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dipgo_deploy.cli.options import Bf16, BundleFolder, Fp16, Json, byte_count, half_type
+from dipgo_deploy.cli.options import Bf16, BundleFolder, Fp16, Json, TrustWeights, byte_count, half_type
 from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.core.errors import MissingError
 
@@ -22,6 +22,7 @@ def plan(
     fp16: Fp16 = False,
     bf16: Bf16 = False,
     target: Annotated[Literal["tensorrt", "rtx"], typer.Option(help="Library the engines are built for.")] = "rtx",
+    trust_weights: TrustWeights = False,
     as_json: Json = False,
 ) -> None:
     """Plan BUNDLE: device memory, engines and time of both layouts, and the recommended layout."""
@@ -41,10 +42,10 @@ def plan(
         target=target,
     )
     with working(f"planning {bundle}"):
-        planned = plan_bundle(load_bundle(bundle), options)
+        planned = plan_bundle(load_bundle(bundle, trust_weights=trust_weights), options)
     if as_json:
         emit(asdict(planned))
     else:
         result(plan_view(planned))
-    if planned.recommended is None:
+    if not planned.fits:
         raise MissingError(f"{planned.reason}, gpu_memory is {gpu_memory}: give more")

@@ -1,9 +1,12 @@
-"""A schedule as block characters, in 80 columns."""
+"""A schedule as block characters, in 80 columns or fewer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dipgo_deploy.bench.grid import COMPUTED, DEAD, ScheduleGrid, origin_line, read_grid, sampler_line, short_names
@@ -29,28 +32,44 @@ def schedule_view(schedule: Schedule, graph: BlockGraph | None = None) -> Render
     """A schedule as blocks × steps, with the kept share of every step below.
 
     Args:
-        schedule: what to show. Long runs continue in further chunks of 80 columns.
+        schedule: what to show. Long runs continue in further chunks of 80 columns, or fewer on a narrow terminal.
         graph: marks blocks that are computed but never read, and makes the shares those of MACs (``papers``).
 
     Returns:
         A rich renderable.
     """
-    cells = read_grid(schedule, graph)
-    names = short_names(schedule.blocks)
-    margin = max(len(name) for name in (*names, "MACs")) + 1
-    chunk = max(10, (_WIDTH - margin) // 10 * 10)
-    marks = _marks(cells)
-    lines = [Text(origin_line(schedule, cells), style="bold"), Text(sampler_line(schedule, cells))]
-    lines.append(Text(contract_line(schedule.contract)))
-    for start in range(0, schedule.steps, chunk):
-        part = slice(start, start + chunk)
-        lines.append(Text(" " * margin + _ruler(start, min(start + chunk, schedule.steps)), style="dim"))
-        lines += [_row(name, margin, row[part]) for name, row in zip(names, marks, strict=True)]
-        bars = "".join(_BARS[_bar(share)] for share in cells.kept[part])
-        lines.append(Text(("MACs" if cells.exact else "kept").ljust(margin) + bars))
-    for line in lines:
-        line.no_wrap, line.overflow = True, "ignore"
-    return Group(*lines, _legend(marks))
+    return _ScheduleView(schedule, read_grid(schedule, graph))
+
+
+@dataclass(frozen=True)
+class _ScheduleView:
+    """A schedule that divides its steps into chunks when the width is known."""
+
+    schedule: Schedule
+    cells: ScheduleGrid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        schedule, cells = self.schedule, self.cells
+        yield Text(origin_line(schedule, cells), style="bold")
+        yield Text(sampler_line(schedule, cells))
+        yield Text(contract_line(schedule.contract))
+        marks = _marks(cells)
+        for line in self._lines(marks, min(_WIDTH, options.max_width)):
+            line.no_wrap, line.overflow = True, "ignore"
+            yield line
+        yield _legend(marks)
+
+    def _lines(self, marks: np.ndarray, width: int) -> Iterator[Text]:
+        schedule, cells = self.schedule, self.cells
+        names = short_names(schedule.blocks)
+        margin = max(len(name) for name in (*names, "MACs")) + 1
+        chunk = max(10, (width - margin) // 10 * 10)
+        for start in range(0, schedule.steps, chunk):
+            part = slice(start, start + chunk)
+            yield Text(" " * margin + _ruler(start, min(start + chunk, schedule.steps)), style="dim")
+            yield from (_row(name, margin, row[part]) for name, row in zip(names, marks, strict=True))
+            bars = "".join(_BARS[_bar(share)] for share in cells.kept[part])
+            yield Text(("MACs" if cells.exact else "kept").ljust(margin) + bars)
 
 
 def _marks(cells: ScheduleGrid) -> np.ndarray:

@@ -28,6 +28,7 @@ from dipgo_deploy.cli.options import (
     Variant,
     patterns_of,
 )
+from dipgo_deploy.cli.replacing import Force
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.cli.terminal import emit, result, say, show_progress, working
 from dipgo_deploy.core.errors import UsageError
@@ -86,11 +87,13 @@ def search(
     dtype: Dtype = "float32",
     meta: Meta = False,
     picture: Annotated[Path | None, typer.Option(help="Draw learned scores and schedule (.png or .svg).")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Search a schedule for MODEL that prunes the requested share of MACs."""
+    from dipgo_deploy.cli import replacing
     from dipgo_deploy.cli.conditions import read_conditions
-    from dipgo_deploy.cli.search_view import draw_schedule, say_sampler_note, search_summary, search_text, unmet_ratio
+    from dipgo_deploy.cli.search_view import draw_schedule, say_sampler_note, search_summary, search_text
     from dipgo_deploy.core.disk import check_target
     from dipgo_deploy.core.files import load_latency_table, save_schedule
     from dipgo_deploy.core.sampler_options import parse_sampler_options
@@ -117,10 +120,12 @@ def search(
     if out == (from_pruner or pruner):
         raise UsageError(f"{out} would be the schedule and the pruner: give --out another name")
     check_target(out)
+    replacing.check_kind(out, "schedule", force)
     if picture is not None:
         if picture.suffix not in (".png", ".svg"):
             raise UsageError(f"{picture} ends in neither .png nor .svg: name a picture")
         check_target(picture)
+        replacing.check_picture_target(picture, force, "--picture")
     source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.models import make_contract
@@ -132,15 +137,15 @@ def search(
             loaded, sampler=sampler, sampler_options=scheduler_options, steps=steps, guidance=guidance_layout
         )
         say_sampler_note(contract.sampler)
+        inputs = replacing.search_inputs(contract, options)
+        replacing.check_schedule_target(out, inputs, force)
         graph = trace(loaded, granularity=granularity, patterns=options.patterns).blocks
     work = search_model(loaded, contract, options, blocks=graph)
     schedule = show_progress(_notes_said(work), f"searching by {method}")
-    save_schedule(out, schedule)
+    save_schedule(out, replacing.with_seal(schedule, inputs))
     if picture is not None:
         draw_schedule(picture, schedule, graph, from_pruner or pruner)
     summary = search_summary(schedule, graph, options)
-    if warning := unmet_ratio(summary, options):
-        say(warning)
     if as_json:
         emit({**summary, "out": str(out)})
         return

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.schedule import Schedule
     from dipgo_deploy.search.options import SearchOptions
 
-__all__ = ["draw_schedule", "say_sampler_note", "search_summary", "search_text", "unmet_ratio"]
+__all__ = ["draw_schedule", "say_sampler_note", "search_summary", "search_text"]
 
 
 def say_sampler_note(sampler: SamplerSpec) -> None:
@@ -35,14 +35,15 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
         options: options of the search.
 
     Returns:
-        Requested ratio (None where the options fix the computed steps), reached ratio, MACs per image in both
-        conventions (guidance rows included), and the size of the lowered program.
+        Requested ratio (None where the options fix the computed steps), reached ratio, the largest ratio that the
+        method reaches (in time with a latency table), MACs per image in both conventions (guidance rows included), and
+        the size of the lowered program.
     """
     from dipgo_deploy.core.liveness import plan_steps, pruned_ratio, schedule_macs
     from dipgo_deploy.core.program import memory_bytes
     from dipgo_deploy.lowering import lower
     from dipgo_deploy.models.sampler_coefficients import read_sampler
-    from dipgo_deploy.search.cost import Pricer
+    from dipgo_deploy.search.reachable import highest_ratio, ratio_of
 
     sampler = read_sampler(schedule.contract.sampler)
     program = lower(schedule, graph, sampler)
@@ -50,10 +51,11 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
     rows = contract.rows_per_image
     kept, full = schedule_macs(schedule, graph), graph.macs
     table, fixed = options.latency, options.settings is not None and options.settings.decides_ratio
-    by_time = {"time_ratio": Pricer(graph, options.kind, table).ratio(schedule.computed)} if table else {}
+    by_time = {"time_ratio": ratio_of(schedule, graph, options)} if table else {}
     return {
         "asked_ratio": None if fixed else options.ratio,
         "ratio": pruned_ratio(schedule, graph),
+        "highest_ratio": highest_ratio(graph, schedule.steps, options),
         **by_time,
         "calls": sum(bool(plan.reach.pieces) for plan in plan_steps(schedule, graph)),
         "steps": schedule.steps,
@@ -81,18 +83,6 @@ def search_text(summary: Mapping[str, Any], method: str) -> str:
         kept, full = summary["macs"][convention], summary["full_macs"][convention]
         lines += [f"MACs per image ({convention}): {macs_text(kept)} of {macs_text(full)}"]
     return "\n".join(lines)
-
-
-def unmet_ratio(summary: Mapping[str, Any], options: SearchOptions) -> str:
-    """A warning if the requested ratio is not reached. "" if it is reached, or if the options fix the steps."""
-    from dipgo_deploy.search.options import TOLERANCE
-
-    reached = summary.get("time_ratio", summary["ratio"])
-    if summary["asked_ratio"] is None or abs(reached - options.ratio) <= TOLERANCE:
-        return ""
-    limit = options.max_graphs
-    hint = "take more steps or a finer granularity" if limit is None else f"allow more than {limit} graphs"
-    return f"warning: the ratio is {reached:.4f}, but {options.ratio:g} was requested: {hint}"
 
 
 def draw_schedule(path: Path, schedule: Schedule, graph: BlockGraph, pruner: Path | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipgo_deploy.cli.options import Json
+from dipgo_deploy.cli.replacing import Force, check_picture_target
 from dipgo_deploy.cli.terminal import emit, result, say
 from dipgo_deploy.core.errors import InputError, UsageError
 
@@ -26,17 +27,29 @@ def show(
         typer.Argument(metavar="FILE...", help="A file or folder that a command wrote, or several benches."),
     ],
     out: Annotated[Path | None, typer.Option(help="Also draw a schedule or benches as .png or .svg.")] = None,
+    diff: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="Show in what FILE differs from another artifact of its kind.")
+    ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Show FILE: a schedule as blocks × steps, a program as a listing, a bundle with its memory, others as tables."""
     from dipgo_deploy.bench.figure import check_picture
     from dipgo_deploy.core.disk import check_target
+    from dipgo_deploy.core.file_kind import binary_kind
     from dipgo_deploy.core.files import format_of
 
     if out is not None:
         check_picture(out)
         check_target(out)
+        check_picture_target(out, force)
     file = _file_of(paths[0])
+    if diff is not None:
+        _show_difference(paths, diff, out, as_json)
+        return
+    if binary := binary_kind(file):
+        _show_binary(file, binary, out, as_json)
+        return
     kind = format_of(file)
     if kind == "bench":
         _show_benches([_file_of(path) for path in paths], out, as_json)
@@ -52,6 +65,46 @@ def show(
         emit({"path": str(file), "document": json.loads(file.read_text(encoding="utf-8"))})
     else:
         result(_view(loaded, kind, file))
+
+
+def _show_difference(paths: Sequence[Path], other: Path, out: Path | None, as_json: bool) -> None:
+    if len(paths) > 1 or out is not None:
+        raise UsageError("--diff compares one FILE with another artifact: leave --out and other files out")
+    from dipgo_deploy.cli.difference_view import compare_files, difference_view
+
+    found = compare_files(_file_of(paths[0]), _file_of(other))
+    if as_json:
+        emit({"first": str(paths[0]), "second": str(other), "differences": [vars(each) for each in found]})
+    else:
+        result(difference_view(found, paths[0], other))
+
+
+_SHOWN_INSTEAD = {
+    "an ONNX graph": "show the program.json of its bundle, or open the graph with an ONNX viewer",
+    "an engine": "show the record next to it, of the same name with .json",
+    "a safetensors file": "show the bundle or the blocks.json around it",
+}
+"""What to show in place of a binary file."""
+
+
+def _show_binary(file: Path, kind: str, out: Path | None, as_json: bool) -> None:
+    """Show a pruner. Raises InputError for every other binary file, by its kind."""
+    from dipgo_deploy.search.dipgo.pruner_file import is_pruner, read_record
+
+    if kind != "a safetensors file" or not is_pruner(file):
+        instead = _SHOWN_INSTEAD.get(kind, "name an artifact of dipgo-deploy, such as schedule.json")
+        raise InputError(f"{file} is {kind}, which show does not read: {instead}")
+    if out is not None:
+        raise UsageError(f"--out draws schedules and benches, {file} is a pruner file: leave --out out")
+    record = read_record(file)
+    if as_json:
+        from dataclasses import asdict
+
+        emit({"path": str(file), "document": asdict(record)})
+        return
+    from dipgo_deploy.cli.pruner_view import pruner_view
+
+    result(pruner_view(record))
 
 
 def _show_benches(files: Sequence[Path], out: Path | None, as_json: bool) -> None:
@@ -105,7 +158,7 @@ def _view(loaded: Any, kind: str, file: Path) -> Any:
     if kind == "bundle":
         return bundle_view.bundle_view(loaded, file.parent, load_program(file.parent / "program.json"))
     if kind == "schedule":
-        return _schedule_view(loaded, _blocks_beside(file))
+        return _schedule_view(*_with_blocks(loaded, file))
     others: dict[str, Any] = {
         "blocks": bundle_view.blocks_view,
         "program": program_view.program_view,
@@ -132,12 +185,19 @@ def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:
     return Group(view, *(Text(program_view.memory_line(program, batch)) for batch in (1, 8)))
 
 
-def _blocks_beside(file: Path) -> BlockGraph | None:
-    """The block graph in the same folder, from which unread blocks are known."""
+def _with_blocks(schedule: Schedule, file: Path) -> tuple[Schedule, BlockGraph | None]:
+    """The schedule in the order of the block graph in its folder, and that graph, if both are of one model."""
     from dipgo_deploy.core.files import load_block_graph
+    from dipgo_deploy.core.schedule import in_order
 
     neighbor = file.parent / "blocks.json"
-    return load_block_graph(neighbor) if neighbor.is_file() else None
+    graph = load_block_graph(neighbor) if neighbor.is_file() else None
+    if graph is None or (graph.model_digest, graph.granularity) != (
+        schedule.contract.model_digest,
+        schedule.granularity,
+    ):
+        return schedule, None
+    return in_order(schedule, graph.block_names), graph
 
 
 def _draw(file: Path, kind: str, loaded: Any, out: Path) -> None:
@@ -150,5 +210,6 @@ def _draw(file: Path, kind: str, loaded: Any, out: Path) -> None:
         raise UsageError(f"--out draws schedules and benches, {file} is a {kind} file: leave --out out")
     from dipgo_deploy.bench.schedule_picture import schedule_picture
 
-    schedule_picture(loaded, out, _blocks_beside(file))
+    schedule, blocks = _with_blocks(loaded, file)
+    schedule_picture(schedule, out, blocks)
     say(f"picture in {out}")

@@ -107,13 +107,16 @@ class ModelSource:
         return load_random(self.random_weights, dtype=self.dtype)
 
 
-def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> Bundle:
+def open_bundle(
+    folder: Path, own_model: str | None = None, *, whole: bool = False, trust_weights: bool = False
+) -> Bundle:
     """Load a bundle, and the user's own model where one is named.
 
     Args:
         folder: the bundle.
         own_model: the exported model as ``package.module:attribute``.
-        whole: check the sha256 of every file.
+        whole: hash every file now.
+        trust_weights: check large files by size only.
 
     Returns:
         The bundle.
@@ -125,10 +128,11 @@ def open_bundle(folder: Path, own_model: str | None, *, whole: bool = False) -> 
     from dipgo_deploy.models.sources.python import is_python_name, model_from_python
 
     if own_model is None:
-        return load_bundle(folder, whole=whole)
+        return load_bundle(folder, whole=whole, trust_weights=trust_weights)
     if not is_python_name(own_model):
         raise UsageError(f"--model {own_model!r} is not the name of a Python object: give package.module:attribute")
-    bundle = load_bundle(folder, whole=whole, model=model_from_python(own_model, "float32"))
+    exported = model_from_python(own_model, "float32")
+    bundle = load_bundle(folder, whole=whole, model=exported, trust_weights=trust_weights)
     bundle.model  # noqa: B018 - refuses another model now, not at its first use
     return bundle
 

@@ -1,12 +1,14 @@
 """What a command prints: results on stdout, everything else on stderr.
 
 Colour follows the terminal and ``NO_COLOR``. Spinners and progress bars appear only on a terminal outside ``CI``.
-Elsewhere every stage is one line, and long work prints a line every few seconds. With ``--json`` the last line of
-stdout is one JSON document that holds ``schema_version``.
+Elsewhere every stage is one line, and long work prints a line every few seconds. In a pipe or a file, results are plain
+text of a fixed width, without boxes. With ``--json`` the last line of stdout is one JSON document that holds
+``schema_version``.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dipgo_deploy.core.progress import Progress, Work, finish
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 __all__ = ["SCHEMA_VERSION", "emit", "result", "say", "show_progress", "working"]
 
@@ -29,6 +31,8 @@ SCHEMA_VERSION = "1.0"
 T = TypeVar("T")
 
 _PIPE_WIDTH = 160
+"""Columns of a result in a pipe or a file, unless COLUMNS says otherwise. Every table of the program fits."""
+
 _LINE_INTERVAL_S = 10.0
 
 
@@ -38,8 +42,30 @@ def say(message: str) -> None:
 
 
 def result(renderable: Any) -> None:
-    """Print a command's result on stdout: text, a rich table or any other rich renderable."""
-    _console().print(renderable, markup=False, highlight=False)
+    """Print a command's result on stdout: text, a rich table or any other rich renderable.
+
+    A table that is wider than the terminal is printed in parts.
+    """
+    from dipgo_deploy.cli.table_layout import fitted
+
+    if sys.stdout.isatty():
+        console = _console()
+        console.print(fitted(renderable, console), markup=False, highlight=False)
+    else:
+        print(_plain(renderable), flush=True)
+
+
+def _plain(renderable: RenderableType) -> str:
+    """The text of a renderable for programs: no colour, no box, no spaces at the end of a line."""
+    from rich.console import Console
+
+    from dipgo_deploy.cli.table_layout import fitted, without_boxes
+
+    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdecimal() else _PIPE_WIDTH
+    console = Console(file=io.StringIO(), width=max(width, 20), color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(fitted(without_boxes(renderable), console), markup=False, highlight=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def emit(document: Mapping[str, Any]) -> None:
@@ -76,8 +102,7 @@ def working(message: str) -> Iterator[None]:
 def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else _PIPE_WIDTH)
+    return Console(file=sys.stderr if stderr else sys.stdout)
 
 
 def show_progress(work: Work[T], title: str) -> T:
@@ -94,15 +119,27 @@ def show_progress(work: Work[T], title: str) -> T:
         return finish(work, show)
 
 
+def _scope(progress: Progress) -> tuple[str, float]:
+    """What a bar counts, and the finished share: all stages where the work knows their sizes, otherwise one stage.
+
+    Within a recipe, the stages of a bench are one scope, because ``bench / timing`` belongs to ``bench``.
+    """
+    if progress.overall is None:
+        return progress.stage, progress.share
+    outer, slash, _ = progress.stage.partition(" / ")
+    return outer if slash else "", progress.overall
+
+
 class _Lines:
     """Print a line at the start of a stage, then a line every few seconds.
 
-    The time left is estimated from the first progress of a stage.
+    The time left is estimated from the first progress of a stage, or of all stages where their sizes are known.
     """
 
     def __init__(self, title: str) -> None:
         self._title, self._last_line = title, time.monotonic()
-        self._stage, self._started, self._first_share = "", self._last_line, 0.0
+        self._scope: str | None = None
+        self._started, self._first_share = self._last_line, 0.0
 
     def __enter__(self) -> Callable[[Progress], None]:
         say(f"{self._title} …")
@@ -112,17 +149,17 @@ class _Lines:
         return None
 
     def _show(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.stage != self._stage:
-            self._stage, self._started, self._first_share = progress.stage, now, progress.share
+        now, (scope, share) = time.monotonic(), _scope(progress)
+        if scope != self._scope:
+            self._scope, self._started, self._first_share = scope, now, share
         if now - self._last_line >= _LINE_INTERVAL_S:
             self._last_line = now
-            left = _time_left(progress.share - self._first_share, 1 - progress.share, now - self._started)
-            say(f"  {progress.share:4.0%} {_text(progress)}, {left}")
+            left = _time_left(share - self._first_share, 1 - share, now - self._started)
+            say(f"  {share:4.0%} {_text(progress)}, {left}")
 
 
 class _Bar:
-    """One bar that grows. A new stage starts it again."""
+    """One bar that grows. A new stage starts the bar again, unless the sizes of all stages are known."""
 
     def __init__(self, title: str) -> None:
         from rich.console import Console
@@ -132,17 +169,19 @@ class _Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
         console = Console(file=sys.stderr)
         self._progress = RichProgress(*columns, TimeRemainingColumn(), console=console, transient=True)
-        self._task, self._stage = self._progress.add_task(title, total=1.0, line=""), ""
+        self._task = self._progress.add_task(title, total=1.0, line="")
+        self._scope: str | None = None
 
     def __enter__(self) -> Callable[[Progress], None]:
         self._progress.start()
         return self._show
 
     def _show(self, progress: Progress) -> None:
-        if progress.stage != self._stage:
-            self._stage = progress.stage
+        scope, share = _scope(progress)
+        if scope != self._scope:
+            self._scope = scope
             self._progress.reset(self._task)
-        self._progress.update(self._task, completed=progress.share, line=_text(progress))
+        self._progress.update(self._task, completed=share, line=_text(progress))
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()

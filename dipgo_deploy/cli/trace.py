@@ -22,6 +22,7 @@ from dipgo_deploy.cli.options import (
     Variant,
     patterns_of,
 )
+from dipgo_deploy.cli.replacing import Force
 from dipgo_deploy.cli.source import ModelSource
 from dipgo_deploy.cli.terminal import emit, result, working
 
@@ -39,6 +40,7 @@ def trace(
     out: Annotated[Path | None, typer.Option(help="Folder for the result. Default: a cache folder.")] = None,
     dtype: Dtype = "float32",
     meta: Meta = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Trace MODEL: which blocks can be skipped, and what each block needs, returns and costs."""
@@ -48,7 +50,7 @@ def trace(
     from dipgo_deploy.graphs import trace as trace_model
 
     with working(f"tracing {source.label}"):
-        traced = trace_model(source.load(), granularity=granularity, patterns=patterns, out=out)
+        traced = trace_model(source.load(), granularity=granularity, patterns=patterns, out=out, replace=force)
     graph = traced.blocks
     if as_json:
         macs = {"papers": graph.macs.papers, "full": graph.macs.full}

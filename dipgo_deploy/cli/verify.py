@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,14 +22,21 @@ from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.core.errors import GateError, UsageError
 
+if TYPE_CHECKING:
+    from dipgo_deploy.verify import VerifyOptions
+
 
 def verify(
     bundle: BundleFolder,
     images: Annotated[int | None, typer.Option(min=1, help="Trajectories to compare. Default: 4.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their noise.")] = 1000,
     guidance_scale: GuidanceScale = None,
-    tolerance: Annotated[float | None, typer.Option(help="Relative tolerance of one call.")] = None,
-    min_psnr: Annotated[float | None, typer.Option(help="Required median PSNR to the full run, in dB.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Relative tolerance of one call. Default: 1e-4, in half precision 2e-2.")
+    ] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Gate: required median PSNR to the full run, in dB. Default: no gate.")
+    ] = None,
     backend: Backend = "onnxruntime",
     device: Device = None,
     gpu_memory: GpuMemory = None,
@@ -38,11 +45,16 @@ def verify(
     once: Annotated[
         bool, typer.Option("--once", help="Compare one call per graph, not trajectories (for large models).")
     ] = False,
+    against: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="Compare with the images of another bundle instead.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify BUNDLE: backends against each other call by call, and the schedule against the full run."""
+    """Verify BUNDLE: does the program compute what the schedule says, and how near is the schedule to the full run?"""
     if backend == "torch":
         raise UsageError("--backend torch is the reference of every verification: choose onnxruntime, tensorrt or rtx")
+    if against is not None and (once or tolerance is not None):
+        raise UsageError("--against compares images of two bundles: leave --once and --tolerance out")
     if once:
         if guidance_scale is not None or min_psnr is not None or backend != "onnxruntime" or device == "cuda":
             raise UsageError(
@@ -54,8 +66,6 @@ def verify(
     on_engines = backend != "onnxruntime"
     # Next to engines, --device is where PyTorch and ONNX Runtime run.
     run = run_options(backend, None if on_engines else device, gpu_memory=gpu_memory, trust_engines=trust_engines)
-    from dataclasses import asdict
-
     from dipgo_deploy.cli.verify_view import verify_view
     from dipgo_deploy.verify import VerifyOptions, verify_bundle
 
@@ -68,14 +78,35 @@ def verify(
         run=run,
         reference_device=device,
     )
+    if against is not None:
+        _verify_against(bundle, against, own_model, options, as_json)
+        return
     with working(f"verifying {bundle}"):
         report = verify_bundle(open_bundle(bundle, own_model, whole=True), options)
     if as_json:
-        emit({"passed": report.passed, **asdict(report)})
+        emit(report.document())
     else:
         result(verify_view(report))
     if not report.passed:
         raise GateError(report.failure)
+
+
+def _verify_against(bundle: Path, other: Path, own_model: str | None, options: VerifyOptions, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from dipgo_deploy.cli.against_view import against_view
+    from dipgo_deploy.verify import compare_bundles
+
+    with working(f"comparing {bundle} with {other}"):
+        first, second = (open_bundle(folder, own_model, whole=True) for folder in (bundle, other))
+        comparison = compare_bundles(first, second, options)
+    if as_json:
+        emit({**asdict(comparison), "max_abs": comparison.max_abs, "psnr_db": comparison.psnr})
+    else:
+        result(against_view(comparison))
+    median, least = comparison.psnr["p50"], options.min_psnr_db
+    if least is not None and median < least:
+        raise GateError(f"median PSNR of the two bundles is {median:.1f} dB, min_psnr_db is {least:g}: they differ")
 
 
 def _verify_once(
@@ -93,7 +124,8 @@ def _verify_once(
     worst = max(checks, key=lambda check: check.relative)
     passed = worst.relative <= allowed
     if as_json:
-        emit({"passed": passed, "tolerance": allowed, "checks": [vars(check) for check in checks]})
+        checked = [{**vars(check), "passed": check.relative <= allowed} for check in checks]
+        emit({"passed": passed, "tolerance": allowed, "checks": checked})
     else:
         result(once_view(checks, allowed))
     if not passed:

@@ -123,6 +123,12 @@ class BlockGraph:
     values: Mapping[str, TensorSpec] = field(repr=False)
     weights: Mapping[str, int] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        return (
+            f"BlockGraph({self.model_class} {self.model_digest[:12]}, {self.dtype}, {len(self.blocks)} blocks at "
+            f"{self.granularity}, {len(self.pieces)} pieces)"
+        )
+
     @cached_property
     def block_names(self) -> tuple[str, ...]:
         """Names in execution order. The last is ``prediction``."""

@@ -15,7 +15,15 @@ from typing import Any, Literal
 
 from dipgo_deploy.core.errors import InputError
 
-__all__ = ["BatchRange", "Contract", "Guidance", "SamplerSpec", "check_same_contract", "installed_versions"]
+__all__ = [
+    "BatchRange",
+    "Contract",
+    "Guidance",
+    "SamplerSpec",
+    "check_contract",
+    "check_same_contract",
+    "installed_versions",
+]
 
 
 Guidance = Literal["none", "concat"]
@@ -116,6 +124,27 @@ class Contract:
     def sizes(self, batch: int) -> dict[str, int]:
         """Values of the symbols in a TensorSpec's shape for ``batch`` images."""
         return {"batch": batch, "rows": batch * self.rows_per_image}
+
+
+def check_contract(contract: Contract, where: str) -> None:
+    """Check that a contract from a file can be used.
+
+    Args:
+        contract: the contract.
+        where: the file, for the message.
+
+    Raises:
+        InputError: a number makes no sense.
+    """
+    sampler, batch = contract.sampler, contract.batch
+    problems = {
+        "sampler.timesteps is empty": not sampler.timesteps,
+        "sampler.steps is below 1": sampler.steps < 1,
+        "latent_shape holds no sizes above 0": not contract.latent_shape or min(contract.latent_shape) < 1,
+        "batch is not in the order min, opt, max": not 1 <= batch.min <= batch.opt <= batch.max,
+    }
+    if problem := next((text for text, is_wrong in problems.items() if is_wrong), None):
+        raise InputError(f"{where}: contract.{problem}: fix the file, or write it again")
 
 
 def check_same_contract(expected: Contract, actual: Contract, artifact: str) -> None:

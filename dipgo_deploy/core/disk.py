@@ -1,14 +1,14 @@
-"""Files and folders: atomic writes, digests, and paths that stay inside their folder.
+"""Files and folders: atomic writes, copies, and paths that stay inside their folder.
 
 1. A file or folder is written under a temporary name and renamed once it is complete. An interrupted write leaves the
    older file or folder as it was.
-2. A path from a document may not lead out of its folder, neither by ``..`` nor by a link.
-3. Every file of a bundle is recorded with its size and sha256.
+2. A path from a document is relative and has no ``..``, so that no document names a file outside its folder.
+3. Links on the disk are followed to regular files, as the hub's cache needs. Who reads a bundle compares digests.
+4. Nothing is written or deleted through a link.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,18 +18,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dipgo_deploy.core.bundle import BUNDLE_FILE, FileRecord
 from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.file_kind import binary_kind
 
 __all__ = [
     "cache_folder",
-    "check_digest",
     "check_target",
+    "copy_folder",
+    "missing_text",
     "path_inside",
     "read_json",
-    "records_of",
-    "sha256_of",
     "staged",
     "write_atomic",
 ]
@@ -88,20 +87,13 @@ def check_target(path: Path, *, folder: bool = False) -> None:
         raise InputError(f"{path} cannot be written, because {above} is read-only: choose another place")
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def path_inside(folder: Path, relative: str, *, links: bool = True) -> Path:
     """The path of a file that a document names.
 
     Args:
         folder: the folder of the document.
         relative: a relative path with forward slashes.
-        links: whether a part of the path may be a link to a place inside ``folder``. False for a path that is about to
-            be written or deleted.
+        links: whether a part of the path may be a link. False for a path that is about to be written or deleted.
 
     Returns:
         ``folder / relative``.
@@ -110,11 +102,12 @@ def path_inside(folder: Path, relative: str, *, links: bool = True) -> Path:
         InputError: the path leads out of ``folder``, or a part of it is a link that is not allowed.
     """
     pure = PurePosixPath(relative)
-    climbs = pure.is_absolute() or ".." in pure.parts or "\\" in relative or not pure.parts
-    if climbs or not (folder / pure).resolve().is_relative_to(folder.resolve()):
+    if pure.is_absolute() or ".." in pure.parts or {"\\", "\0"} & set(relative) or not pure.parts:
         raise InputError(f"{relative!r} is not a path inside {folder}: the files were tampered with")
     if not links and (link := next((part for part in _parts(folder, pure) if part.is_symlink()), None)):
-        raise InputError(f"{link} is a link, expected a file or folder of the bundle: remove it")
+        raise InputError(
+            f"{link} is a link, and nothing is written through links: replace it by a copy of {os.path.realpath(link)}"
+        )
     return folder / pure
 
 
@@ -122,30 +115,38 @@ def _parts(folder: Path, relative: PurePosixPath) -> list[Path]:
     return [folder.joinpath(*relative.parts[: count + 1]) for count in range(len(relative.parts))]
 
 
-def check_digest(path: Path, record: FileRecord, whole: bool = True) -> None:
-    """Compare a file with its record.
+def missing_text(path: Path) -> str:
+    """Why there is no regular file or folder at ``path``, as the end of a sentence."""
+    link = next((part for part in (path, *path.absolute().parents) if part.is_symlink() and not part.exists()), None)
+    if link is not None:
+        end = os.path.realpath(link)
+        cause = "leads back to itself" if os.path.islink(end) else f"leads to {end}, which does not exist"
+        return f"is a link that {cause}" if link == path else f"is behind the link {link}, which {cause}"
+    return "is not a regular file" if path.exists() else "is missing"
+
+
+def copy_folder(source: Path, target: Path, ancestors: Sequence[str] = ()) -> None:
+    """Copy a folder. Links become copies of the files and folders that they lead to.
 
     Args:
-        path: the file.
-        record: size and sha256.
-        whole: whether to compare the sha256 too.
+        source: the folder.
+        target: the new folder.
+        ancestors: real paths of the folders around ``source`` that are being copied.
 
     Raises:
-        InputError: the file is missing, a link, or differs from its record.
+        InputError: a link is broken or leads back to a folder around it, or something is not a regular file.
     """
-    if not path.is_file() or path.is_symlink():
-        raise InputError(f"{path} is missing or not a regular file: re-export the bundle")
-    size = path.stat().st_size
-    if size != record.bytes:
-        raise InputError(f"{path} has {size} bytes, recorded are {record.bytes}: re-export the bundle")
-    if whole and sha256_of(path) != record.sha256:
-        raise InputError(f"{path} differs from its recorded sha256 {record.sha256[:12]}: re-export the bundle")
-
-
-def records_of(folder: Path) -> tuple[FileRecord, ...]:
-    """Records of every regular file below ``folder``, sorted by path. The manifest has no record."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != BUNDLE_FILE)
-    return tuple(FileRecord(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_of(p)) for p in files)
+    around = (*ancestors, os.path.realpath(source))
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if os.path.realpath(path) in around:
+            raise InputError(f"{path} is a link that leads back to a folder around it: remove it")
+        if path.is_dir():
+            copy_folder(path, target / path.name, around)
+        elif path.is_file():
+            shutil.copyfile(path, target / path.name)
+        else:
+            raise InputError(f"{path} {missing_text(path)}: restore or remove it")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -153,11 +154,15 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the path") from None
+        problem = missing_text(path) if path.is_symlink() else "does not exist"
+        raise InputError(f"{path} {problem}: check the path") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder, expected a JSON file: name the file inside the folder") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text ({error}): check the path") from None
+    except UnicodeDecodeError:
+        kind = binary_kind(path) or "not text"
+        raise InputError(f"{path} is {kind}, expected a JSON file: check the path") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): check the path") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): write the file again") from None
     if not isinstance(document, dict):
@@ -180,7 +185,7 @@ def staged(out: Path, label: str = "new") -> Iterator[Path]:
         InputError: the temporary folder cannot be made.
         OSError: the folder cannot be put in place.
     """
-    out = out.absolute()
+    out = Path(os.path.realpath(out))  # Where a link leads, so that the link stays.
     temporary, made = _make_temporary(out, label)
     try:
         yield temporary
@@ -235,7 +240,7 @@ def _keep_engines(old: Path, new: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of cached traces: DIPGO_CACHE, by default ``dipgo-deploy`` in the user's cache folder."""
+    """The user's cache: DIPGO_CACHE, by default ``dipgo-deploy`` in the user's cache folder."""
     root = (
         os.environ.get("DIPGO_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dipgo-deploy"

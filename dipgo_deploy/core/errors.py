@@ -10,7 +10,9 @@ A message is one line: the expected value, the actual value, and what to do.
 | 3 | bad, unsafe or incompatible input |
 | 4 | a quality or accuracy gate was not met |
 | 5 | something is missing in the environment |
-| 130 | interrupted |
+| 130 | interrupted by Ctrl-C |
+| 143 | ended by SIGTERM |
+| 129 | ended with its terminal (SIGHUP) |
 """
 
 from __future__ import annotations

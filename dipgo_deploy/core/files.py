@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dipgo_deploy.core import blocks, bundle, contract, engine, latency, precision, program, tensors
-from dipgo_deploy.core.blocks import BlockGraph, check_block_graph
+from dipgo_deploy.core.blocks import PREDICTION, BlockGraph, check_block_graph
 from dipgo_deploy.core.bundle import BundleManifest
 from dipgo_deploy.core.disk import path_inside, read_json, write_atomic
 from dipgo_deploy.core.engine import EngineRecord
@@ -117,12 +117,15 @@ def load_document(
     if kind == "blocks":
         _drop_block_ms(document)
     try:
-        return TypeAdapter(schema).validate_json(json.dumps(document))
+        loaded = TypeAdapter(schema).validate_json(json.dumps(document))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: {where}: {message} ({error.error_count()} errors): fix the file") from None
+    if isinstance(made_for := getattr(loaded, "contract", None), contract.Contract):
+        contract.check_contract(made_for, str(path))
+    return loaded
 
 
 def _drop_block_ms(document: dict[str, Any]) -> None:
@@ -267,12 +270,15 @@ def load_schedule(path: Path) -> Schedule:
                 f"{path}: compute.{block} must be {calls} characters 0 or 1 (one per network call), found {len(bits)} "
                 f"characters {''.join(sorted(set(bits)))!r}: fix the file"
             )
+    # Editors sort the keys of an object, so only the model knows the order of the blocks: see in_order.
+    blocks = tuple(sorted(document.compute, key=lambda block: block == PREDICTION))
+    columns = [document.compute[block] for block in blocks]
     schedule = Schedule(
         contract=document.contract,
         granularity=document.granularity,
         kind=document.kind,
-        blocks=tuple(document.compute),
-        compute=tuple(tuple(bit == "1" for bit in row) for row in zip(*document.compute.values(), strict=True)),
+        blocks=blocks,
+        compute=tuple(tuple(bit == "1" for bit in row) for row in zip(*columns, strict=True)),
         forecasts={(s, b): c for b, steps in document.forecasts.items() for s, c in steps.items()},
         experts=document.experts,
         origin=document.origin,

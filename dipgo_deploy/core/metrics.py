@@ -17,10 +17,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["PSNR_CAP_DB", "median_interval", "percentiles", "psnr_db", "unit_range"]
+__all__ = ["IDENTICAL", "PSNR_CAP_DB", "median_interval", "percentiles", "psnr_db", "psnr_text", "unit_range"]
 
 PSNR_CAP_DB = 120.0
 """The largest PSNR that is reported."""
+
+IDENTICAL = "identical"
+"""How a PSNR of `PSNR_CAP_DB` is printed."""
 
 _RESAMPLES = 2000
 
@@ -54,6 +57,19 @@ def psnr_db(images: np.ndarray, reference: np.ndarray, *, clip: bool = True) -> 
     mean_squared_error = squared_error.reshape(len(images), -1).mean(axis=1)
     values: np.ndarray = -10 * np.log10(np.maximum(mean_squared_error, 10 ** (-PSNR_CAP_DB / 10)))
     return values
+
+
+def psnr_text(psnr: float, unit: str = " dB") -> str:
+    """A PSNR for people to read.
+
+    Args:
+        psnr: in dB.
+        unit: text after the number.
+
+    Returns:
+        Such as ``35.5 dB``, or ``identical`` at `PSNR_CAP_DB`.
+    """
+    return IDENTICAL if psnr >= PSNR_CAP_DB else f"{psnr:.1f}{unit}"
 
 
 def percentiles(values: Sequence[float] | np.ndarray, *points: int) -> dict[str, float]:

@@ -124,7 +124,7 @@ Call = Run | Combine | Sample
 """One entry of a program."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Program:
     """Calls over slots. The caller fills ``noise`` and ``conditioning``; ``image`` is the result.
 
@@ -151,6 +151,13 @@ class Program:
     conditioning: tuple[tuple[str, str], ...]
     full_macs: Macs = field(default=Macs(0, 0))
     share_graphs: bool = False
+
+    def __repr__(self) -> str:
+        return (
+            f"Program({self.contract.model_class}, {self.contract.sampler.class_name}, {self.nfe} of "
+            f"{self.contract.sampler.calls} calls, layout {self.layout}, {len(self.graphs)} graphs, "
+            f"{len(self.slots)} slots)"
+        )
 
     @cached_property
     def graph_of_name(self) -> Mapping[str, Graph]:

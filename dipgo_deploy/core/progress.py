@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-__all__ = ["Progress", "Work", "finish"]
+__all__ = ["Progress", "Work", "finish", "with_overall"]
 
 Result = TypeVar("Result")
 
@@ -19,12 +19,14 @@ class Progress:
         stage: name of the current stage.
         done, total: finished parts and all parts, in a unit of the stage such as images, rounds or trajectories.
         text: a detail to show, such as a loss.
+        overall: finished share of all stages together, from 0 to 1. None if the work cannot tell.
     """
 
     stage: str
     done: float
     total: float
     text: str = ""
+    overall: float | None = None
 
     @property
     def share(self) -> float:
@@ -58,3 +60,28 @@ def finish(work: Work[Result], show: Callable[[Progress], object] | None = None)
             return result
         if show is not None:
             show(progress)
+
+
+def with_overall(work: Work[Result], sizes: Mapping[str, float]) -> Work[Result]:
+    """Add the share of all stages to every progress of ``work``.
+
+    Args:
+        work: runs the stages one after another.
+        sizes: expected duration of each stage by name, in any unit. The work may correct the sizes of stages that have
+            not ended, and a stage without a size counts as instant.
+
+    Returns:
+        A generator of the same progress with ``overall``, which never decreases.
+    """
+    share = 0.0
+    shares: dict[str, float] = {}
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        shares[progress.stage] = progress.share
+        done = sum(share_of_stage * sizes.get(stage, 0.0) for stage, share_of_stage in shares.items())
+        share = max(share, min(1.0, done / max(sum(sizes.values()), 1e-12)))
+        yield replace(progress, overall=share)

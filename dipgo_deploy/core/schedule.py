@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 
 from dipgo_deploy.core.blocks import PREDICTION, Kind
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError
 
-__all__ = ["HOLD", "MAIN_EXPERT", "Schedule", "check_schedule", "full_schedule"]
+__all__ = ["HOLD", "MAIN_EXPERT", "Schedule", "check_schedule", "full_schedule", "in_order"]
 
 HOLD = (1.0,)
 """Coefficients of the simplest reuse: the last computed feature, unchanged."""
@@ -19,7 +20,7 @@ MAIN_EXPERT = "main"
 """Name of the single expert of a model that is not a mixture."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schedule:
     """A static reuse schedule.
 
@@ -45,6 +46,13 @@ class Schedule:
     forecasts: Mapping[tuple[int, str], tuple[float, ...]] = field(default_factory=dict)
     experts: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        total = max(1, self.steps * len(self.blocks))
+        return (
+            f"Schedule({self.contract.model_class}, {self.contract.sampler.class_name}, {self.steps} steps of "
+            f"{len(self.blocks)} blocks at {self.granularity}, {sum(map(sum, self.compute)) / total:.0%} computed)"
+        )
 
     @property
     def steps(self) -> int:
@@ -120,15 +128,17 @@ def check_schedule(schedule: Schedule, blocks: tuple[str, ...] | None = None) ->
         InputError: the schedule cannot be run, or not on this model. The message names step and block.
     """
     if blocks is not None and schedule.blocks != blocks:
-        odd = sorted(set(schedule.blocks) ^ set(blocks)) or ["their order"]
+        _check_names(schedule, blocks)
         raise InputError(
-            f"the schedule names {len(schedule.blocks)} blocks, the model has {len(blocks)} at granularity "
-            f"{schedule.granularity}; they differ in {odd[0]}: search a schedule for this model"
+            f"the schedule has the blocks of the model at granularity {schedule.granularity}, but in another order: "
+            "pass the schedule through in_order"
         )
-    if not schedule.blocks or schedule.blocks[-1] != PREDICTION:
+    if PREDICTION not in schedule.blocks:
         raise InputError(
-            f"the last block of a schedule must be '{PREDICTION}', found {schedule.blocks[-1:]}: add that block"
+            f"the schedule has no block '{PREDICTION}'{_near(PREDICTION, schedule.blocks)}: add that block"
         )
+    if schedule.blocks[-1] != PREDICTION:
+        raise InputError(f"'{PREDICTION}' must be the last block, found {schedule.blocks[-1]!r} after it: move it")
     if schedule.steps != schedule.contract.sampler.calls:
         raise InputError(
             f"the schedule has {schedule.steps} steps, its sampler makes {schedule.contract.sampler.calls} network "
@@ -136,6 +146,46 @@ def check_schedule(schedule: Schedule, blocks: tuple[str, ...] | None = None) ->
         )
     _check_rows(schedule)
     _check_forecasts(schedule)
+
+
+def in_order(schedule: Schedule, blocks: tuple[str, ...]) -> Schedule:
+    """A schedule with its blocks in the model's order. The order in a file does not matter.
+
+    Args:
+        schedule: the schedule.
+        blocks: the blocks of the model in execution order.
+
+    Returns:
+        The schedule in that order.
+
+    Raises:
+        InputError: the schedule has other blocks than the model. The message names the first and its nearest names.
+    """
+    if schedule.blocks == blocks:
+        return schedule
+    _check_names(schedule, blocks)
+    rows = tuple(tuple(block in step for block in blocks) for step in schedule.computed)
+    return replace(schedule, blocks=blocks, compute=rows)
+
+
+def _check_names(schedule: Schedule, blocks: tuple[str, ...]) -> None:
+    where = f"at granularity {schedule.granularity}"
+    if unknown := [block for block in schedule.blocks if block not in blocks]:
+        raise InputError(
+            f"the schedule names block {unknown[0]!r}, which is none of the model's {len(blocks)} blocks {where}"
+            f"{_near(unknown[0], blocks)}: rename it, or search a schedule for this model"
+        )
+    if missing := [block for block in blocks if block not in schedule.blocks]:
+        raise InputError(
+            f"the schedule has no block {missing[0]!r}, which the model has {where}: add it, or search a schedule for "
+            "this model"
+        )
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """The known names that a name may be a slip of, as the end of a sentence."""
+    near = get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f" (near: {', '.join(near)})" if near else ""
 
 
 def _check_rows(schedule: Schedule) -> None:

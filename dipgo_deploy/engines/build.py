@@ -74,6 +74,7 @@ def build_bundle_engines(bundle: Bundle, options: EngineOptions) -> Work[EngineR
     """
     machine = machine_for(bundle, options)
     precision_status(bundle, options.precision, options.fallback)  # Refuses bad options before the lock is taken.
+    path_inside(bundle.folder, bundle.manifest.denoiser, links=False)  # Refuses to write elsewhere.
     with FileLock(_lock_file(bundle)):
         record = yield from ensure_precision(bundle, options.precision, options.fallback)
         source = graph_source(bundle, options.precision)
@@ -101,7 +102,7 @@ def _lock_file(bundle: Bundle) -> Path:
     """One lock for each bundle folder, outside the bundle."""
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
-    return locks / hashlib.sha256(str(bundle.folder.absolute()).encode()).hexdigest()[:16]
+    return locks / hashlib.sha256(str(bundle.folder.resolve()).encode()).hexdigest()[:16]
 
 
 def machine_for(bundle: Bundle, options: EngineOptions) -> Machine:

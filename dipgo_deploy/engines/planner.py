@@ -6,8 +6,9 @@
 3. If the memory cannot hold all engines, the least recently used engine is evicted. The plan counts reloads of a run.
 4. Time comes from a latency table, if there is one.
 
-The plan recommends the fastest layout that fits as a whole, without a table the layout with fewer calls. If neither
-layout fits as a whole, it recommends the layout that reloads least.
+The plan recommends the fastest layout that fits as a whole, without a table the layout with fewer calls. If two times
+differ by less than the error of the table, it recommends none. If neither layout fits as a whole, it recommends the
+layout that reloads least.
 """
 
 from __future__ import annotations
@@ -71,7 +72,17 @@ class LayoutPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Both layouts for ``batch`` images, and the recommended layout with the reason. None if no layout fits."""
+    """Both layouts for ``batch`` images, and the recommended layout with the reason.
+
+    Attributes:
+        batch: images per call.
+        gpu_memory: bytes that all engines may take, None without a limit.
+        layouts: both layouts.
+        recommended: None if no layout fits, or if both fit and the latency table cannot tell which is faster.
+        reason: one line.
+        precision, target: of the engines.
+        latency_error: relative error of the estimated times, a root mean square. None without a latency table.
+    """
 
     batch: int
     gpu_memory: int | None
@@ -80,6 +91,12 @@ class Plan:
     reason: str
     precision: str
     target: TargetName
+    latency_error: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether a layout fits into the memory, at least with one engine loaded at a time."""
+        return any(layout.reload is not None for layout in self.layouts)
 
 
 def plan(bundle: Bundle, options: PlanOptions = PlanOptions()) -> Plan:
@@ -103,7 +120,8 @@ def plan(bundle: Bundle, options: PlanOptions = PlanOptions()) -> Plan:
     batch = options.batch or (table.batch if table else bundle.contract.batch.opt)
     layouts = tuple(_layout_plan(bundle, layout, batch, options) for layout in get_args(Layout))
     recommended, reason = _recommendation(layouts, options)
-    return Plan(batch, options.gpu_memory, layouts, recommended, reason, precision, options.target)
+    error = None if table is None else table.spread
+    return Plan(batch, options.gpu_memory, layouts, recommended, reason, precision, options.target, error)
 
 
 def _layout_plan(bundle: Bundle, layout: Layout, batch: int, options: PlanOptions) -> LayoutPlan:
@@ -173,7 +191,18 @@ def _recommendation(layouts: tuple[LayoutPlan, ...], options: PlanOptions) -> tu
     if len(whole) == 1 < len(layouts):
         return whole[0].layout, "the only layout whose engines fit together"
     if options.latency is not None:
-        best = min(whole, key=lambda layout: layout.latency_ms or 0.0)
-        return best.layout, "both fit: this one is estimated to be faster"
+        return _faster(whole, options.latency.spread)
     best = min(whole, key=lambda layout: layout.calls)
     return best.layout, "both fit: this one makes fewer calls; a latency table would say which is faster"
+
+
+def _faster(layouts: list[LayoutPlan], error: float) -> tuple[Layout | None, str]:
+    """The fastest layout, unless the next one is within the error of the estimates."""
+    best, second, *_ = sorted(layouts, key=lambda layout: layout.latency_ms or 0.0)
+    gain = (second.latency_ms or 0.0) / max(best.latency_ms or 0.0, 1e-12) - 1
+    if gain > error:
+        return best.layout, f"both fit: this one is estimated to be {gain:.1%} faster"
+    return None, (
+        f"both fit, and their estimated times differ by {gain:.1%}, which is within the error of the latency table "
+        f"({error:.0%}): profile again on an idle machine, or build both and bench them"
+    )

@@ -13,7 +13,8 @@ import numpy as np
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import BatchRange, Contract
-from dipgo_deploy.core.disk import sha256_of, write_atomic
+from dipgo_deploy.core.digests import sha256_of
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.progress import Progress

@@ -20,6 +20,7 @@ from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.graphs.cut import load_master
 from dipgo_deploy.graphs.half_graph import HALF_TYPES, always_fp32_nodes, cast_node, is_float
+from dipgo_deploy.graphs.links import read_tensor
 from dipgo_deploy.graphs.pieces import nodes_of_pieces
 
 __all__ = ["RANGE_SUFFIX", "HalfProbe", "add_ranges", "round_graph"]
@@ -112,7 +113,7 @@ class HalfProbe:
         sizes = {}
         for name, value in self._model.graph.initializers.items():
             if value.dtype == ir.DataType.FLOAT and value.const_value is not None and value.const_value.size:
-                sizes[name] = float(abs(value.const_value.numpy()).max())
+                sizes[name] = float(abs(read_tensor(value.const_value)).max())
         return {name: size for name, size in sizes.items() if largest < size < float("inf")}
 
 

@@ -23,6 +23,7 @@ from dipgo_deploy.core.blocks import BLOCKS_FILE, BlockGraph
 from dipgo_deploy.core.disk import cache_folder, check_target, staged
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_block_graph
+from dipgo_deploy.core.user_cache import mark_used
 from dipgo_deploy.graphs.block_graph import BlockPatterns
 from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.graphs.master import write_trace
@@ -67,6 +68,7 @@ def trace(
     granularity: str = "stage",
     patterns: Sequence[str] | None = None,
     out: Path | None = None,
+    replace: bool = True,
 ) -> Trace:
     """Trace a model, or open its cached trace. The first trace of a model takes 10 to 30 s.
 
@@ -76,6 +78,7 @@ def trace(
         patterns: path patterns that choose the blocks, in place of a granularity. The granularity of the result is the
             patterns joined by commas.
         out: the folder of the trace. By default a folder of the cache.
+        replace: whether a trace of another model, or with other blocks, at ``out`` is replaced.
 
     Returns:
         The trace.
@@ -93,7 +96,11 @@ def trace(
         # Equal digests show equal behaviour only where no value hides its state.
         cached = _matching_trace(folder, model, chosen) if model.behaviour.is_certain else None
         if cached is not None:
+            if out is None:
+                mark_used(folder)
             return cached
+        if out is not None and not replace:
+            _check_own(folder, model, chosen)
         with _replaced(folder) as temporary:
             write_trace(model, chosen, temporary)
         return load_trace(folder, (BLOCKS_FILE,))
@@ -142,10 +149,28 @@ def _matching_trace(folder: Path, model: LoadedModel, chosen: BlockPatterns) -> 
         cached = load_trace(folder, _PARTS if model.has_weights else (BLOCKS_FILE,))
     except InputError:
         return None
-    blocks = cached.blocks
+    return cached if _is_of(cached.blocks, model, chosen) else None
+
+
+def _is_of(blocks: BlockGraph, model: LoadedModel, chosen: BlockPatterns) -> bool:
+    """Whether blocks are of a model, with its input shapes, and of the chosen patterns."""
     shapes = [(name, tuple(tensor.shape[1:])) for name, tensor in model.example_inputs(1).items()]
     same_shapes = [(spec.name, spec.shape[1:]) for spec in blocks.inputs] == shapes
-    return cached if same_shapes and (blocks.model_digest, blocks.patterns) == (model.digest, chosen.patterns) else None
+    return same_shapes and (blocks.model_digest, blocks.patterns) == (model.digest, chosen.patterns)
+
+
+def _check_own(folder: Path, model: LoadedModel, chosen: BlockPatterns) -> None:
+    """Raise InputError if ``folder`` holds a sound trace, which must be of another model or of other blocks."""
+    try:
+        blocks = load_trace(folder, (BLOCKS_FILE,)).blocks
+    except InputError:
+        return
+    if _is_of(blocks, model, chosen):
+        return  # A part is missing, and is made again.
+    raise InputError(
+        f"{folder} holds a trace of {blocks.model_class} {blocks.model_digest[:12]} at granularity "
+        f"{blocks.granularity}, made from other inputs than these: choose another folder, or pass replace=True"
+    )
 
 
 @contextmanager

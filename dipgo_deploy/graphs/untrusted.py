@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnx  # noqa: TID251 - the home of onnx
 
+from dipgo_deploy.core.disk import missing_text
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.graphs.weights import WEIGHTS_FILE, read_layout
 
@@ -37,8 +38,8 @@ def load_graphs(files: Iterable[tuple[str, Path]], weights: Path) -> dict[str, b
     Raises:
         InputError: a check failed. The message names the file.
     """
-    if weights.is_symlink() or not weights.is_file() or weights.stat().st_nlink != 1:
-        raise InputError(f"{weights} is not a regular file without other links: re-export the bundle")
+    if not weights.is_file():
+        raise InputError(f"{weights} {missing_text(weights)}: re-export the bundle")
     spans = set(read_layout(weights).values())
     graphs = {}
     for name, path in files:

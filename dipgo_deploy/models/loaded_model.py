@@ -10,7 +10,6 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +23,12 @@ from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.models.cast import cast_copy
 from dipgo_deploy.models.identity import Behaviour, behaviour_of
 from dipgo_deploy.models.identity.describe import Describer
 from dipgo_deploy.models.lora_files import LoraFile
 from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
+from dipgo_deploy.models.weights_digest import WeightsDigest
 
 __all__ = ["DTYPES", "LoadedModel", "canonical_config", "check_dtype"]
 
@@ -76,6 +77,11 @@ class LoadedModel:
     call: PipelineCall | None = None
     assumptions: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        source = "" if self.folder is None else f", from {str(self.folder)!r}"
+        weights = f"{self.weight_bytes / 2**20:.1f} MiB" if self.has_weights else "no weights"
+        return f"LoadedModel({self.class_name}, {self.dtype}, {weights}, latent {self.latent_shape}{source})"
+
     @property
     def digest(self) -> str:
         """sha256 over class, config, dtype, every tensor of the state dict and the behaviour, as they are now.
@@ -89,25 +95,13 @@ class LoadedModel:
 
     @property
     def weights_digest(self) -> str:
-        """The digest without behaviour. It is kept while no tensor is replaced or written to."""
-        state = self.module.state_dict()
-        key = tuple((name, tensor.data_ptr(), _writes(tensor)) for name, tensor in sorted(state.items()))
-        if key not in self._digests:
-            self._digests[key] = self._hash_weights(state)
-        return self._digests[key]
+        """The digest without behaviour."""
+        header = f"{self.class_name} {canonical_config(self.config)} {self.dtype}"
+        return self._weights.digest(header, self.module.state_dict())
 
     @cached_property
-    def _digests(self) -> dict[tuple[Any, ...], str]:
-        return {}
-
-    def _hash_weights(self, state: Mapping[str, torch.Tensor]) -> str:
-        digest = hashlib.sha256(f"{self.class_name} {canonical_config(self.config)} {self.dtype}".encode())
-        for name, tensor in sorted(state.items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}{' meta' * tensor.is_meta}".encode())
-            if tensor.is_meta:
-                continue
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+    def _weights(self) -> WeightsDigest:
+        return WeightsDigest()
 
     def has_digest(self, digest: str) -> bool:
         """Whether a digest is the model's.
@@ -240,7 +234,7 @@ class LoadedModel:
             UsageError: the module's own behaviour refers to the module itself, so that a copy would run the original.
         """
         dtype = dtype or self.dtype
-        copy = replace(self, module=_converted(self.module, DTYPES[dtype]), dtype=dtype)
+        copy = replace(self, module=cast_copy(self.module, DTYPES[dtype]), dtype=dtype)
         if changed := self.behaviour.differences(copy.behaviour):
             raise UsageError(
                 f"this {self.class_name} cannot be copied, for {changed[0]} refers to the module itself: convert the "
@@ -316,22 +310,3 @@ def check_dtype(dtype: str) -> None:
     """Raise UsageError unless ``dtype`` is a name of DTYPES."""
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
-
-
-def _writes(tensor: torch.Tensor) -> int:
-    """PyTorch's count of in-place writes to a tensor. Inference tensors have no count."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of ``module`` in ``dtype``.
-
-    deepcopy meets the converted tensors in its memo, so there is never a copy in the old dtype. Peak memory is one
-    module in each dtype.
-    """
-    memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            converted = tensor.detach().to(dtype, copy=True)
-            memo[id(tensor)] = nn.Parameter(converted, False) if isinstance(tensor, nn.Parameter) else converted
-    return deepcopy(module, memo)

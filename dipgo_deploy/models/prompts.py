@@ -72,8 +72,8 @@ def with_prompts(model: LoadedModel, prompts: Sequence[str]) -> LoadedModel:
 
 
 def _check_conditioned_on_text(model: LoadedModel) -> None:
-    # A default fills every other input: guidance weights, noise levels and sizes, but no second text and no image.
-    names = [name for name, entry in model.inputs.items() if entry.value is None]
+    # Guidance weights, noise levels and sizes have defaults. A second text, an image and the text's mask do not.
+    names = [name for name, entry in model.inputs.items() if entry.value is None or name.endswith("mask")]
     by_class = model.class_embedder is not None and not isinstance(model.class_embedder, PromptTable)
     if by_class or "class_labels" in names:
         raise UsageError(f"this {model.class_name} is conditioned on class numbers, not on prompts: give numbers")

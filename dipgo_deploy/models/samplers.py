@@ -18,6 +18,7 @@ from dipgo_deploy.models.schedulers import (
     scheduler_options,
     scheduler_type,
 )
+from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin  # noqa: TID251 - the home of diffusers
@@ -124,7 +125,8 @@ def _configured(cls: Any, base: Mapping[str, Any], options: Mapping[str, Any], c
     # In diffusers, class defaults override the options listed in _use_default_values.
     kept = {k: v for k, v in base.items() if k in scheduler_options(cls) or k == "_use_default_values"}
     try:
-        return cls.from_config(kept, **{k: v for k, v in options.items() if k in scheduler_options(cls)})
+        with suppress_diffusers_logging():
+            return cls.from_config(kept, **{k: v for k, v in options.items() if k in scheduler_options(cls)})
     except (*SCHEDULER_ERRORS, ImportError) as error:
         refusal = f"{cls.__name__} refuses this config ({cause(error)})"
         if changed:

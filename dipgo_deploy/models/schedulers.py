@@ -18,6 +18,7 @@ import torch
 
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError, first_line
+from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin  # noqa: TID251 - the home of diffusers
@@ -93,7 +94,8 @@ def scheduler_from_spec(spec: SamplerSpec) -> SchedulerMixin:
     if unknown := sorted(config.keys() - scheduler_options(cls).keys()):
         raise InputError(f"{cls.__name__} has no option '{unknown[0]}': install the diffusers that recorded it")
     try:
-        scheduler = cls.from_config(config)
+        with suppress_diffusers_logging():
+            scheduler = cls.from_config(config)
     except (*SCHEDULER_ERRORS, ImportError) as error:
         raise InputError(f"{cls.__name__} refuses its config ({cause(error)}): record it again") from error
     _set_timesteps(scheduler, spec.steps, arguments)
@@ -156,7 +158,7 @@ def check_step(cls: type) -> None:
 
 def cause(error: BaseException) -> str:
     """What diffusers says about a failure, on one line."""
-    return first_line(error) if str(error).strip() else "diffusers does not say why"
+    return "diffusers does not say why" if str(error).strip() in ("", "None") else first_line(error)
 
 
 def is_flow_scheduler(class_name: str, config: Mapping[str, Any]) -> bool:
@@ -220,7 +222,8 @@ def _set_timesteps(scheduler: Any, steps: int, arguments: Mapping[str, Any]) -> 
     arguments = {key: value for key, value in arguments.items() if key in _TIMESTEP_ARGUMENTS}
     count = {} if "sigmas" in arguments else {"num_inference_steps": steps}
     try:
-        scheduler.set_timesteps(**count, **arguments)
+        with suppress_diffusers_logging():
+            scheduler.set_timesteps(**count, **arguments)
     except SCHEDULER_ERRORS as error:
         if scheduler.config.get("use_dynamic_shifting") and "mu" not in arguments:
             raise InputError(

@@ -93,12 +93,15 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         self._warned = False
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle | str | Path, *, fallback: bool = False, **options: Any) -> DeployedDenoiser:
+    def from_bundle(
+        cls, bundle: Bundle | str | Path, *, fallback: bool = False, trust_weights: bool = False, **options: Any
+    ) -> DeployedDenoiser:
         """Make the denoiser of a bundle. Backend and device are first used at the first call.
 
         Args:
             bundle: the bundle or its folder.
             fallback: let the PyTorch model make runs outside the contract.
+            trust_weights: check large files of the folder by size only.
             **options: fields of RunOptions.
 
         Returns:
@@ -108,7 +111,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
             InputError: the folder is not a bundle, or the model's class is not of diffusers.
             UsageError: options that do not fit together, ``cuda_graph`` or ``compiler``.
         """
-        loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, trust_weights=trust_weights)
         replacement = _class_for(loaded.contract.model_class)
         return replacement(loaded, RunOptions(**options), fallback=fallback)
 
@@ -118,12 +121,12 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
 
         Args:
             folder: the folder.
-            **options: ``fallback`` and fields of RunOptions. Other options of diffusers are ignored.
+            **options: ``fallback``, ``trust_weights`` and fields of RunOptions. Other options of diffusers are ignored.
 
         Returns:
             The denoiser.
         """
-        known = ("fallback", *(field.name for field in fields(RunOptions)))
+        known = ("fallback", "trust_weights", *(field.name for field in fields(RunOptions)))
         return cls.from_bundle(folder, **{name: options[name] for name in known if name in options})
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:

@@ -42,6 +42,7 @@ class PromptOptions:
         guidance_scale: None leaves it to the pipeline.
         batch: images at a time.
         run: what runs the denoiser. The rest of the pipeline runs on the same device.
+        trust_weights: check large files of the bundle by size only.
 
     Raises:
         UsageError: no prompt, or a count or batch below 1.
@@ -54,6 +55,7 @@ class PromptOptions:
     guidance_scale: float | None = None
     batch: int = 8
     run: RunOptions = RunOptions()
+    trust_weights: bool = False
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -91,7 +93,7 @@ def draw_prompts(folder: Path, options: PromptOptions) -> PromptImages:
         InputError: the folder holds no complete pipeline.
     """
     check_device(options.run.device)
-    pipeline = load_pipeline(folder, **asdict(options.run))
+    pipeline = load_pipeline(folder, trust_weights=options.trust_weights, **asdict(options.run))
     if options.run.device == "cuda":
         pipeline.to("cuda", silence_dtype_warnings=True)
     pipeline.set_progress_bar_config(disable=True)

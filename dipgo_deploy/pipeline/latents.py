@@ -93,10 +93,13 @@ class PackedLayout(LatentLayout):
         """See LatentLayout."""
         expected = (len(self._ids), 4 * sum(self._channels.values()))
         if tuple(tensor.shape[1:]) != expected:
-            extra = "" if self._reference is None else f" and a reference image of shape {self._reference}"
+            extra, remedy = "", "set height and width"
+            if self._reference is not None:
+                extra = f" and a reference image whose latent is {self._reference}"
+                remedy += ", and pass an image of that size with _auto_resize=False"
             raise RefusedCall(
                 f"the bundle is made for latents of shape {self.shape}{extra}, which are {expected[0]} tokens of "
-                f"{expected[1]}, got {tensor.shape[1]} of {tensor.shape[2]}: set height and width"
+                f"{expected[1]}, got {tensor.shape[1]} of {tensor.shape[2]}: {remedy}"
             )
         latent, inputs = self._split_channels(unpack(tensor[:, : self._own], self._height, self._width))
         if self._reference is not None:

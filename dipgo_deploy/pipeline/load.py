@@ -40,7 +40,7 @@ _SCALE_FACTORS = ("vae_scale_factor", "vae_scale_factor_spatial", "movq_scale_fa
 _SETTINGS = (bool, int, float, str, type(None))
 
 
-def load_pipeline(folder: str | Path, *, fallback: bool = False, **options: Any) -> Any:
+def load_pipeline(folder: str | Path, *, fallback: bool = False, trust_weights: bool = False, **options: Any) -> Any:
     """Load the pipeline of a bundle folder, or a pipeline that was saved with a deployed denoiser.
 
     Call the pipeline as usual, with the contract's steps, size and guidance. ``call_arguments`` gives these arguments.
@@ -48,8 +48,9 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, **options: Any)
     Args:
         folder: the bundle, or the saved pipeline.
         fallback: let the PyTorch model answer calls outside the contract.
+        trust_weights: check large files of the bundle by size only.
         **options: fields of RunOptions for the denoiser. Other arguments go to ``DiffusionPipeline.from_pretrained``,
-            such as ``torch_dtype`` or components that the folder lacks.
+            such as ``torch_dtype`` or components that replace the folder's own.
 
     Returns:
         A pipeline of the class that the folder names.
@@ -64,7 +65,9 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, **options: Any)
     index = _checked_index(home)
     name, denoiser_folder = _find_denoiser(home, index)
     run = {field.name: options.pop(field.name) for field in fields(RunOptions) if field.name in options}
-    denoiser = DeployedDenoiser.from_bundle(load_bundle(denoiser_folder), fallback=fallback, **run)
+    replaced = [part for part in options if part in index]
+    bundle = load_bundle(denoiser_folder, trust_weights=trust_weights, replaced=replaced)
+    denoiser = DeployedDenoiser.from_bundle(bundle, fallback=fallback, **run)
     sampler = denoiser.bundle.contract.sampler
     # diffusers reports a part that the index leaves empty as missing, unless it is passed as None.
     absent = {part: None for part, entry in index.items() if entry == [None, None]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from dipgo_deploy.core.contract import SamplerSpec
+from dipgo_deploy.core.finite import not_finite_error
 from dipgo_deploy.pipeline.calls import NetworkCall, RefusedCall
 from dipgo_deploy.pipeline.checks import CallCheck
 from dipgo_deploy.pipeline.stepping import StepPrograms, StepSession
@@ -49,7 +50,11 @@ class DeployedTrajectory:
         self._abandoned = (call.timestep, refusal)
 
     def predict(self, call: NetworkCall) -> torch.Tensor:
-        """The prediction of a call. Raises RefusedCall and forgets the run where the call does not fit the contract."""
+        """The prediction of a call.
+
+        Raises RefusedCall and forgets the run where the call does not fit the contract. Raises GateError where the
+        prediction is not finite.
+        """
         self._check_abandoned(call)
         try:
             return self._predict(call)
@@ -81,7 +86,12 @@ class DeployedTrajectory:
             assert self._first_call is not None
             self._start(place, self._first_call, batch)
             self._run(place.start, place, self._first_call)
-        return self._run(place.step, place, call)
+        prediction = self._run(place.step, place, call)
+        # On a GPU every look at a value waits for the GPU, and NaN stays until the last step.
+        is_looked_at = place.step - place.start < 2 or not self._tracker.is_running or prediction.device.type == "cpu"
+        if is_looked_at and not prediction.isfinite().all():
+            raise not_finite_error(f"the predictions of step {place.step}", self._check.contract)
+        return prediction
 
     def _is_same(self, call: NetworkCall) -> bool:
         """Whether a call has the conditioning of the run: the same tensors, or equal tensors."""

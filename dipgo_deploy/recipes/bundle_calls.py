@@ -164,5 +164,5 @@ def write_bench(report: BenchReport, document: Path, picture: Path | None) -> No
 
 def write_verification(report: VerifyReport, document: Path) -> None:
     """Write the result of a verification as JSON."""
-    content = {"format": "verification", "format_version": "1.0", "passed": report.passed, **asdict(report)}
+    content = {"format": "verification", "format_version": "1.0", **report.document()}
     write_atomic(document, json.dumps(content, indent=1, default=str) + "\n")

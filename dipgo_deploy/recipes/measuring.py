@@ -9,6 +9,7 @@ from typing import Any
 from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.errors import GateError
 from dipgo_deploy.core.files import load_block_graph, load_schedule
+from dipgo_deploy.core.metrics import psnr_text
 from dipgo_deploy.core.progress import Progress, Work
 from dipgo_deploy.recipes import bundle_calls
 from dipgo_deploy.recipes.stage import Stage, keys_of
@@ -55,7 +56,7 @@ class Verify(BundleStage):
         if not report.passed:
             raise GateError(f"{self.name}: {report.failure}")
         psnr = report.psnr_db
-        yield Progress("comparing backends", 1, 1, f"PSNR to the full run {psnr['p50']:.1f} dB")
+        yield Progress("comparing backends", 1, 1, f"PSNR to the full run {psnr_text(psnr['p50'])}")
         return [document]
 
 

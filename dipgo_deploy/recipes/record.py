@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ConfigDict
 
 from dipgo_deploy.core.bundle import BUNDLE_FILE
-from dipgo_deploy.core.disk import read_json, sha256_of, write_atomic
+from dipgo_deploy.core.digests import sha256_of
+from dipgo_deploy.core.disk import read_json, write_atomic
 from dipgo_deploy.core.engine import ENGINES_FOLDER
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_document

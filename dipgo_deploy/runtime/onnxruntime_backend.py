@@ -19,6 +19,7 @@ import onnxruntime as ort  # noqa: TID251 - the home of onnxruntime
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import TIMESTEP, Combine, Run
 from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.graphs.links import resolve_weights
 from dipgo_deploy.runtime.backend import BoundCall, Memory
 from dipgo_deploy.runtime.memory import NO_CUDA_GRAPH, NumpyMemory, TorchMemory, check_device
 from dipgo_deploy.runtime.streams import WorkStream
@@ -135,7 +136,8 @@ class OnnxRuntimeBackend:
     def _load(self, graph: str) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._weights))
+        content, weights = resolve_weights(self._graphs[graph], self._weights)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         # The graphs of a program take turns. Threads that spin after a call would slow the next graph down.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._threads is not None:
@@ -144,7 +146,7 @@ class OnnxRuntimeBackend:
         cuda = {"user_compute_stream": str(self._stream.handle), "enable_cuda_graph": str(int(self._cuda_graph))}
         providers: list[Any] = [(_CUDA, cuda)] if self._device == "cuda" else []
         try:
-            session = ort.InferenceSession(self._graphs[graph], options, providers=[*providers, "CPUExecutionProvider"])
+            session = ort.InferenceSession(content, options, providers=[*providers, "CPUExecutionProvider"])
         except Exception as error:  # The errors of ONNX Runtime have no common base class.
             reason = " ".join(str(error).split())
             raise InputError(f"ONNX Runtime cannot load graph {graph} ({reason}): re-export") from error

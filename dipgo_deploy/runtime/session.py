@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.finite import not_finite_error
 from dipgo_deploy.core.program import Call, Combine, Program, Run, Sample
 from dipgo_deploy.runtime.backend import Backend, BoundCall
 from dipgo_deploy.runtime.program_check import check_slots
@@ -61,23 +62,40 @@ class Session:
         self._cuda_graph = cuda_graph
         self._replay: BoundCall | None = None
 
-    def run(self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None) -> np.ndarray:
+    def __repr__(self) -> str:
+        name = getattr(self.backend, "name", type(self.backend).__name__)
+        return f"Session({name}, batch {self.batch}, guidance scale {self.guidance_scale:g}, {self.program!r})"
+
+    def run(
+        self,
+        noise: np.ndarray,
+        conditioning: Mapping[str, np.ndarray],
+        seed: int | None = None,
+        *,
+        check_finite: bool = True,
+    ) -> np.ndarray:
         """Make a batch of images: ``begin``, ``go``, and a read of the image's slot.
 
         Args:
             noise: (B, C, H, W), standard normal.
             conditioning: network inputs by name, without latent and timestep. Rows come first.
             seed: of noise that the sampler draws. Image i takes ``seed + i``. None is 0.
+            check_finite: whether NaN and infinity in the result are an error.
 
         Returns:
             Images (B, C, H, W) in the dtype of the image's slot, usually float32.
 
         Raises:
-            UsageError: an input is missing, unknown, or of a wrong shape or dtype.
+            UsageError: an input is missing, unknown, not finite, or of a wrong shape or dtype.
+            GateError: the images are not finite, and ``check_finite`` is set.
         """
         self.begin(noise, conditioning, seed)
         self.go()
-        return self.slot(self.program.image)
+        images = self.slot(self.program.image)
+        if check_finite and not np.isfinite(images).all():
+            _check_inputs({"noise": noise, **conditioning})
+            raise not_finite_error("the latents of this run", self.program.contract)
+        return images
 
     def begin(self, noise: np.ndarray, conditioning: Mapping[str, np.ndarray], seed: int | None = None) -> None:
         """Start a run: write the inputs into their slots and reset the sampler's history.
@@ -188,6 +206,13 @@ class Session:
             write(target, self._stepper.advance(call.step, prediction, before).numpy())
 
         return step
+
+
+def _check_inputs(inputs: Mapping[str, np.ndarray]) -> None:
+    """Raise UsageError for an input that is not finite. An attention mask may hold negative infinity."""
+    for name, array in inputs.items():
+        if np.isnan(array).any() or np.isposinf(array).any():
+            raise UsageError(f"{name} holds NaN or infinity: pass finite numbers")
 
 
 def _has_host_sampler(program: Program) -> bool:

@@ -163,7 +163,6 @@ class _GatedCall:
     ) -> None:
         self._backend, self._computes, self._dry = backend, computes, dry
         self._sources, self._targets = sources, targets
-        self._dtype = next(backend.model.module.parameters()).dtype
         network = {spec.name for spec in backend.blocks.inputs}
         only_prediction = targets.keys() <= {backend.blocks.prediction}
         # A plain call needs no surgery, so torch.compile can take the network as a whole.
@@ -199,7 +198,7 @@ class _GatedCall:
             return dead
         source = self._sources[name]
         # Copied, because the network may write to a block's output in place.
-        return source.to(self._dtype if source.is_floating_point() and name != TIMESTEP else source.dtype, copy=True)
+        return source.to(dead.dtype if source.is_floating_point() and name != TIMESTEP else source.dtype, copy=True)
 
     def _keep(self, block: str, feature: Any, entry: torch.Tensor | None) -> None:
         tensors, _ = flatten_feature(feature)

@@ -4,6 +4,7 @@
 2. The model gets its prompts and is traced, unless its blocks are passed.
 3. The method proposes a candidate, which becomes a checked schedule.
 4. ``max_graphs`` unites compute sets until the schedule lowers to few enough graphs.
+5. A ratio that is not reached gives a note with the range of ratios that the method reaches.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from dipgo_deploy.search.candidate import Candidate
 from dipgo_deploy.search.dipgo.options import DipgoOptions
 from dipgo_deploy.search.dipgo.pruner_file import options_of_trained
 from dipgo_deploy.search.evaluator import Evaluator
-from dipgo_deploy.search.options import METHODS, RULES, SearchOptions
+from dipgo_deploy.search.options import METHODS, NOTE, RULES, SearchOptions
 from dipgo_deploy.search.problem import Problem, schedule_by_rule, schedule_of
+from dipgo_deploy.search.reachable import out_of_reach, unmet_ratio
 
 __all__ = ["search"]
 
@@ -69,11 +71,21 @@ def search(
     if blocks is None:
         yield Progress("trace", 0, 1)
         blocks = trace(model, granularity=options.granularity, patterns=options.patterns).blocks
-    if METHODS[options.method].runs_model:
-        schedule = yield from _with_model(Problem(model, blocks, contract, options))
-    else:
-        schedule = schedule_by_rule(blocks, contract, options)
-    return schedule if options.max_graphs is None else limit_graphs(schedule, blocks, options.max_graphs)
+    schedule = yield from _schedule(Problem(model, blocks, contract, options))
+    if options.max_graphs is not None:
+        schedule = limit_graphs(schedule, blocks, options.max_graphs)
+    if warning := unmet_ratio(schedule, blocks, options):
+        yield Progress(NOTE, 1, 1, warning)
+    return schedule
+
+
+def _schedule(problem: Problem) -> Work[Schedule]:
+    options, graph = problem.options, problem.graph
+    if not METHODS[options.method].runs_model:
+        return schedule_by_rule(graph, problem.contract, options)
+    if warning := out_of_reach(graph, problem.contract.sampler.calls, options):
+        yield Progress(NOTE, 0, 1, warning)
+    return (yield from _with_model(problem))
 
 
 def _with_model(problem: Problem) -> Work[Schedule]:

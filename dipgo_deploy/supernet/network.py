@@ -11,6 +11,7 @@ from torch import nn
 
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.program import TIMESTEP
+from dipgo_deploy.models.cast import network_dtype
 
 __all__ = ["Denoiser", "GuidedNetwork"]
 
@@ -44,8 +45,7 @@ class GuidedNetwork:
         self, model: Denoiser, contract: Contract, conditioning: Mapping[str, Any], guidance_scale: float
     ) -> None:
         self.model, self.contract, self.scale = model, contract, guidance_scale
-        parameter = next(model.module.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        self.device, self.dtype = next(model.module.parameters()).device, network_dtype(model.module)
         self.sampler_dtype = torch.promote_types(self.dtype, torch.float32)
         self._latent_name = next(iter(inspect.signature(model.module.forward).parameters))
         self._conditioning = {name: self._cast(torch.as_tensor(rows)) for name, rows in conditioning.items()}

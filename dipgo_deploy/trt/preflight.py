@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dipgo_deploy.core.bundle import BundleManifest, FileRecord
-from dipgo_deploy.core.disk import check_digest, path_inside
+from dipgo_deploy.core.digests import check_digest
+from dipgo_deploy.core.disk import path_inside
 from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from dipgo_deploy.core.disk import cache_folder, read_json, sha256_of, write_atomic
+from dipgo_deploy.core.digests import sha256_of
+from dipgo_deploy.core.disk import cache_folder, read_json, write_atomic
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_engine_record, save_engine_record

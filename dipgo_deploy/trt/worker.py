@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dipgo_deploy.core.contract import installed_versions
-from dipgo_deploy.core.disk import sha256_of, write_atomic
+from dipgo_deploy.core.digests import sha256_of
+from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.engine import EngineRecord
 from dipgo_deploy.core.errors import DipgoError, InputError
 from dipgo_deploy.core.files import save_engine_record

@@ -8,7 +8,8 @@ deviation is that of the image after the whole trajectory. A failure names the f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.core.errors import UsageError
@@ -27,16 +28,38 @@ class VerifyReport:
         rungs: one comparison each, the lowest first.
         psnr_db: PSNR of the schedule's images to the full run's: worst, p10 and p50, on images in [0, 1].
         failure: why the verification failed, empty if it passed.
+        min_psnr_db: the gate on the median PSNR. None if no gate is set.
     """
 
     rungs: tuple[Rung, ...]
     psnr_db: Mapping[str, float] = field(default_factory=dict)
     failure: str = ""
+    min_psnr_db: float | None = None
 
     @property
     def passed(self) -> bool:
         """Whether every rung and the gate on PSNR held."""
         return not self.failure
+
+    @property
+    def compiled_equals_schedule(self) -> bool:
+        """The verdict on the compiler: whether every rung held."""
+        return all(rung.passed for rung in self.rungs)
+
+    @property
+    def near_full_run(self) -> bool | None:
+        """The verdict on the schedule: whether the median PSNR reaches the gate. None if no gate is set."""
+        # A PSNR that is NaN reaches no gate.
+        return None if self.min_psnr_db is None else self.psnr_db["p50"] >= self.min_psnr_db
+
+    def document(self) -> dict[str, Any]:
+        """The report as plain data: the verdicts, then every field."""
+        verdicts = {
+            "passed": self.passed,
+            "compiled_equals_schedule": self.compiled_equals_schedule,
+            "near_full_run": self.near_full_run,
+        }
+        return {**verdicts, **asdict(self)}
 
 
 def verify_bundle(bundle: Bundle, options: VerifyOptions = VerifyOptions()) -> VerifyReport:
@@ -74,12 +97,17 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions = VerifyOptions()) -> V
     rungs = tuple(ladder.climb())
     psnr = ladder.schedule_psnr()
     failure = next((_failure(rung) for rung in rungs if not rung.passed), "")
-    least = options.min_psnr_db
-    if not failure and least is not None and psnr["p50"] < least:
-        failure = (
-            f"median PSNR to the full run is {psnr['p50']:.1f} dB, min_psnr_db is {least:g}: search a milder schedule"
-        )
-    return VerifyReport(rungs, psnr, failure)
+    report = VerifyReport(rungs, psnr, failure, options.min_psnr_db)
+    if report.passed and report.near_full_run is False:
+        return replace(report, failure=_missed_gate(report))
+    return report
+
+
+def _missed_gate(report: VerifyReport) -> str:
+    return (
+        f"median PSNR to the full run is {report.psnr_db['p50']:.1f} dB, min_psnr_db is {report.min_psnr_db:g}: search "
+        "a milder schedule"
+    )
 
 
 def _failure(rung: Rung) -> str:

@@ -118,6 +118,13 @@ def test_every_stage_ends_and_says_what_it_does(measured):
     assert any(step.text == "converged run of 20 calls" for step in steps)
 
 
+def test_the_share_of_the_whole_bench_grows_from_stage_to_stage(measured):
+    overall = [step.overall for step in measured[0]]
+    assert overall == sorted(overall) and overall[0] < 0.2 and overall[-1] == 1.0
+    ends = {step.stage: step.overall for step in measured[0]}
+    assert ends["reference images"] < ends["pilot timing"] < ends["tuning plain samplers"] < ends["timing"] < 1
+
+
 def test_the_document_has_exactly_the_promised_shape(report):
     document = to_json(report)
     assert list(document) == ["schema_version", "format", *FIELDS]

@@ -22,6 +22,13 @@ def test_every_row_is_named_and_the_median_has_its_interval():
     assert "33.0/35.0±0.5" in text and "A/A" in text
 
 
+def test_the_full_run_is_identical_to_itself():
+    same = dict.fromkeys(("p10", "p50", "p50_low", "p50_high"), 120.0)
+    assert "  identical " in text_of(report_of(row("uniform", "schedule", 100, psnr_full_db=same)))
+    half = {"p10": 34.0, "p50": 120.0, "p50_low": 36.0, "p50_high": 120.0}
+    assert "34.0/identical" in text_of(report_of(row("uniform", "schedule", 100, psnr_full_db=half)))
+
+
 def test_columns_without_values_are_omitted():
     text = text_of(report_of(row("uniform", "schedule", 100, converged_db=None)))
     assert "conv." not in text and "Fréchet" not in text and "end to" not in text
@@ -58,4 +65,5 @@ def test_a_quick_bench_says_so():
     settings = {"images": 16, "repeats": 3, "converged_calls": 100, "batch": 8, "quick": True}
     text = text_of(replace(CROWD, environment={"bench": settings}))
     assert "Quick bench, not for publication: 16 images, 3 rounds, converged run of 100 calls." in text
+    assert "A whole bench has 256 images, 10 rounds and a converged run of 1000 calls" in " ".join(text.split())
     assert "Quick" not in text_of(CROWD)

@@ -40,3 +40,12 @@ def test_other_schedules_compile_from_the_bundles_master_graph(bundle_folder: Pa
 def test_a_bundle_says_what_it_is(bundle_folder: Path) -> None:
     text = repr(load_bundle(bundle_folder))
     assert "UNet2DConditionModel, DDIMScheduler" in text and "of 6 calls, layout subnets, float32" in text
+
+
+def test_everything_is_printed_as_one_short_line(bundle_folder: Path, digits_unet, traced) -> None:
+    bundle, trace = load_bundle(bundle_folder), traced("digits-unet", "stage")
+    session = open_session(bundle, 1, guidance_scale=2.0)
+    parts = [bundle, bundle.schedule, bundle.program, bundle.compiled, bundle.blocks, trace, digits_unet, session]
+    texts = [repr(part) for part in parts]
+    assert [text for text in texts if "\n" in text or len(text) > 400] == []
+    assert all("UNet2DConditionModel" in text for text in texts)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dipgo_deploy.bundle.manifest import add_records, drop_records
-from dipgo_deploy.core.disk import sha256_of
+from dipgo_deploy.core.digests import sha256_of
 from dipgo_deploy.core.files import load_manifest
 
 

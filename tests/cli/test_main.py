@@ -3,18 +3,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
 
 from dipgo_deploy import __version__
 from dipgo_deploy.cli import main
+from dipgo_deploy.cli.outcome import signals_interrupt
 from dipgo_deploy.core.errors import DipgoError, GateError, InputError, MissingError, UsageError
 
 COMMANDS = ("trace", "profile", "search", "import-schedule", "export-schedule", "export", "plan", "build-engine")
-COMMANDS += ("verify", "generate", "show", "bench", "run", "demo", "env", "doctor")
+COMMANDS += ("verify", "generate", "show", "bench", "run", "demo", "env", "doctor", "cache")
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "pydantic", "numpy")
 HEAVY += ("matplotlib", "sklearn", "PIL", "rich")
 
@@ -140,6 +143,38 @@ def test_exceptions_become_exit_codes_and_one_line(error, code, monkeypatch, cap
     monkeypatch.delenv("DIPGO_TRACEBACK", raising=False)
     assert run_failing(monkeypatch, error) == code
     assert "Traceback" not in error_line(capsys)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_with_one_line_after_the_work_has_cleaned_up(name, code, monkeypatch, capsys):
+    cleaned, number = [], getattr(signal, name)
+
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            cleaned.append(name)
+
+    app, before = typer.Typer(), signal.getsignal(number)
+    app.command()(command)
+    monkeypatch.setattr(main, "app", app)
+    monkeypatch.setattr("sys.argv", ["dipgo-deploy"])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == code and cleaned == [name]
+    assert error_line(capsys) == f"error: ended by {name}: run the same command again\n"
+    assert signal.getsignal(number) == before
+    assert run_failing(monkeypatch, KeyboardInterrupt()) == 130  # the signal is not remembered
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_interrupt():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):

@@ -10,6 +10,8 @@ import torch
 
 from dipgo_deploy.cli.main import run
 from dipgo_deploy.core.files import load_latency_table, load_schedule, save_latency_table
+from dipgo_deploy.core.latency import LatencyTable
+from dipgo_deploy.core.progress import Work
 from tests.cli.refusal import refused
 
 
@@ -45,6 +47,27 @@ def test_plan_as_a_table(bundle_folder, capsys):
     assert run(["plan", str(bundle_folder), "--fp16", "--target", "tensorrt"]) == 0
     text = capsys.readouterr().out
     assert "float16" in text and "No engine of the TensorRT library was measured yet: its code is not counted" in text
+
+
+def test_a_table_of_a_busy_machine_is_warned_of_and_advises_nothing(
+    latency, bundle_folder, tmp_path, capsys, monkeypatch
+):
+    table, busy = replace(load_latency_table(latency), spread=0.82), tmp_path / "busy.json"
+    save_latency_table(busy, table)
+    assert run(["plan", str(bundle_folder), "--batch", "2", "--latency", str(busy)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "within the error of the latency table (82%)" in text and "single calls are wrong by ±82%" in text
+    assert "no recommendation" in text and "take " not in text
+    assert run(["show", str(busy)]) == 0
+    assert "the estimated time of a call is wrong by ±82%" in capsys.readouterr().out
+    monkeypatch.setattr("dipgo_deploy.engines.profile", lambda *_: iter_of(table))
+    assert run(["profile", "digits-unet", "--out", str(tmp_path / "again.json")]) == 0
+    assert "warning: the estimated time of a call is wrong by ±82%, as on a busy machine" in capsys.readouterr().err
+
+
+def iter_of(table: LatencyTable) -> Work[LatencyTable]:
+    yield from ()
+    return table
 
 
 def test_a_plan_that_fits_nowhere_is_printed_and_fails(bundle_folder, capsys):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dipgo_deploy.cli import terminal
 from dipgo_deploy.cli.terminal import show_progress
-from dipgo_deploy.core.progress import Progress, Work
+from dipgo_deploy.core.progress import Progress, Work, with_overall
 
 
 def work(*stages: tuple[str, float]) -> Work[str]:
@@ -33,6 +33,14 @@ def test_time_left_counts_from_the_first_progress_of_a_stage(capsys, monkeypatch
     show_progress(work(("a", 0.5), ("a", 0.75), ("b", 0.1), ("b", 0.3), ("b", 0.9)), "search")
     lines = [line.partition(",")[2] for line in capsys.readouterr().err.splitlines()[1:]]
     assert lines == [" 0 s", " 10 s left", " 0 s", " 70 s left", " 4 s left"]
+
+
+def test_the_time_left_covers_all_stages_where_their_sizes_are_known(capsys, monkeypatch):
+    ticking(monkeypatch, [0.0, 0.0, 10.0, 30.0, 40.0])
+    sizes = {"a": 1.0, "b": 3.0}
+    show_progress(with_overall(work(("a", 0.0), ("a", 1.0), ("b", 2 / 3), ("b", 1.0)), sizes), "bench")
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert lines == ["   25% a: loss 1, 30 s left", "   75% b: loss 0.666667, 10 s left", "  100% b: loss 1, 40 s"]
 
 
 def test_output_of_libraries_goes_to_stderr(capsys):

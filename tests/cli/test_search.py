@@ -26,9 +26,11 @@ def test_a_rule_draws_its_picture(tmp_path, capsys):
 
 def test_a_ratio_that_cannot_be_reached_is_warned_of(tmp_path, capsys):
     assert searched(tmp_path / "s.json", "--method", "uniform", "--ratio", "0.99") == 0
-    assert "warning: the ratio is 0.8333, but 0.99 was requested: take more steps or a finer" in capsys.readouterr().err
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warning.startswith("warning: the ratio is 0.8333, but 0.99 was requested: take more steps or a finer")
+    assert "uniform reaches 0 to 0.8333 with 6 steps" in warning
     for options in (["--ratio", "0.5"], ["--ratio", "0.99", "--interval", "2"], ["--calls", "3"]):
-        assert searched(tmp_path / "s.json", "--method", "uniform", *options) == 0
+        assert searched(tmp_path / "s.json", "--method", "uniform", *options, "--force") == 0
         assert "warning" not in capsys.readouterr().err
 
 

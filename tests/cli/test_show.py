@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,57 @@ def test_it_is_printed_as_json_and_not_drawn(kind: str, tmp_path: Path, capsys):
     assert json.loads(capsys.readouterr().out)["document"] == json.loads(file.read_text())
     assert run(["show", str(file), "--out", str(tmp_path / "p.png")]) == 2
     assert f"is a {kind} file: leave --out out" in capsys.readouterr().err
+
+
+def test_a_pruner_is_shown_with_its_options(capsys):
+    from dipgo_deploy.search.dipgo.pruner_file import shipped_pruner
+
+    file = str(shipped_pruner("digits-unet"))
+    assert run(["show", file]) == 0
+    text = capsys.readouterr().out
+    assert "iterations" in text and "DDIMScheduler" in text and "at granularity stage, kind output" in text
+    assert run(["show", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["document"]["granularity"] == "stage"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("grid.png", b"\x89PNG\r\n\x1a\n\0", "a PNG picture, which show does not read: name an artifact"),
+        ("g.onnx", b"\x08\x0a", "an ONNX graph, which show does not read: show the program.json of its bundle"),
+        ("g.engine", b"ftrt", "an engine, which show does not read: show the record next to it"),
+        ("w.safetensors", b"\x02" + bytes(7) + b"{}", "a safetensors file, which show does not read"),
+        ("x.json", b"\x80\x04", "a pickle, which show does not read"),
+        ("x.bin", b"ab\0", "a binary file, which show does not read"),
+    ],
+)
+def test_binary_files_are_refused_by_their_kind(tmp_path: Path, capsys, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    assert run(["show", str(tmp_path / name)]) == 3
+    assert kind in capsys.readouterr().err
+
+
+def test_a_schedule_is_shown_in_the_order_of_the_blocks_next_to_it(bundle_copy: Path, capsys):
+    file = bundle_copy / "schedule.json"
+    assert run(["show", str(file)]) == 0
+    wanted, document = capsys.readouterr().out, json.loads(file.read_text())
+    file.write_text(json.dumps(document, sort_keys=True))
+    assert run(["show", str(file)]) == 0 and capsys.readouterr().out == wanted
+    document["compute"]["mid_blok"] = document["compute"].pop("mid_block")
+    file.write_text(json.dumps(document))
+    assert run(["show", str(file)]) == 3
+    assert "names block 'mid_blok'" in (error := capsys.readouterr().err) and "(near: mid_block)" in error
+
+
+def test_the_difference_of_two_artifacts(bundle_copy: Path, tmp_path: Path, capsys):
+    other = Path(shutil.copytree(bundle_copy, tmp_path / "other"))
+    assert run(["show", str(bundle_copy), "--diff", str(other)]) == 0
+    assert "do not differ" in capsys.readouterr().out
+    schedule = json.loads((other / "schedule.json").read_text())
+    schedule["compute"]["mid_block"] = "1" * 6
+    (other / "schedule.json").write_text(json.dumps(schedule))
+    assert run(["show", str(bundle_copy), "--diff", str(other), "--json"]) == 0
+    (difference,) = json.loads(capsys.readouterr().out)["differences"]
+    assert (difference["name"], difference["second"]) == ("compute.mid_block", "1" * 6)
+    assert run(["show", str(bundle_copy), "--diff", str(other / "schedule.json")]) == 2
+    assert "name two artifacts of one kind" in capsys.readouterr().err

@@ -292,7 +292,7 @@ class TestShow:
 
     def test_not_text(self, name, bundle_copy, capsys):
         (bundle_copy / name).write_bytes(b"\xff\xfe")
-        refused(["show", bundle_copy / name], "cannot be read as text", capsys)
+        refused(["show", bundle_copy / name], "is not text, expected a JSON file", capsys)
 
 
 def test_a_file_that_names_what_it_does_not_hold(bundle_copy, capsys):

@@ -16,28 +16,52 @@ def test_where_something_is_written_no_link_is_followed(tmp_path):
     (tmp_path / "link").symlink_to("own")
     assert disk.path_inside(tmp_path, "link/file") == tmp_path / "link" / "file"
     assert disk.path_inside(tmp_path, "own/file", links=False) == tmp_path / "own" / "file"
-    with pytest.raises(InputError, match="link is a link, expected a file or folder of the bundle: remove it"):
+    with pytest.raises(
+        InputError, match="link is a link, and nothing is written through links: replace it by a copy of .*own"
+    ):
         disk.path_inside(tmp_path, "link/file", links=False)
 
 
-def test_digests_tell_size_from_content(tmp_path):
-    path = tmp_path / "a" / "b.bin"
-    disk.write_atomic(path, b"hello")
-    (record,) = disk.records_of(tmp_path)
-    assert (record.path, record.bytes) == ("a/b.bin", 5)
-    assert record.sha256 == "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
-    disk.check_digest(path, record)
-    path.write_bytes(b"hellO")
-    disk.check_digest(path, record, whole=False)
-    with pytest.raises(InputError, match="differs from its recorded sha256 2cf24dba5fb0"):
-        disk.check_digest(path, record)
-    path.write_bytes(b"hell")
-    with pytest.raises(InputError, match="has 4 bytes, recorded are 5: re-export"):
-        disk.check_digest(path, record, whole=False)
-    path.unlink()
-    path.symlink_to(tmp_path)
-    with pytest.raises(InputError, match="is missing or not a regular file"):
-        disk.check_digest(path, record)
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "a\\b", "", ".", "a\0b"])
+def test_a_document_names_no_path_outside_its_folder(tmp_path, name):
+    with pytest.raises(InputError, match="is not a path inside .*: the files were tampered with"):
+        disk.path_inside(tmp_path, name)
+
+
+def test_a_missing_file_is_told_from_a_broken_link_and_a_loop(tmp_path):
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    assert disk.missing_text(tmp_path / "absent") == "is missing"
+    assert disk.missing_text(tmp_path) == "is not a regular file"
+    assert disk.missing_text(tmp_path / "broken").startswith("is a link that leads to ")
+    assert disk.missing_text(tmp_path / "broken").endswith("nowhere, which does not exist")
+    assert disk.missing_text(tmp_path / "loop") == "is a link that leads back to itself"
+    assert disk.missing_text(tmp_path / "broken" / "file").startswith("is behind the link ")
+
+
+def test_a_copied_folder_holds_no_links(tmp_path):
+    shared = tmp_path / "shared"
+    (shared / "deep").mkdir(parents=True)
+    (shared / "deep" / "file").write_text("content")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "part").symlink_to("../shared")
+    (tmp_path / "own" / "file").symlink_to("../shared/deep/file")
+    disk.copy_folder(tmp_path / "own", tmp_path / "copy")
+    assert (tmp_path / "copy" / "part" / "deep" / "file").read_text() == "content"
+    assert not any(path.is_symlink() for path in (tmp_path / "copy").rglob("*"))
+    (shared / "up").symlink_to("../own")
+    with pytest.raises(InputError, match="up is a link that leads back to a folder around it: remove it"):
+        disk.copy_folder(tmp_path / "own", tmp_path / "again")
+    (shared / "up").unlink()
+    (shared / "up").symlink_to("gone")
+    with pytest.raises(InputError, match=r"up is a link that leads to .*gone, which does not exist: restore"):
+        disk.copy_folder(tmp_path / "own", tmp_path / "again")
+
+
+def test_binary_files_are_no_json(tmp_path):
+    (tmp_path / "x.json").write_bytes(b"\x89PNG\r\n\xff")
+    with pytest.raises(InputError, match="x.json is a PNG picture, expected a JSON file: check the path"):
+        disk.read_json(tmp_path / "x.json")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -174,7 +174,7 @@ def test_numbers_that_are_not_finite_are_never_written(tmp_path):
     ("content", "message"),
     [
         (b"[1]", "holds a JSON list, expected an object"),
-        (b"\xff\xfe{}", "cannot be read as text"),
+        (b"\xff\xfe{}", "is not text, expected a JSON file"),
         (b"[" * 100_000, "is not valid JSON"),
     ],
 )
@@ -208,7 +208,31 @@ def test_a_schedule_without_blocks_is_refused(tmp_path):
     path = tmp_path / "s.json"
     files.save_schedule(path, SCHEDULE)
     edited(path, lambda d: d.update(compute={}))
-    with pytest.raises(InputError, match="the last block of a schedule must be 'prediction'"):
+    with pytest.raises(InputError, match="the schedule has no block 'prediction': add that block"):
+        files.load_schedule(path)
+
+
+def test_the_keys_of_a_schedule_may_be_sorted(tmp_path):
+    path = tmp_path / "s.json"
+    files.save_schedule(path, SCHEDULE)
+    edited(path, lambda d: d.update(compute=dict(sorted(d["compute"].items(), key=lambda i: i[0] != "prediction"))))
+    assert files.load_schedule(path) == SCHEDULE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["sampler"].update(steps=0), "contract.sampler.steps is below 1"),
+        (lambda c: c["sampler"].update(timesteps=[]), "contract.sampler.timesteps is empty"),
+        (lambda c: c.update(latent_shape=[0, 4, 4]), "contract.latent_shape holds no sizes above 0"),
+        (lambda c: c.update(batch={"min": 4, "opt": 1, "max": 2}), "contract.batch is not in the order min, opt, max"),
+    ],
+)
+def test_a_contract_that_cannot_be_used_is_refused(tmp_path, change, message):
+    path = tmp_path / "s.json"
+    files.save_schedule(path, SCHEDULE)
+    edited(path, lambda d: change(d["contract"]))
+    with pytest.raises(InputError, match=message):
         files.load_schedule(path)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dipgo_deploy.core.metrics import PSNR_CAP_DB, median_interval, percentiles, psnr_db
+from dipgo_deploy.core.metrics import PSNR_CAP_DB, median_interval, percentiles, psnr_db, psnr_text
 
 
 def test_psnr_of_a_known_error():
@@ -16,6 +16,10 @@ def test_psnr_of_a_known_error():
 def test_psnr_of_identical_images_is_capped():
     images = np.random.default_rng(0).uniform(-1, 1, (3, 1, 16, 16))
     assert psnr_db(images, images).tolist() == [PSNR_CAP_DB] * 3
+
+
+def test_equal_images_are_called_identical():
+    assert (psnr_text(PSNR_CAP_DB), psnr_text(35.54), psnr_text(35.54, "")) == ("identical", "35.5 dB", "35.5")
 
 
 def test_what_lies_outside_the_range_is_clipped_before_it_is_compared():

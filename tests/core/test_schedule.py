@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.schedule import Schedule, check_schedule, full_schedule
+from dipgo_deploy.core.schedule import Schedule, check_schedule, full_schedule, in_order
 from tests.search.graphs import contract_of, unet_like
 
 GRAPH = unet_like(1)
@@ -48,8 +48,11 @@ def test_computing_more_drops_the_forecasts_it_replaces():
 
 
 BROKEN = {
-    "blocks": (replace(MIXED, blocks=("a", *NAMES[1:])), "names 4 blocks, the model has 4 .* they differ in a: search"),
-    "order": (replace(MIXED, blocks=(NAMES[1], NAMES[0], *NAMES[2:])), "they differ in their order"),
+    "blocks": (
+        replace(MIXED, blocks=("down_block.0", *NAMES[1:])),
+        r"block 'down_block.0', which is none of the model's 4 blocks .* \(near: down_blocks.0.*\): rename it, or",
+    ),
+    "order": (replace(MIXED, blocks=(NAMES[1], NAMES[0], *NAMES[2:])), "but in another order"),
     "steps": (replace(MIXED, compute=MIXED.compute[:4]), "has 4 steps, its sampler makes 5 network calls: give one"),
     "row": (replace(MIXED, compute=(*MIXED.compute[:4], (True,))), "step 4 has 1 entries for 4 blocks: give one each"),
     "reads before it wrote": (
@@ -79,7 +82,24 @@ def test_schedules_that_cannot_be_run_are_refused(case):
 
 
 def test_the_prediction_is_the_last_block_of_every_schedule():
-    for blocks in ((), NAMES[:-1]):
+    for blocks, message in (
+        ((), "has no block 'prediction': add"),
+        (NAMES[:-1], "has no block 'prediction': add"),
+        ((*NAMES[:-1], "predicton"), r"has no block 'prediction' \(near: predicton\): add"),
+        ((*NAMES, "up"), "'prediction' must be the last block, found 'up' after it"),
+    ):
         schedule = Schedule(FULL.contract, "stage", "output", blocks, ((True,) * len(blocks),) * 5)
-        with pytest.raises(InputError, match="the last block of a schedule must be 'prediction'"):
+        with pytest.raises(InputError, match=message):
             check_schedule(schedule)
+
+
+def test_the_order_of_the_blocks_in_a_file_does_not_matter():
+    shuffled = [3, 1, 0, 2]
+    other = replace(
+        MIXED,
+        blocks=tuple(NAMES[i] for i in shuffled),
+        compute=tuple(tuple(row[i] for i in shuffled) for row in MIXED.compute),
+    )
+    assert in_order(other, NAMES) == MIXED and in_order(MIXED, NAMES) is MIXED
+    with pytest.raises(InputError, match="has no block 'mid_block', which the model has at granularity stage: add it"):
+        in_order(replace(MIXED, blocks=("down_blocks.0", "up_blocks.0", "prediction")), NAMES)

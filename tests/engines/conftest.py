@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 from dipgo_deploy.bundle import Bundle, load_bundle
-from dipgo_deploy.core.disk import sha256_of
+from dipgo_deploy.core.digests import sha256_of
 from dipgo_deploy.core.engine import EngineRecord, EngineTensor
 from dipgo_deploy.core.files import save_engine_record
 from dipgo_deploy.core.progress import finish

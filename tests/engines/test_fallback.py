@@ -44,7 +44,7 @@ def inputs_of(bundle: Bundle) -> Inputs:
 
 
 def run(bundle: Bundle, compiled: CompiledProgram | None = None) -> np.ndarray:
-    return open_session(bundle, 1, guidance_scale=2.0, compiled=compiled).run(*inputs_of(bundle))
+    return open_session(bundle, 1, guidance_scale=2.0, compiled=compiled).run(*inputs_of(bundle), check_finite=False)
 
 
 def test_half_precision_overflows_in_the_planted_block_and_its_nodes_stay_in_float32(tmp_path: Path) -> None:

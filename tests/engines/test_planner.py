@@ -82,10 +82,21 @@ def test_a_budget_that_holds_nothing_recommends_nothing(bundle):
 
 def test_with_a_latency_table_the_faster_layout_is_recommended(bundle):
     # Expensive calls favor the layout with fewer calls.
-    latency = table_for(bundle.blocks, call_ms=100.0)
+    latency = replace(table_for(bundle.blocks, call_ms=100.0), spread=0.001)
     expensive = plan(bundle, PlanOptions(latency=latency))
     assert expensive.recommended == "subnets" and expensive.batch == 8
     assert expensive.layouts[0].latency_ms < expensive.layouts[1].latency_ms
+
+
+def test_no_layout_is_recommended_within_the_error_of_the_table(bundle):
+    latency = replace(table_for(bundle.blocks, call_ms=100.0), spread=0.001)
+    exact = plan(bundle, PlanOptions(latency=latency))
+    gain = exact.layouts[1].latency_ms / exact.layouts[0].latency_ms - 1
+    assert f"estimated to be {gain:.1%} faster" in exact.reason and exact.latency_error == 0.001
+    for error, recommended in ((0.99 * gain, "subnets"), (1.01 * gain, None), (float("inf"), None)):
+        planned = plan(bundle, PlanOptions(latency=replace(latency, spread=error)))
+        assert planned.recommended == recommended and planned.fits
+    assert "within the error of the latency table" in planned.reason
 
 
 def test_a_table_of_another_batch_or_model_is_refused(bundle):

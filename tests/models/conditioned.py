@@ -138,6 +138,19 @@ def _flux(kind: str, **config: Any) -> Callable[[Path], Any]:
     return made
 
 
+def _wan_image(folder: Path) -> Any:
+    own = diffusers.WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, in_channels=12, out_channels=4, text_dim=12, freq_dim=16,
+        ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return diffusers.WanImageToVideoPipeline(None, None, vae, scheduler, transformer=own)
+
+
 def _embeds(**shapes: tuple[int, ...]) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(3)
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
@@ -210,6 +223,14 @@ CONDITIONED: Mapping[str, Conditioned] = {
     "kandinsky": Conditioned(
         _kandinsky, lambda: {**_embeds(image_embeds=(1, 6), negative_image_embeds=(1, 6)), **_SIZE},
         {"image_embeds": (6,)}
+    ),
+    "wan-image": Conditioned(
+        _wan_image,
+        lambda: {
+            **_embeds(prompt_embeds=(1, TOKENS, 12), negative_prompt_embeds=(1, TOKENS, 12)),
+            **_SIZE, "image": image(), "num_frames": 5, "output_type": "latent",
+        },
+        {**_TEXT, "extra_channels": (8, 2, 2, 2)}, (4, 2, 2, 2),
     ),
     "flux-fill": Conditioned(
         _flux("FluxFillPipeline", in_channels=48, out_channels=16),

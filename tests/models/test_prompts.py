@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
-from dipgo_deploy.models import load_model, make_contract, with_prompts
+from dipgo_deploy.models import load_model, make_contract, model_from_module, with_prompts
+from tests.models.conditioned import unet
+from tests.models.families import FAMILIES, tiny
 from tests.models.pipelines import save_tokenizer, text_pipeline, tiny_text_encoder
 
 pytest.importorskip("transformers", reason="prompts are encoded by transformers")
@@ -113,6 +115,28 @@ def test_models_that_prompts_do_not_belong_to(digits_unet, digits_dit, plain):
     bare = replace(plain.preset, example=lambda *given: {"sample": torch.zeros(1), "timestep": torch.zeros(1)})
     with pytest.raises(UsageError, match="this UNet2DConditionModel takes nothing: search without prompts"):
         with_prompts(replace(plain, preset=bare), PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("sdxl", "encoder_hidden_states, text_embeds"),
+        ("pixart-sigma", "encoder_hidden_states, encoder_attention_mask"),
+        ("inpaint", "encoder_hidden_states, extra_channels"),
+    ],
+)
+def test_prompts_are_refused_beside_inputs_that_they_do_not_give(name, inputs):
+    model = tiny(name) if name in FAMILIES else model_from_module(unet(in_channels=9))
+    with pytest.raises(UsageError, match=f"takes {inputs}: search without prompts"):
+        with_prompts(model, PROMPTS)
+
+
+def test_prompts_stand_beside_an_embedded_guidance_weight(pipeline, plain, prompted):
+    module = unet(time_cond_proj_dim=6, cross_attention_dim=8)
+    model = with_prompts(model_from_module(module, folder=pipeline), PROMPTS)
+    given = model.conditioning([1], "none")
+    assert set(given) == {"encoder_hidden_states", "timestep_cond"}
+    assert np.array_equal(given["encoder_hidden_states"], prompted.conditioning([1], "none")["encoder_hidden_states"])
 
 
 def test_without_a_pipeline_or_with_another_number_of_encoders(plain, copied):

@@ -139,7 +139,7 @@ FAMILIES: Mapping[str, Family] = {
     "pixart": Family(
         _pixart, "pixart-sigma", "dpmpp-2m", "concat",
         lambda: {
-            "prompt": "a cat", "use_resolution_binning": False, "clean_caption": False,
+            "prompt": "a cat", "clean_caption": False,
             "max_sequence_length": TOKENS, **_SIZE,
         },
     ),

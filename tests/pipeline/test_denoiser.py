@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from dipgo_deploy.bundle import load_bundle
-from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.errors import GateError, UsageError
 from dipgo_deploy.lowering import begin_at
 from dipgo_deploy.models import scheduler_from_spec
 from dipgo_deploy.pipeline import DeployedDenoiser, RefusedCall
+from dipgo_deploy.pipeline.stepping import StepSession
 from dipgo_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from tests.pipeline.pipelines import SIDE, drawn
 from tests.pipeline.scheduled import scheduled
@@ -64,6 +65,14 @@ def close(images: np.ndarray, expected: np.ndarray) -> bool:
 
 def test_an_existing_pipeline_draws_the_schedule(pipeline, expected):
     assert close(drawn(pipeline, CALL), expected)
+
+
+def test_predictions_that_are_not_finite_end_the_run_even_with_a_fallback(pipeline, bundle, monkeypatch):
+    pipeline.unet = DeployedDenoiser.from_bundle(bundle, fallback=True, threads=1)
+    predict = StepSession.predict
+    monkeypatch.setattr(StepSession, "predict", lambda *call: predict(*call) * (torch.inf if call[1] == 3 else 1))
+    with pytest.raises(GateError, match="the predictions of step 3 hold NaN or infinity, so the weights are damaged"):
+        pipeline(**CALL)
 
 
 def test_the_live_model_draws_the_same(pipeline, bundle, expected):

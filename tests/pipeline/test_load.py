@@ -16,6 +16,7 @@ from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.errors import InputError, MissingError
 from dipgo_deploy.pipeline import DeployedDenoiser, RefusedCall, call_arguments, load_pipeline
 from dipgo_deploy.verify import VerifyOptions, verify_bundle
+from tests.bundle.test_files import hub_cache
 from tests.pipeline.pipelines import SIDE, drawn, make_bundle
 
 CALL = {"prompt": "a cat", "guidance_scale": 4.0, "output_type": "latent"}
@@ -145,7 +146,7 @@ def changed(bundle: Path, folder: Path, **entries: object) -> Path:
     """A copy of a bundle whose index says something else; its digest is made to fit."""
     from dataclasses import replace
 
-    from dipgo_deploy.core.disk import records_of
+    from dipgo_deploy.core.digests import records_of
     from dipgo_deploy.core.files import load_manifest, save_manifest
 
     shutil.copytree(bundle, folder)
@@ -212,3 +213,34 @@ def test_arguments_of_a_contract_without_guidance(pipeline, sd_bundle: Path):
 
     contract = replace(load_bundle(sd_bundle).contract, guidance="none")
     assert call_arguments(pipeline, contract)["guidance_scale"] == 1.0
+
+
+def test_a_pipeline_folder_of_links_becomes_a_bundle_of_files(sd_pipeline: Path, sd_bundle: Path, tmp_path: Path):
+    """The text encoder is shared with another pipeline, and every file of the bundle is a link of the hub's cache."""
+    linked = shutil.copytree(sd_pipeline, tmp_path / "linked" / "pipeline")
+    (linked / "text_encoder").rename(tmp_path / "shared")
+    (linked / "text_encoder").symlink_to("../../shared")
+    weights = linked / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(tmp_path / "weights-on-another-disk")
+    weights.symlink_to(tmp_path / "weights-on-another-disk")
+    folder = make_bundle("sd", linked, tmp_path / "bundle", sampler="ddim")
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    loaded, plain = load_pipeline(hub_cache(folder, tmp_path / "hub")), load_pipeline(sd_bundle)
+    assert np.array_equal(drawn(loaded, call(loaded) | IMAGE), drawn(plain, call(plain) | IMAGE))
+    (linked / "text_encoder").unlink()
+    (linked / "text_encoder").symlink_to("../../gone")
+    with pytest.raises(InputError, match=r"text_encoder is a link that leads to .*gone, which does not exist: restore"):
+        make_bundle("sd", linked, tmp_path / "again", sampler="ddim")
+
+
+def test_a_passed_component_replaces_one_that_was_swapped(sd_bundle: Path, sd_pipeline: Path, tmp_path: Path):
+    folder = shutil.copytree(sd_bundle, tmp_path / "bundle")
+    vae = diffusers.AutoencoderKL.from_pretrained(sd_pipeline / "vae")
+    with torch.no_grad():
+        vae.post_quant_conv.weight.mul_(2)
+    vae.save_pretrained(folder / "vae")
+    with pytest.raises(
+        InputError, match=r"restore the vae, or pass another one as load_pipeline\(folder, vae=\.\.\.\)"
+    ):
+        load_pipeline(folder)
+    assert load_pipeline(folder, vae=vae).vae is vae

@@ -25,7 +25,7 @@ from dipgo_deploy.bundle.half_precision import graph_source
 from dipgo_deploy.bundle.manifest import add_records
 from dipgo_deploy.core.bundle import BUNDLE_FILE
 from dipgo_deploy.core.contract import BatchRange
-from dipgo_deploy.core.disk import sha256_of
+from dipgo_deploy.core.digests import sha256_of
 from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord, EngineTensor, ProfileRange, engine_folder
 from dipgo_deploy.core.files import load_manifest, save_engine_record
 from dipgo_deploy.graphs.untrusted import graph_digest

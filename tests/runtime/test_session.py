@@ -7,7 +7,7 @@ import torch
 
 from dipgo_deploy.core.blocks import ZERO_MACS
 from dipgo_deploy.core.contract import Contract
-from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.errors import GateError, InputError, UsageError
 from dipgo_deploy.core.program import Combine, Graph, Program, Run, Sample, Term
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.models.samplers import sampler_spec
@@ -70,6 +70,25 @@ def test_calls_run_in_order_on_bound_slots():
     image = session.run(NOISE, {"cond": np.array([1, 2])})
     assert np.array_equal(image, NOISE + np.float32(10) + np.array([1, 2], np.float32).reshape(-1, 1, 1, 1))
     assert image.dtype == np.float32
+
+
+class Poisoned(AddTimestep):
+    """The same network with a weight that is not a number."""
+
+    def bind_run(self, run: Run, buffers: Mapping, sizes: Mapping):
+        call, target = super().bind_run(run, buffers, sizes), buffers[run.outputs[0][1]]
+        return lambda: (call(), target.fill(np.nan))
+
+
+@pytest.mark.parametrize(("dtype", "cause"), [("float32", "weights are damaged"), ("float16", "float16 cannot hold")])
+def test_a_run_that_ends_in_nan_is_an_error(dtype, cause):
+    made = program()
+    session = Session(replace(made, contract=replace(made.contract, dtype=dtype)), Poisoned(), 2)
+    with pytest.raises(GateError, match=f"the latents of this run hold NaN or infinity, .*{cause}"):
+        session.run(NOISE, {"cond": np.array([1, 2])})
+    assert np.isnan(session.run(NOISE, {"cond": np.array([1, 2])}, check_finite=False)).all()
+    with pytest.raises(UsageError, match="noise holds NaN or infinity: pass finite numbers"):
+        session.run(NOISE * np.float32(np.inf), {"cond": np.array([1, 2])})
 
 
 def test_guidance_takes_the_unconditional_half_first():

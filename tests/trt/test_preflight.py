@@ -8,7 +8,7 @@ import pytest
 
 from dipgo_deploy.bundle.manifest import add_records
 from dipgo_deploy.core.contract import BatchRange
-from dipgo_deploy.core.disk import sha256_of
+from dipgo_deploy.core.digests import sha256_of
 from dipgo_deploy.core.engine import EngineRecord, EngineTensor, ProfileRange
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record, load_manifest, load_program, save_engine_record

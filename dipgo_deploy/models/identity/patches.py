@@ -20,6 +20,9 @@ __all__ = ["find_patches"]
 _SEARCHED = ("torch", "diffusers", "transformers", "peft")
 """Packages whose classes are searched. Code of anyone else is described as a whole."""
 
+_ADDED = ("smart_apply",)
+"""Methods that transformers adds to ``nn.Module`` when it initializes a model. No forward calls them."""
+
 _LOADING = ("diffusers.models.modeling_utils", "diffusers.configuration_utils", "diffusers.loaders", "diffusers.utils")
 """Modules that load and save. No forward calls them."""
 
@@ -54,7 +57,8 @@ class _Search:
                 continue
             self._visited.add(base)
             for name, value in vars(base).items():
-                self._visit_member(base, name, value)
+                if name not in _ADDED:
+                    self._visit_member(base, name, value)
 
     def _visit_member(self, owner: type, name: str, value: Any) -> None:
         is_wrapped = isinstance(value, functools.partial | functools.partialmethod | MethodType)

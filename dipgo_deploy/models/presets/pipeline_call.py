@@ -43,6 +43,7 @@ class PipelineCall:
         image_first: whether extra channels come before the latent's channels.
         reference: whether tokens of a reference image follow the latent's tokens (FLUX Kontext).
         pooled_width: width of the pooled text embedding. None if unknown.
+        is_image_text: whether one token of an image's encoder stands in place of the text.
         has_aesthetic_score: whether time ids end with an aesthetic score (the refiner of SDXL).
         recorded: conditioning inputs of a real call, which replace those of the preset. None removes an input.
     """
@@ -51,6 +52,7 @@ class PipelineCall:
     image_first: bool = False
     reference: bool = False
     pooled_width: int | None = None
+    is_image_text: bool = False
     has_aesthetic_score: bool = False
     recorded: Mapping[str, Input | None] = field(default_factory=dict)
 
@@ -62,8 +64,8 @@ class PipelineCall:
     @property
     def tokens(self) -> int | None:
         """Length of the text sequence, if the pipeline's call says it: ``max_sequence_length``."""
-        if self.pipeline in _IMAGE_FIRST:
-            return _EMPTY_PROMPT
+        if self.is_image_text or self.pipeline in _IMAGE_FIRST:
+            return 1 if self.is_image_text else _EMPTY_PROMPT
         length = self.default("max_sequence_length")
         if not isinstance(length, int):
             return None
@@ -112,6 +114,7 @@ def read_pipeline_call(folder: Path | None) -> PipelineCall:
     return PipelineCall.of(
         name if isinstance(name, str) else None,
         pooled_width=_pooled_width(home),
+        is_image_text="image_encoder" in index and "tokenizer" not in index,
         has_aesthetic_score=bool(index.get("requires_aesthetics_score")),
     )
 

@@ -63,7 +63,7 @@ def load_model(
     if not name:
         raise InputError(f"the name of the model is empty: {choices}")
     path = _REFERENCE / name if name in REFERENCE_MODELS else Path(source)
-    is_file = path.is_file() or path.suffix in (".safetensors", *PICKLES)
+    is_file = path.is_file() or path.suffix in (".safetensors", ".gguf", *PICKLES)
     on_hub = not is_file and not path.is_dir() and is_hub_name(name)
     _check_applies("variant", variant, name, path.is_dir() or on_hub)
     _check_applies("revision", revision, name, on_hub)

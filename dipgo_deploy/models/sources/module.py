@@ -12,6 +12,7 @@ from torch import nn
 from dipgo_deploy.core.contract import Guidance
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models.assumed_scheduler import assumed_scheduler
+from dipgo_deploy.models.cast import cast_in_place
 from dipgo_deploy.models.identity.live import check_live, unwrapped
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS, PipelineCall, Preset
@@ -39,6 +40,8 @@ def model_from_module(
     """Wrap a live module. It is cast to ``dtype`` in place, and its gradients are switched off.
 
     What the module does besides class, config and weights is part of its identity, see ``LoadedModel.behaviour``.
+
+    In half precision, the modules that its class keeps in float32 stay in float32, as in diffusers.
 
     Args:
         module: the network. Of a module of ``torch.compile``, the original is taken.
@@ -73,10 +76,8 @@ def model_from_module(
     if "_class_name" not in scheduler:
         scheduler, assumption = assumed_scheduler(class_name, config, scheduler)
         assumptions = (*assumptions, assumption)
-    # diffusers overrides `to` and warns about modules that it keeps in float32. A module in this dtype is not copied.
-    module = nn.Module.to(module, DTYPES[dtype])
     model = LoadedModel(
-        module=module.eval().requires_grad_(False),
+        module=cast_in_place(module, DTYPES[dtype]).eval().requires_grad_(False),
         class_name=class_name,
         config=config,
         dtype=dtype,

@@ -23,6 +23,7 @@ from dipgo_deploy.core.blocks import Kind
 from dipgo_deploy.core.contract import Contract, check_same_contract
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.file_kind import file_kind
 from dipgo_deploy.core.files import FORMAT_VERSION
 from dipgo_deploy.search.dipgo.options import DipgoOptions
 from dipgo_deploy.search.dipgo.pruner import Pruner, PrunerShape
@@ -31,6 +32,7 @@ from dipgo_deploy.search.options import SearchOptions
 
 __all__ = [
     "PrunerRecord",
+    "is_pruner",
     "load_training",
     "options_of_trained",
     "read_record",
@@ -97,6 +99,11 @@ def shipped_pruner(model: str) -> Path:
     if not path.is_file():
         raise InputError(f"no pruner ships for {model}: train one with method dipgo")
     return path
+
+
+def is_pruner(path: Path) -> bool:
+    """Whether a safetensors file says that it is a pruner. Raises InputError for a damaged file."""
+    return _read(path, only_header=True)[0].get("format") == _FORMAT
 
 
 def read_record(path: Path) -> PrunerRecord:
@@ -272,4 +279,6 @@ def _read(path: Path, only_header: bool = False) -> tuple[dict[str, str], dict[s
             names = [] if only_header else file.keys()
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
+        if (kind := file_kind(path)) != "a safetensors file" and path.suffix != ".pruner":
+            raise InputError(f"{path} is {kind}, expected a pruner: name a file that method dipgo wrote") from None
         raise InputError(f"{path} is damaged ({error}): train the pruner again") from None

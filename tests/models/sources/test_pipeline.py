@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 
@@ -159,6 +160,21 @@ def test_text_of_different_widths_and_ip_adapters_are_refused() -> None:
     adapted.register_to_config(encoder_hid_dim_type="ip_image_proj")
     with pytest.raises(InputError, match=r"has an IP-Adapter, whose images are no input: unload_ip_adapter\(\)"):
         model_from_module(adapted)
+
+
+def test_video_from_an_image_looks_at_tokens_of_the_image() -> None:
+    """The image's tokens of Wan 2.1. Models of a first and a last frame have two images a row, and are refused."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 12, "freq_dim": 16, "ffn_dim": 32}
+    config = {**sizes, "num_layers": 1, "rope_max_seq_len": 32, "in_channels": 12, "out_channels": 4, "image_dim": 8}
+    torch.manual_seed(0)
+    module = diffusers.WanTransformer3DModel(**config, added_kv_proj_dim=24)
+    model = model_from_module(module, latent_shape=(4, 2, 4, 4), text_tokens=TOKENS)
+    expected = {"encoder_hidden_states_image": (257, 8), "extra_channels": (8, 2, 4, 4)}
+    assert shapes(model) == {"encoder_hidden_states": (TOKENS, 12), **expected}
+    assert model.forward(**model.example_inputs(2)).shape == (2, 4, 2, 4, 4)
+    two = diffusers.WanTransformer3DModel(**config, added_kv_proj_dim=24, pos_embed_seq_len=514)
+    with pytest.raises(InputError, match="takes two images a row, first and last frame, which no input holds"):
+        model_from_module(two)
 
 
 def test_guidance_is_embedded_as_diffusers_embeds_it(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models import PRESETS, load_random, make_contract, read_random_config, sampler_spec, shipped_configs
+from dipgo_deploy.models.contracts import default_guidance
+from dipgo_deploy.models.presets import PipelineCall
 from tests.models.families import FAMILIES, tiny
 
 # Parameters in millions: counted on the modules that diffusers makes of the published configs.
@@ -26,6 +29,25 @@ PUBLISHED = {
     "flux-dev": 11901.408,
     "wan2.1-1.3b": 1418.997,
 }
+
+
+PIPELINES = {
+    "sd15": "StableDiffusionPipeline",
+    "sdxl": "StableDiffusionXLPipeline",
+    "pixart-alpha-1024": "PixArtAlphaPipeline",
+    "pixart-sigma-1024": "PixArtSigmaPipeline",
+    "sd3-medium": "StableDiffusion3Pipeline",
+    "flux-dev": "FluxPipeline",
+    "flux-schnell": "FluxPipeline",
+    "wan2.1-1.3b": "WanPipeline",
+}
+
+
+@pytest.mark.parametrize(("name", "pipeline"), PIPELINES.items())
+def test_shipped_configs_have_guidance_and_text_of_their_pipelines(name: str, pipeline: str) -> None:
+    model, config = load_random(name, device="meta"), read_random_config(name)
+    called = replace(model, guidance=None, text_tokens=None, call=PipelineCall.of(pipeline))
+    assert (default_guidance(called), called.tokens) == (config.guidance, config.text_tokens)
 
 
 def config_of(name: str, folder: Path) -> Path:
@@ -64,7 +86,9 @@ def test_random_weights_follow_config_seed_and_dtype(name: str, tmp_path: Path) 
     one, same = (load_random(path, dtype="float16", seed=3) for _ in range(2))
     assert one.digest == same.digest != load_random(path, dtype="float16", seed=4).digest
     tensors = [*one.module.parameters(), *one.module.buffers()]
-    assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float16}
+    kept = {*(one.module._keep_in_fp32_modules or ())}  # diffusers keeps some modules of Wan in float32
+    cast = {tensor.dtype for key, tensor in one.module.state_dict().items() if not kept & {*key.split(".")}}
+    assert cast == {torch.float16}
     assert all(torch.isfinite(tensor).all() for tensor in tensors)
     assert torch.get_default_dtype() == torch.float32
 
