@@ -71,11 +71,8 @@ def judge(row: Row, folder: Path) -> Result:
 
 
 def _judge(row: Row, folder: Path) -> tuple[str, str]:
-    try:
-        save(row, folder / "pipeline")
-    except Exception as error:
-        return "not tried", _brief(error)
-    plain = _plain_run(row, folder / "pipeline")
+    missing = save(row, folder / "pipeline")
+    plain = f"no tiny {', '.join(missing)}" if missing else _plain_run(row, folder / "pipeline")
     shape = plain.shape if isinstance(plain, _Run) else None
     with _stage("load"):
         model = load_model(folder / "pipeline")
@@ -85,10 +82,10 @@ def _judge(row: Row, folder: Path) -> tuple[str, str]:
             model = model.with_latent_shape((model.latent_shape[0], SIDE // 2, SIDE // 2))
     with _stage("contract"):
         contract = make_contract(model, steps=STEPS)
+    if isinstance(plain, str):
+        return "not tried", plain
     with _stage("trace"):
         graph = trace(model).blocks
-    if isinstance(plain, str):
-        return "not tried", f"plain diffusers: {plain}"
     with _stage("export", late=True):
         schedule = full_schedule(contract, graph.granularity, "output", tuple(b.name for b in graph.blocks))
         bundle = export(model, schedule, folder / "bundle")
@@ -118,7 +115,7 @@ def _plain_run(row: Row, folder: Path) -> _Run | str:
         raise
     except Exception as error:
         _say()
-        return _brief(error)
+        return f"plain diffusers fails: {_brief(error)}"
 
 
 def _run(row: Row, pipeline: Any) -> _Run:

@@ -30,6 +30,9 @@ _EMPTY_PROMPT = 2
 _REFERENCE = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
 """Pipelines that append the tokens of a reference image to the tokens of the latent."""
 
+_WITHOUT_TEXT = ("AudioLDMPipeline", "MusicLDMPipeline")
+"""Pipelines whose text is a class vector alone, although their denoiser has cross-attention layers."""
+
 _CLIP_TOKENS = 77
 """Tokens of the CLIP encoders that Stable Diffusion 3 puts before those of its third encoder."""
 
@@ -59,7 +62,8 @@ class PipelineCall:
     @classmethod
     def of(cls, pipeline: str | None, **facts: Any) -> PipelineCall:
         """The call of a pipeline class by its name, with further fields."""
-        return cls(pipeline, pipeline in _IMAGE_FIRST, pipeline in _REFERENCE, **facts)
+        without = {"encoder_hidden_states": None} if pipeline in _WITHOUT_TEXT else {}
+        return cls(pipeline, pipeline in _IMAGE_FIRST, pipeline in _REFERENCE, recorded=without, **facts)
 
     @property
     def tokens(self) -> int | None:

@@ -4,17 +4,16 @@
 2. The code of a class reaches into its denoiser, or calls it in its own order. Such classes are listed by name. The
    sweep over all pipeline classes (``tests/pipeline/every_pipeline.py``) finds the classes that belong here.
 3. A call makes more than two rows an image, by an argument that can be turned off.
-4. The steps of a second denoiser are not scheduled. The pipeline still works, so this is only said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dipgo_deploy.core.errors import InputError, UsageError
 
-__all__ = ["check_pipeline", "check_rows", "present_parts", "unscheduled_parts"]
+__all__ = ["check_pipeline", "check_rows", "present_parts"]
 
 _SIDE_NETWORKS = {
     "controlnet": "the residuals of a ControlNet",
@@ -22,8 +21,6 @@ _SIDE_NETWORKS = {
     "motion_adapter": "the layers of a motion adapter",
 }
 """Components whose outputs a pipeline adds inside its denoiser."""
-
-_SECOND_DENOISERS = ("transformer_2", "unet_2")
 
 _ATTENTION = "replaces attention inside its denoiser, which a graph holds as it was traced"
 _INVERSION = "first runs its denoiser backwards over an image, in an order that no schedule holds"
@@ -105,19 +102,4 @@ def check_rows(name: object, defaults: Mapping[str, Any], guidance: str | None) 
             raise UsageError(
                 f"{name} makes three rows an image for its {argument}, a schedule holds one or two: choose guidance "
                 f"{' or '.join(map(repr, layouts))}, and call the pipeline with {remedy}"
-            )
-
-
-def unscheduled_parts(parts: Collection[str], component: str) -> Iterator[str]:
-    """What is assumed of denoisers besides the one that is scheduled, one sentence each.
-
-    Args:
-        parts: names of the pipeline's components.
-        component: the denoiser that is scheduled.
-    """
-    for part in _SECOND_DENOISERS:
-        if part in parts:
-            yield (
-                f"only {component} is scheduled: in its pipeline {part} makes its own steps in PyTorch, and outside "
-                f"the pipeline {component} makes all steps"
             )

@@ -15,7 +15,7 @@ from torch import nn
 from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS
-from dipgo_deploy.models.presets.pipeline_check import check_pipeline, present_parts, unscheduled_parts
+from dipgo_deploy.models.presets.pipeline_check import check_pipeline, present_parts
 from dipgo_deploy.models.sources.module import default_component, model_from_module
 from dipgo_deploy.models.sources.pipeline_scheduler import pipeline_scheduler_config
 from dipgo_deploy.models.sources.random import instantiate
@@ -57,8 +57,8 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
         return replace(model, assumptions=(*model.assumptions, _AROUND.format(name=folder.name, pipeline=pipeline)))
     index = _read_config(folder / _INDEX) if (folder / _INDEX).is_file() else None
     component = _component(folder, index)
-    parts = present_parts(index or {})
-    check_pipeline((index or {}).get("_class_name"), parts, index or {})
+    if index is not None:
+        check_pipeline(index.get("_class_name"), present_parts(index), index)
     home = folder if index is None else folder / component
     config = _read_config(home / "config.json")
     class_name = str(config.get("_class_name"))
@@ -77,7 +77,6 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
         component=component,
         scheduler_config=pipeline_scheduler_config(folder, index, component, module),
         class_embedder=_class_embedder(folder / _EMBEDDER, meta) if has_embedder else None,
-        assumptions=tuple(unscheduled_parts(parts, component)),
     )
 
 

@@ -25,7 +25,7 @@ from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS, Input, PipelineCall, read_pipeline_call
 from dipgo_deploy.models.presets.inputs import EXTRA, LEADING, REFERENCE
 from dipgo_deploy.models.presets.mmdit import positions
-from dipgo_deploy.models.presets.pipeline_check import check_pipeline, unscheduled_parts
+from dipgo_deploy.models.presets.pipeline_check import check_pipeline
 from dipgo_deploy.models.sources.call_recorder import Recording, record_call
 from dipgo_deploy.models.sources.module import model_from_module
 
@@ -96,7 +96,6 @@ def model_from_pipeline(pipeline: Any, **call: Any) -> LoadedModel:
         text_tokens=None if text is None else text.shape[1],
         guidance=guidance,
         steps=call.get("num_inference_steps"),
-        assumptions=tuple(unscheduled_parts(parts, component)),
         call=_facts(pipeline, known, latent),
     )
     return _with_recorded(model, tensors, latent)
@@ -237,7 +236,7 @@ def _with_recorded(model: LoadedModel, tensors: Mapping[str, torch.Tensor], late
         if own is None or own.shape != recorded.shape or not _same_rows(own, recorded):
             changed[name] = recorded
     assert model.call is not None
-    return replace(model, call=replace(model.call, recorded=changed)) if changed else model
+    return replace(model, call=replace(model.call, recorded={**model.call.recorded, **changed}))
 
 
 def _recorded(own: Input | None, tensor: torch.Tensor, guidance: Guidance | None) -> Input:

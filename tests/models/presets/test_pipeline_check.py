@@ -11,7 +11,7 @@ import pytest
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models import load_model
 from dipgo_deploy.models.presets import pipeline_check
-from dipgo_deploy.models.presets.pipeline_check import check_pipeline, check_rows, present_parts, unscheduled_parts
+from dipgo_deploy.models.presets.pipeline_check import check_pipeline, check_rows, present_parts
 
 CONTROLNET = {
     "_class_name": "StableDiffusionControlNetPipeline",
@@ -60,9 +60,3 @@ def test_further_rows_are_refused_unless_a_layout_turns_them_off(argument: str):
         check_rows("SomePipeline", {argument: 1.5}, None)
     check_rows("SomePipeline", {argument: 1.5}, "none")
     check_rows("SomePipeline", {argument: 0.0}, None)
-
-
-def test_a_second_denoiser_is_said():
-    (sentence,) = unscheduled_parts({"transformer", "transformer_2", "vae"}, "transformer")
-    assert "only transformer is scheduled: in its pipeline transformer_2 makes its own steps in PyTorch" in sentence
-    assert not list(unscheduled_parts({"transformer", "vae"}, "transformer"))
