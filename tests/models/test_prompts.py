@@ -66,6 +66,17 @@ def test_the_tokens_are_those_of_the_text_pipeline_of_diffusers(pipeline, prompt
     assert np.abs(ours - torch.cat([negative, prompt]).detach().numpy()).max() <= 1e-6
 
 
+def test_prompts_that_are_cut_are_counted(plain, prompted):
+    words = " ".join(["cat"] * 400)
+    cut = with_prompts(plain, ["a cat", words, f"{words} dog"])
+    assert cut.class_embedder.note.startswith(
+        "2 of 3 prompts are longer than the 16 tokens that the text encoder takes, and are cut as in diffusers: the "
+        "first has 400 words and 1202 tokens ('cat cat"
+    )
+    assert torch.equal(cut.class_embedder(torch.tensor([1])), cut.class_embedder(torch.tensor([2])))
+    assert prompted.class_embedder.note == ""
+
+
 def test_conditioning_by_number_of_the_prompt(prompted):
     table = prompted.class_embedder
     both = prompted.conditioning([1, 0, 1], "concat")["encoder_hidden_states"]
