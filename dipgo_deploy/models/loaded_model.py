@@ -6,7 +6,6 @@ The sources in ``dipgo_deploy.models.sources`` make one LoadedModel from files, 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,9 +23,10 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec
 from dipgo_deploy.models.cast import cast_copy
-from dipgo_deploy.models.identity import Behaviour, behaviour_of
-from dipgo_deploy.models.identity.describe import Describer
+from dipgo_deploy.models.identity import Behaviour, behaviour_of, check_copy
+from dipgo_deploy.models.identity.live import latent_argument
 from dipgo_deploy.models.lora_files import LoraFile
+from dipgo_deploy.models.network_inputs import changed_inputs, inputs_of_example, text_lengths
 from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
 from dipgo_deploy.models.weights_digest import WeightsDigest
 
@@ -118,13 +118,7 @@ class LoadedModel:
     @property
     def behaviour(self) -> Behaviour:
         """What the module does now besides what its class, config and weights say, and a forward of the user's own."""
-        behaviour = behaviour_of(self.module)
-        forward = Describer(self.module)
-        text = forward.text(self.preset.forward)
-        if not forward.is_foreign:
-            return behaviour
-        entries = {**behaviour.entries, "preset.forward": text}
-        return replace(behaviour, entries=entries, is_certain=behaviour.is_certain and not forward.hidden)
+        return behaviour_of(self.module, self.preset.forward)
 
     @property
     def has_weights(self) -> bool:
@@ -159,7 +153,9 @@ class LoadedModel:
     def inputs(self) -> Mapping[str, Input]:
         """The conditioning inputs by name, in call order."""
         if self.preset.example is not None or self.preset.inputs is None:
-            own = self._inputs_of_example()
+            with torch.random.fork_rng(devices=()):
+                example = self._example(1)
+            own = inputs_of_example(example, self.config, self.preset.constant_inputs)
         else:
             own = self.preset.inputs(Network(self.config, self.latent_shape, self.tokens, self.pipeline_call))
         every = {**own, **self.pipeline_call.recorded}
@@ -171,21 +167,6 @@ class LoadedModel:
         if self.text_tokens is not None and self.class_embedder is None and axes and axes[0] <= len(entry.shape):
             return entry.resized(axes[0] - 1, self.text_tokens)
         return entry
-
-    def _inputs_of_example(self) -> dict[str, Input]:
-        """The conditioning inputs of a preset that gives examples only."""
-        inputs: dict[str, Input] = {}
-        with torch.random.fork_rng(devices=()):
-            example = self._example(1)
-        for name, tensor in list(example.items())[1:]:
-            if name == "class_labels":
-                count = self.config.get("num_embeds_ada_norm") or self.config.get("num_class_embeds")
-                inputs[name] = Input((), classes=count, null=count)
-            elif name in self.preset.constant_inputs:
-                inputs[name] = Input.constant(tensor[0].numpy())
-            elif name != TIMESTEP:
-                inputs[name] = Input(tuple(tensor.shape[1:]))
-        return inputs
 
     @property
     def axes(self) -> Mapping[str, Mapping[int, str]]:
@@ -200,8 +181,7 @@ class LoadedModel:
         Text may have up to MOST_TOKENS tokens, unless ``ranges`` says otherwise. Class labels always become the same
         number of tokens.
         """
-        axes = [(entry.shape, *axis) for name, entry in self.inputs.items() for axis in self.axes[name].items()]
-        lengths = {shape[axis - 1] for shape, axis, symbol in axes if symbol == TOKENS}
+        lengths = text_lengths(self.inputs, self.axes)
         if len(lengths) != 1:  # No text, or two texts of different lengths, which one symbol cannot describe.
             return {}
         usual = lengths.pop()
@@ -212,6 +192,11 @@ class LoadedModel:
     def with_tokens(self, tokens: SizeRange) -> LoadedModel:
         """The same model for other lengths of the text sequence."""
         return replace(self, text_tokens=tokens.opt, ranges={**self.ranges, TOKENS: tokens})
+
+    @cached_property
+    def latent_name(self) -> str:
+        """Name of the input that is the latent: the first of the preset's example. The module's own may differ."""
+        return next(iter(self.example_inputs(1)))
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
         """Inputs of a forward by name, in call order, the latent first.
@@ -224,7 +209,7 @@ class LoadedModel:
             if self.preset.example is not None:
                 examples = self._example(rows)
             else:
-                latent = next(iter(inspect.signature(self.module.forward).parameters))
+                latent = latent_argument(self.module)
                 examples = {latent: torch.randn(rows, *self.latent_shape), TIMESTEP: torch.full((rows,), 500.0)}
             examples |= {name: entry.example(rows) for name, entry in inputs.items()}
         return {name: self._cast(name, tensor) for name, tensor in examples.items()}
@@ -242,13 +227,7 @@ class LoadedModel:
         Returns:
             A copy whose inputs have these names and shapes. Inputs that the config does not ask for have no defaults.
         """
-        traced = {spec.name: spec for spec in specs[1:] if spec.name != TIMESTEP}
-        changed: dict[str, Input | None] = {name: None for name in self.inputs if name not in traced}
-        for name, spec in traced.items():
-            own = self.inputs[name].shape if name in self.inputs else ()
-            shape = tuple(dim if isinstance(dim, int) else own[axis] for axis, dim in enumerate(spec.shape[1:]))
-            if name not in self.inputs or self.inputs[name].shape != shape:
-                changed[name] = _blank(shape, spec.dtype)
+        changed = changed_inputs(self.inputs, specs)
         if not changed:
             return self
         return replace(self, call=replace(self.pipeline_call, recorded={**self.pipeline_call.recorded, **changed}))
@@ -259,11 +238,11 @@ class LoadedModel:
             return self
         return self.copied(dtype)
 
-    def copied(self, dtype: str | None = None) -> LoadedModel:
+    def copied(self, dtype: str) -> LoadedModel:
         """A copy with a module of its own.
 
         Args:
-            dtype: of the copy. None keeps the dtype.
+            dtype: of the copy.
 
         Returns:
             The copy.
@@ -271,13 +250,8 @@ class LoadedModel:
         Raises:
             UsageError: the module's own behaviour refers to the module itself, so that a copy would run the original.
         """
-        dtype = dtype or self.dtype
         copy = replace(self, module=cast_copy(self.module, DTYPES[dtype]), dtype=dtype)
-        if changed := self.behaviour.differences(copy.behaviour):
-            raise UsageError(
-                f"this {self.class_name} cannot be copied, for {changed[0]} refers to the module itself: convert the "
-                f"module to {dtype} before its behaviour is changed, and give it with that dtype"
-            )
+        check_copy(self.class_name, dtype, self.behaviour, copy.behaviour)
         return copy
 
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
@@ -338,11 +312,6 @@ class LoadedModel:
     def _device(self) -> AbstractContextManager[object]:
         """The default device of new tensors: ``meta`` for a model without weights."""
         return nullcontext() if self.has_weights else torch.device("meta")
-
-
-def _blank(shape: tuple[int, ...], dtype: str) -> Input:
-    """An input without a known default: zeros for whole numbers, standard normal numbers otherwise."""
-    return Input.constant(np.zeros(shape, dtype)) if dtype.startswith("int") else Input(shape)
 
 
 def canonical_config(config: Mapping[str, Any]) -> str:

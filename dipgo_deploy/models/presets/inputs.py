@@ -56,9 +56,8 @@ class Input:
         Returns:
             The input. Floats become float32.
         """
-        rows = [None if row is None else _array(row) for row in (value, unconditional)]
-        assert rows[0] is not None
-        return cls(rows[0].shape, *rows)
+        row = _array(value)
+        return cls(row.shape, row, None if unconditional is None else _array(unconditional))
 
     def resized(self, axis: int, size: int) -> Input:
         """The same input with another size of one axis. Default rows are repeated or cut."""
