@@ -121,8 +121,8 @@ def _cut_note(tokenizer: Any, prompts: Sequence[str], tokens: int) -> str:
     if not long:
         return ""
     return (
-        f"{len(long)} of {len(prompts) - 1} prompts are longer than the {tokens} tokens that the text encoder takes, and "
-        f"are cut as in diffusers: the first has {len(long[0].split())} words and {lengths[long[0]]} tokens "
+        f"{len(long)} of {len(prompts) - 1} prompts are longer than the {tokens} tokens that the text encoder takes, "
+        f"and are cut as in diffusers: the first has {len(long[0].split())} words and {lengths[long[0]]} tokens "
         f"({long[0][:40]!r}…)"
     )
 
