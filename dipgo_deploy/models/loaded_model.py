@@ -18,18 +18,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from dipgo_deploy.core.contract import Guidance
+from dipgo_deploy.core.contract import Contract, Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec
 from dipgo_deploy.models.cast import cast_copy
 from dipgo_deploy.models.identity import Behaviour, behaviour_of, check_copy
 from dipgo_deploy.models.identity.live import latent_argument
 from dipgo_deploy.models.lora_files import LoraFile
+from dipgo_deploy.models.network_inputs import changed_inputs, inputs_of_example, text_lengths
 from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
 from dipgo_deploy.models.weights_digest import WeightsDigest
 
-__all__ = ["DTYPES", "LoadedModel", "canonical_config", "check_dtype"]
+__all__ = ["DTYPES", "MOST_TOKENS", "LoadedModel", "canonical_config", "check_dtype"]
+
+MOST_TOKENS = 1024
+"""Longest text sequence by default. The pipelines of all presets stay below: Stable Diffusion 3 gives up to 589."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """Dtypes that a model may be loaded in, by name."""
@@ -50,7 +54,8 @@ class LoadedModel:
         latent_shape: the latent of one image, ``(C, H, W)``, or ``(C, F, H, W)`` with frames.
         preset: block patterns and forward of the class.
         class_embedder: turns labels into cross-attention tokens. It comes from the pipeline, or from prompts.
-        text_tokens: length of the text sequence. None means the preset's length.
+        text_tokens: usual length of the text sequence. None means the preset's length.
+        ranges: ranges of free sizes that differ from the default, by symbol. See ``sizes``.
         guidance: guidance layout of an ordinary run. None means the pipeline's default.
         steps: number of steps of an ordinary run. None means the pipeline's default.
         text_loras: LoRA adapters for the pipeline's text encoders, by component name.
@@ -70,6 +75,7 @@ class LoadedModel:
     preset: Preset
     class_embedder: Any = None
     text_tokens: int | None = None
+    ranges: Mapping[str, SizeRange] = field(default_factory=dict)
     guidance: Guidance | None = None
     steps: int | None = None
     text_loras: Mapping[str, tuple[LoraFile, ...]] = field(default_factory=dict)
@@ -133,7 +139,7 @@ class LoadedModel:
 
     @property
     def tokens(self) -> int:
-        """Length of the cross-attention sequence."""
+        """Usual length of the text sequence."""
         if self.class_embedder is not None:
             return int(self.class_embedder.config["tokens"])
         return self.text_tokens or self.pipeline_call.tokens or self.preset.tokens
@@ -147,26 +153,50 @@ class LoadedModel:
     def inputs(self) -> Mapping[str, Input]:
         """The conditioning inputs by name, in call order."""
         if self.preset.example is not None or self.preset.inputs is None:
-            own = self._inputs_of_example()
+            with torch.random.fork_rng(devices=()):
+                example = self._example(1)
+            own = inputs_of_example(example, self.config, self.preset.constant_inputs)
         else:
             own = self.preset.inputs(Network(self.config, self.latent_shape, self.tokens, self.pipeline_call))
         every = {**own, **self.pipeline_call.recorded}
-        return {name: entry for name, entry in every.items() if entry is not None}
+        return {name: self._at_length(name, entry) for name, entry in every.items() if entry is not None}
 
-    def _inputs_of_example(self) -> dict[str, Input]:
-        """The conditioning inputs of a preset that gives examples only."""
-        inputs: dict[str, Input] = {}
-        with torch.random.fork_rng(devices=()):
-            example = self._example(1)
-        for name, tensor in list(example.items())[1:]:
-            if name == "class_labels":
-                count = self.config.get("num_embeds_ada_norm") or self.config.get("num_class_embeds")
-                inputs[name] = Input((), classes=count, null=count)
-            elif name in self.preset.constant_inputs:
-                inputs[name] = Input.constant(tensor[0].numpy())
-            elif name != TIMESTEP:
-                inputs[name] = Input(tuple(tensor.shape[1:]))
-        return inputs
+    def _at_length(self, name: str, entry: Input) -> Input:
+        """An input with ``text_tokens`` tokens, if it is a text. Recorded inputs may have another length."""
+        axes = [axis for axis, symbol in self.preset.axes.get(name, {}).items() if symbol == TOKENS]
+        if self.text_tokens is not None and self.class_embedder is None and axes and axes[0] <= len(entry.shape):
+            return entry.resized(axes[0] - 1, self.text_tokens)
+        return entry
+
+    @property
+    def axes(self) -> Mapping[str, Mapping[int, str]]:
+        """Symbols of the free axes of conditioning inputs, besides the rows."""
+        axes = {name: self.preset.axes.get(name, {}) for name in self.inputs}
+        return {name: {k: v for k, v in axes[name].items() if k <= len(self.inputs[name].shape)} for name in axes}
+
+    @cached_property
+    def sizes(self) -> Mapping[str, SizeRange]:
+        """The range of every symbol that the inputs have.
+
+        Text may have up to MOST_TOKENS tokens, unless ``ranges`` says otherwise. Class labels always become the same
+        number of tokens.
+        """
+        lengths = text_lengths(self.inputs, self.axes)
+        if len(lengths) != 1:  # No text, or two texts of different lengths, which one symbol cannot describe.
+            return {}
+        usual = lengths.pop()
+        if self.class_embedder is not None and not self.class_embedder.config.get("is_text"):
+            return {TOKENS: SizeRange(usual, usual, usual)}
+        return {TOKENS: self.ranges.get(TOKENS, SizeRange(1, usual, max(usual, MOST_TOKENS)))}
+
+    def with_tokens(self, tokens: SizeRange) -> LoadedModel:
+        """The same model for other lengths of the text sequence."""
+        return replace(self, text_tokens=tokens.opt, ranges={**self.ranges, TOKENS: tokens})
+
+    @cached_property
+    def latent_name(self) -> str:
+        """Name of the input that is the latent: the first of the preset's example. The module's own may differ."""
+        return next(iter(self.example_inputs(1)))
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
         """Inputs of a forward by name, in call order, the latent first.
@@ -197,13 +227,7 @@ class LoadedModel:
         Returns:
             A copy whose inputs have these names and shapes. Inputs that the config does not ask for have no defaults.
         """
-        traced = {spec.name: spec for spec in specs[1:] if spec.name != TIMESTEP}
-        changed: dict[str, Input | None] = {name: None for name in self.inputs if name not in traced}
-        for name, spec in traced.items():
-            own = self.inputs[name].shape if name in self.inputs else ()
-            shape = tuple(dim if isinstance(dim, int) else own[axis] for axis, dim in enumerate(spec.shape[1:]))
-            if name not in self.inputs or self.inputs[name].shape != shape:
-                changed[name] = _blank(shape, spec.dtype)
+        changed = changed_inputs(self.inputs, specs)
         if not changed:
             return self
         return replace(self, call=replace(self.pipeline_call, recorded={**self.pipeline_call.recorded, **changed}))
@@ -233,6 +257,12 @@ class LoadedModel:
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
         """The same model on latents of another shape. The trace fails if the model does not accept the shape."""
         return self if shape == self.latent_shape else replace(self, latent_shape=shape)
+
+    def for_contract(self, contract: Contract) -> LoadedModel:
+        """The same model with the latent shape and the free sizes of a contract."""
+        ranges = {**self.ranges, **contract.ranges}
+        tokens = contract.tokens.opt if contract.tokens is not None else self.text_tokens
+        return replace(self.with_latent_shape(contract.latent_shape), ranges=ranges, text_tokens=tokens)
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """The network's output ``(rows, C, H, W)``."""
@@ -282,11 +312,6 @@ class LoadedModel:
     def _device(self) -> AbstractContextManager[object]:
         """The default device of new tensors: ``meta`` for a model without weights."""
         return nullcontext() if self.has_weights else torch.device("meta")
-
-
-def _blank(shape: tuple[int, ...], dtype: str) -> Input:
-    """An input without a known default: zeros for whole numbers, standard normal numbers otherwise."""
-    return Input.constant(np.zeros(shape, dtype)) if dtype.startswith("int") else Input(shape)
 
 
 def canonical_config(config: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.models.loaded_model import DTYPES
 from dipgo_deploy.pipeline.calls import CallReader, NetworkCall, RefusedCall
-from dipgo_deploy.pipeline.checks import CallCheck, SchedulerCheck
+from dipgo_deploy.pipeline.checks import CallCheck, CallSizes, SchedulerCheck
 from dipgo_deploy.pipeline.replaced_members import missing_part, replaced_members
 from dipgo_deploy.pipeline.stepping import StepPrograms
 from dipgo_deploy.pipeline.trajectory import DeployedTrajectory
@@ -143,17 +143,20 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         """The dtype of the bundle's network. A cast of the pipeline does not change it, and inputs are converted."""
         return DTYPES[self.bundle.contract.dtype]
 
-    def prepare(self, start: int = 0, batch: int | None = None) -> None:
+    def prepare(self, start: int = 0, batch: int | None = None, sizes: Mapping[str, int] | None = None) -> None:
         """Load graphs or engines now, so that the first run does not have to.
 
         Args:
             start: the step at which runs start.
             batch: images of a run. None takes the fewest images that the contract allows.
+            sizes: values of free sizes by symbol, such as ``{"tokens": 154}``. The others have their usual values.
 
         Raises:
-            RefusedCall: engines do not take this batch or start.
+            RefusedCall: engines do not take this batch, size or start.
         """
-        self._programs.prepare(start, self.bundle.contract.batch.min if batch is None else batch)
+        contract = self.bundle.contract
+        images = contract.batch.min if batch is None else batch
+        self._programs.prepare(start, CallSizes.of(contract, images, sizes or {}))
 
     def reset(self) -> None:
         """Forget all runs. Needed only after an interrupted run, if the next run starts at exactly the next step."""

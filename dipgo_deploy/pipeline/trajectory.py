@@ -15,7 +15,7 @@ from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.finite import not_finite_error
 from dipgo_deploy.pipeline.calls import NetworkCall, RefusedCall
-from dipgo_deploy.pipeline.checks import CallCheck
+from dipgo_deploy.pipeline.checks import CallCheck, CallSizes
 from dipgo_deploy.pipeline.stepping import StepPrograms, StepSession
 from dipgo_deploy.pipeline.tracker import CallTracker, Place
 
@@ -34,7 +34,7 @@ class DeployedTrajectory:
     def __init__(self, programs: StepPrograms, check: CallCheck, sampler: SamplerSpec) -> None:
         self._programs, self._check, self._tracker = programs, check, CallTracker(sampler)
         self._session: StepSession | None = None
-        self._session_key: tuple[int, int] | None = None
+        self._session_key: tuple[int, CallSizes] | None = None
         self._first_call: NetworkCall | None = None
         self._versions: dict[str, int] = {}
         self._abandoned: tuple[float, RefusedCall] | None = None
@@ -99,7 +99,7 @@ class DeployedTrajectory:
 
     def _predict(self, call: NetworkCall) -> torch.Tensor:
         self._check_rows(call)
-        batch = self._check.check(call)
+        sizes = self._check.check(call)
         was_running = self._tracker.is_running
         place = self._tracker.follow(call.timestep, call.tolerance, self._is_same(call), call.clock)
         is_first = place.step == place.start
@@ -108,10 +108,10 @@ class DeployedTrajectory:
         if place.step - place.start < 2:
             self._check.check_guidance(call, first=is_first)
         if is_first:
-            self._start(place, call, batch)
+            self._start(place, call, sizes)
         elif place.replay:
             assert self._first_call is not None
-            self._start(place, self._first_call, batch)
+            self._start(place, self._first_call, sizes)
             self._run(place.start, place, self._first_call)
         prediction = self._run(place.step, place, call)
         # On a GPU every look at a value waits for the GPU, and NaN stays until the last step.
@@ -152,10 +152,10 @@ class DeployedTrajectory:
                 "(fallback=True)"
             )
 
-    def _start(self, place: Place, call: NetworkCall, batch: int) -> None:
-        if self._session_key != (place.start, batch):
-            self._session = self._programs.session(place.start, batch)
-            self._session_key = (place.start, batch)
+    def _start(self, place: Place, call: NetworkCall, sizes: CallSizes) -> None:
+        if self._session_key != (place.start, sizes):
+            self._session = self._programs.session(place.start, sizes)
+            self._session_key = (place.start, sizes)
         assert self._session is not None
         self._session.set_conditioning(call.conditioning)
         self._remember(call)

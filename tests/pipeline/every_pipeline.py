@@ -29,8 +29,8 @@ from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import load_model, make_contract
 from dipgo_deploy.pipeline import load_pipeline
-from tests.pipeline.every_page import PAGE, Result, page
 from tests.pipeline.every_call import SIDE, STEPS, Row, arguments, flat, rows, save
+from tests.pipeline.every_page import PAGE, Result, page
 
 __all__ = ["judge", "judge_all", "quiet"]
 

@@ -15,8 +15,10 @@ from torch import nn
 from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS
+from dipgo_deploy.models.sources.foreign import check_library, what_it_is
 from dipgo_deploy.models.sources.module import default_component, model_from_module
 from dipgo_deploy.models.sources.pipeline_scheduler import pipeline_scheduler_config
+from dipgo_deploy.models.sources.quantised import check_config_unquantised
 from dipgo_deploy.models.sources.random import instantiate
 from dipgo_deploy.models.sources.weight_files import check_weight_files
 from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
@@ -57,9 +59,10 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
     component = _component(folder, index)
     home = folder if index is None else folder / component
     config = _read_config(home / "config.json")
-    class_name = str(config.get("_class_name"))
+    class_name = _class_name(config)
     if class_name not in PRESETS:
         raise InputError(f"{home} holds a {class_name}, supported are {', '.join(PRESETS)}: use another model")
+    check_config_unquantised(config, home / "config.json")
     if meta:
         module = instantiate(config, DTYPES[dtype], device="meta")
     else:
@@ -76,6 +79,15 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
     )
 
 
+def _class_name(config: Mapping[str, Any]) -> str:
+    """The class that a config names, in the spelling of diffusers or of transformers."""
+    architectures = config.get("architectures")
+    named = config.get("_class_name") or (
+        architectures[0] if isinstance(architectures, list) and architectures else None
+    )
+    return str(named or config.get("model_type") or "model without a class name")
+
+
 def _pipeline_around(folder: Path) -> Path | None:
     """The pipeline folder whose denoiser ``folder`` is, or None."""
     home = folder.absolute()
@@ -88,10 +100,11 @@ def _pipeline_around(folder: Path) -> Path | None:
 def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
     if index is None:
         if not (folder / "config.json").is_file():
-            raise InputError(f"{folder} has neither model_index.json nor config.json: give a diffusers folder")
+            raise InputError(f"{folder} has neither model_index.json nor config.json{what_it_is(folder)}")
         return default_component(str(_read_config(folder / "config.json").get("_class_name", "")))
     for name in _DENOISERS:
         if name in index:
+            check_library(folder, name, index)
             return name
     raise InputError(f"{folder / 'model_index.json'} names neither unet nor transformer: give a diffusion pipeline")
 
