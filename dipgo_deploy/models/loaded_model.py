@@ -6,7 +6,6 @@ The sources in ``dipgo_deploy.models.sources`` make one LoadedModel from files, 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -22,21 +21,18 @@ from dipgo_deploy.core.contract import Contract, Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec
-from dipgo_deploy.models.cast import cast_copy
+from dipgo_deploy.models.cast import DTYPES, cast_copy, check_dtype
 from dipgo_deploy.models.identity import Behaviour, behaviour_of, check_copy
 from dipgo_deploy.models.identity.live import latent_argument
 from dipgo_deploy.models.lora_files import LoraFile
-from dipgo_deploy.models.network_inputs import changed_inputs, inputs_of_example, text_lengths
+from dipgo_deploy.models.network_inputs import changed_inputs, conditioning_rows, inputs_of_example, text_lengths
 from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
-from dipgo_deploy.models.weights_digest import WeightsDigest
+from dipgo_deploy.models.weights_digest import WeightsDigest, canonical_config
 
-__all__ = ["DTYPES", "MOST_TOKENS", "LoadedModel", "canonical_config", "check_dtype"]
+__all__ = ["DTYPES", "MOST_TOKENS", "LoadedModel", "check_dtype"]
 
 MOST_TOKENS = 1024
 """Longest text sequence by default. The pipelines of all presets stay below: Stable Diffusion 3 gives up to 589."""
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-"""Dtypes that a model may be loaded in, by name."""
 
 
 @dataclass(frozen=True)
@@ -290,19 +286,9 @@ class LoadedModel:
         count = self.num_classes
         if count is not None and (labels.min() < 0 or labels.max() >= count):
             raise UsageError(f"class labels must lie between 0 and {count - 1}, got {sorted(set(classes))}")
-        inputs: dict[str, np.ndarray] = {}
-        for name, entry in self.inputs.items():
-            unconditional, conditional = self._condition(name, entry, labels)
-            rows = torch.cat([unconditional, conditional]) if guidance == "concat" else conditional
-            cast = self._cast(name, rows)
-            inputs[name] = (cast.float() if cast.dtype == torch.bfloat16 else cast).numpy()
-        return inputs
-
-    def _condition(self, name: str, entry: Input, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unconditional and conditional rows of one input."""
-        if name == "encoder_hidden_states" and self.class_embedder is not None:
-            return self.class_embedder(torch.full_like(labels, self.num_classes or 0)), self.class_embedder(labels)
-        return entry.rows(labels)
+        rows = conditioning_rows(self.inputs, labels, guidance == "concat", self.class_embedder)
+        cast = {name: self._cast(name, tensor) for name, tensor in rows.items()}
+        return {name: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for name, t in cast.items()}
 
     def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         # bfloat16 has 8 significant bits: timesteps above 256 would be rounded.
@@ -312,14 +298,3 @@ class LoadedModel:
     def _device(self) -> AbstractContextManager[object]:
         """The default device of new tensors: ``meta`` for a model without weights."""
         return nullcontext() if self.has_weights else torch.device("meta")
-
-
-def canonical_config(config: Mapping[str, Any]) -> str:
-    """JSON of a diffusers config with sorted keys, without private and machine-dependent entries."""
-    return json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
-
-
-def check_dtype(dtype: str) -> None:
-    """Raise UsageError unless ``dtype`` is a name of DTYPES."""
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")

@@ -12,7 +12,9 @@ from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TOKENS, TensorSpec
 from dipgo_deploy.models.presets import Input
 
-__all__ = ["changed_inputs", "inputs_of_example", "text_lengths"]
+__all__ = ["changed_inputs", "conditioning_rows", "inputs_of_example", "text_lengths"]
+
+_TEXT = "encoder_hidden_states"
 
 
 def inputs_of_example(
@@ -52,6 +54,31 @@ def text_lengths(inputs: Mapping[str, Input], axes: Mapping[str, Mapping[int, st
     """
     free = [(inputs[name].shape, axis, symbol) for name in axes for axis, symbol in axes[name].items()]
     return {shape[axis - 1] for shape, axis, symbol in free if symbol == TOKENS}
+
+
+def conditioning_rows(
+    inputs: Mapping[str, Input], labels: torch.Tensor, doubled: bool, embedder: Any = None
+) -> dict[str, torch.Tensor]:
+    """The rows of images by their labels.
+
+    Args:
+        inputs: the conditioning inputs.
+        labels: one label per image (B,).
+        doubled: put the unconditional rows before the conditional rows.
+        embedder: turns labels into the text, if the network has a class embedder or prompts.
+
+    Returns:
+        One tensor (rows, ...) for each input.
+    """
+    rows = {}
+    for name, entry in inputs.items():
+        if name == _TEXT and embedder is not None:
+            null = torch.full_like(labels, int(embedder.config["num_classes"]))
+            unconditional, conditional = embedder(null), embedder(labels)
+        else:
+            unconditional, conditional = entry.rows(labels)
+        rows[name] = torch.cat([unconditional, conditional]) if doubled else conditional
+    return rows
 
 
 def changed_inputs(own: Mapping[str, Input], specs: Sequence[TensorSpec]) -> dict[str, Input | None]:
