@@ -100,9 +100,12 @@ class Bundle:
                 f"{self.folder} holds a {contract.model_class}, for which no preset ships: pass the exported model "
                 "as own_model"
             )
-        text = next((spec.shape[1] for spec in self.blocks.inputs if spec.name == "encoder_hidden_states"), None)
-        tokens = text if isinstance(text, int) else None
-        return replace(model, latent_shape=contract.latent_shape, text_tokens=tokens).with_inputs(self.blocks.inputs)
+        if contract.tokens is None:  # Bundles of format 1.1 and before have one text length.
+            text = next((spec.shape[1] for spec in self.blocks.inputs if spec.name == "encoder_hidden_states"), None)
+            model = replace(model, text_tokens=text if isinstance(text, int) else None)
+        usual = contract.sizes(1)
+        inputs = [replace(spec, shape=spec.resolve(usual)) for spec in self.blocks.inputs]
+        return model.for_contract(contract).with_inputs(inputs)
 
     @cached_property
     def live_model(self) -> LoadedModel:
@@ -134,7 +137,7 @@ class Bundle:
     @cached_property
     def value_specs(self) -> Mapping[str, TensorSpec]:
         """Shape and dtype of every value in the master graph."""
-        return master_specs(self._master)
+        return master_specs(self._master, self.blocks.sizes)
 
     def compile(self, schedule: Schedule, layout: Layout = "subnets", fold: bool = True) -> CompiledProgram:
         """Lower and cut another schedule of the same model in memory.

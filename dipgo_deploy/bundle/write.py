@@ -21,6 +21,7 @@ from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.bundle.card import model_card
 from dipgo_deploy.bundle.files import is_prose
 from dipgo_deploy.bundle.replacing import check_contract_of, check_files_of, check_program_of, older_bundle
+from dipgo_deploy.core.blocks import fit_contract
 from dipgo_deploy.core.bundle import BUNDLE_FILE, BundleManifest
 from dipgo_deploy.core.digests import records_of
 from dipgo_deploy.core.disk import check_target, copy_folder, missing_text, path_inside, read_json, staged, write_atomic
@@ -80,7 +81,7 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
         raise InputError(f"this {model.class_name} was loaded without weights, a bundle needs them: load them too")
     _check_model(model, schedule)
     _check_components(model)
-    model = model.with_latent_shape(schedule.contract.latent_shape)
+    model = model.for_contract(schedule.contract)
     if options.dtype is not None and options.dtype != model.dtype:
         model = model.as_dtype(options.dtype)
         contract = replace(schedule.contract, dtype=model.dtype, model_digest=model.digest)
@@ -91,6 +92,7 @@ def export(model: LoadedModel, schedule: Schedule, out: Path, options: ExportOpt
     traced = trace(model, granularity=schedule.granularity)
     schedule = in_order(schedule, traced.blocks.block_names)
     check_schedule(schedule, traced.blocks.block_names)
+    schedule = replace(schedule, contract=fit_contract(schedule.contract, traced.blocks))
     if options.max_graphs is not None:
         schedule = limit_graphs(schedule, traced.blocks, options.max_graphs)
     sampler = read_sampler(schedule.contract.sampler)

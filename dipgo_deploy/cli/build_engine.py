@@ -17,6 +17,7 @@ from dipgo_deploy.cli.options import (
     batch_range,
     byte_count,
     half_type,
+    token_range,
 )
 from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.terminal import emit, result, show_progress, working
@@ -40,7 +41,10 @@ def build_engine(
     batch: Annotated[
         str | None, typer.Option(metavar="MIN-OPT-MAX", help="Images per call. Default: the contract's range.")
     ] = None,
-    static: Annotated[bool, typer.Option("--static", help="Fix the batch at OPT.")] = False,
+    tokens: Annotated[
+        str | None, typer.Option(metavar="MIN-OPT-MAX", help="Text lengths. Default: the contract's range.")
+    ] = None,
+    static: Annotated[bool, typer.Option("--static", help="Fix batch and sizes at OPT.")] = False,
     level: Annotated[int | None, typer.Option(min=0, max=5, help="Effort of the builder.")] = None,
     workspace: Annotated[str | None, typer.Option(metavar="SIZE", help="Builder workspace, such as 4G.")] = None,
     version_compatible: Annotated[
@@ -78,6 +82,7 @@ def build_engine(
     )
     gpus = () if gpu is None else architectures(gpu)
     images = None if batch is None else batch_range(batch)
+    lengths = token_range(tokens)
     library = load_target(target)  # Checked before anything heavy is imported.
     library.check_gpus(gpus)
     library.check_refit(flags.refittable)
@@ -89,6 +94,7 @@ def build_engine(
         target=target,
         gpus=gpus,
         batch=images,
+        tokens=lengths,
         flags=flags,
         workers=workers,
         fallback=FallbackOptions(images=check_images, steps=check_steps, tolerance=tolerance),

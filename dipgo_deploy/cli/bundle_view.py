@@ -15,6 +15,7 @@ from dipgo_deploy.core.blocks import Block, BlockGraph, Macs
 from dipgo_deploy.core.bundle import BundleManifest
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.tensors import ROWS
 
 __all__ = ["blocks_view", "bundle_view", "latency_view"]
 
@@ -46,13 +47,21 @@ def blocks_view(graph: BlockGraph) -> RenderableType:
         f"{graph.granularity}; MACs and stored features of one row, conventions papers and full"
     )
     inputs = ", ".join(f"{spec.name} {shape_text(spec.shape)}" for spec in graph.inputs)
-    return Group(Text(heading), Text(f"inputs: {inputs}; all but rows is fixed"), table, *_outside_warning(graph))
+    return Group(Text(heading), Text(f"inputs: {inputs}; {_sizes_text(graph)}"), table, *_outside_warning(graph))
+
+
+def _sizes_text(graph: BlockGraph) -> str:
+    """The free sizes, and why a size is fixed that might have been free."""
+    free = [f"{name} {size} (counted at {size.opt})" for name, size in graph.sizes.items() if not size.is_fixed]
+    fixed = [f"{name} fixed at {graph.sizes[name].opt}: {reason}" for name, reason in graph.refused.items()]
+    return "; ".join([f"free: {', '.join(['rows', *free])}", *fixed])
 
 
 def _stored(graph: BlockGraph, blocks: Iterable[Block]) -> str:
     """Bytes per row to store the features of all ``blocks``."""
     specs = [graph.values[name] for block in blocks for name in block.features if name in graph.values]
-    return mib_text(sum(spec.nbytes({"rows": 1, "batch": 1}) for spec in specs))
+    sizes = {ROWS: 1, **{name: size.opt for name, size in graph.sizes.items()}}
+    return mib_text(sum(spec.nbytes(sizes) for spec in specs))
 
 
 def _outside_warning(graph: BlockGraph) -> list[Text]:

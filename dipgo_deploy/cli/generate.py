@@ -1,12 +1,14 @@
-"""``dipgo-deploy generate``: draw images with a bundle."""
+"""``dipgo-deploy generate``: draw images with a bundle, as a grid, as single files or as latents."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dipgo_deploy.cli.image_output import Drawn, ImageOutput, image_output
 from dipgo_deploy.cli.options import (
     Backend,
     BundleFolder,
@@ -20,7 +22,7 @@ from dipgo_deploy.cli.options import (
     TrustWeights,
     run_options,
 )
-from dipgo_deploy.cli.replacing import Force, check_picture_target
+from dipgo_deploy.cli.replacing import Force
 from dipgo_deploy.cli.source import open_bundle
 from dipgo_deploy.cli.terminal import emit, result, working
 from dipgo_deploy.cli.units import count_text
@@ -29,13 +31,13 @@ from dipgo_deploy.core.errors import UsageError
 if TYPE_CHECKING:
     from dipgo_deploy.core.run_options import RunOptions
 
-_COLUMNS = 16
-"""Images in the widest grid. In narrower grids each row is one class or prompt."""
-
 _PER_CLASS = 8
 
 _MOST_SEED = 2**62
 """Largest first seed. Each further image adds 1, and PyTorch accepts 64-bit seeds."""
+
+_ENLARGEMENT = 6
+"""Pixels of the grid per pixel of an image of a class."""
 
 _WIDE = 168
 """Width in pixels to which smaller images of a prompt are enlarged."""
@@ -43,8 +45,17 @@ _WIDE = 168
 
 def generate(
     bundle: BundleFolder,
-    out: Annotated[Path, typer.Option(help="PNG file to write: a grid of all images.")] = Path("grid.png"),
-    seed: Annotated[int, typer.Option(min=0, max=_MOST_SEED, help="Seed of the noise.")] = 0,
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="A labelled grid (.png, .jpg), all latents (.npy), or a file for each image: a folder (FOLDER/), or a "
+            "pattern such as images/{index:03d}-seed-{seed}.jpg.",
+        ),
+    ] = "grid.png",
+    seed: Annotated[
+        int, typer.Option(min=0, max=_MOST_SEED, help="Seed of the first image. Each further image adds 1.")
+    ] = 0,
     classes: Annotated[
         list[int] | None, typer.Option("--class", help="Class of the images. May be repeated. Default: all classes.")
     ] = None,
@@ -67,43 +78,54 @@ def generate(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Generate images with BUNDLE and write them as one picture."""
-    if out.suffix != ".png":
-        raise UsageError(f"--out {out} does not end in .png: give a .png file")
+    """Generate images with BUNDLE: a labelled grid, a file for each image, or latents."""
     if prompt and classes:
         raise UsageError("--class and --prompt both say what to draw: give one of them")
     if negative_prompt is not None and not prompt:
         raise UsageError("--negative-prompt needs --prompt: give it, or leave both out")
     if own_model is not None and prompt:
         raise UsageError("--model is for models without a pipeline, --prompt for models with a pipeline: leave one out")
-    from dipgo_deploy.core.disk import check_target
-
-    check_target(out)
-    check_picture_target(out, force)
+    output = image_output(out, by_prompt=bool(prompt))
+    output.check(force)
     run = run_options(
         backend, device, cuda_graph=cuda_graph, compile_=compile_, gpu_memory=gpu_memory, trust_engines=trust_engines
     )
     if prompt:
         _draw_prompts(
-            bundle, out, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, trust_weights, as_json
-        )
+            bundle, output, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, trust_weights, force,
+            as_json,
+        )  # fmt: skip
         return
-    from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.runtime import GenerateOptions
     from dipgo_deploy.runtime import generate as draw
 
-    each = count or _PER_CLASS
-    options = GenerateOptions(seed, tuple(classes or ()), each, guidance_scale, run=run)
+    options = GenerateOptions(seed, tuple(classes or ()), count or _PER_CLASS, guidance_scale, run=run)
     with working(f"generating with {bundle}"):
         loaded = open_bundle(bundle, own_model, trust_weights=trust_weights)
-        _check_drawable(loaded.manifest.contract.latent_shape, bundle)
+        if not output.is_array:
+            _check_drawable(loaded.manifest.contract.latent_shape, bundle)
         _check_inputs([spec.name for spec in loaded.blocks.inputs], bundle)
-        images = draw(loaded, options)
-        image_grid(images, out, columns=min(each, _COLUMNS))
+        num_classes = loaded.model.num_classes
+        seeds, labels = options.images_of(num_classes)
+        drawn = Drawn(seeds, labels if num_classes else [None] * len(seeds))
+        output.check_files(drawn, force)
+        files = output.write(draw(loaded, options), drawn, columns=options.count, scale=_ENLARGEMENT)
+    _print_result(output, drawn, files, as_json, {})
+
+
+def _print_result(
+    output: ImageOutput, drawn: Drawn, files: Sequence[Path], as_json: bool, seconds: Mapping[str, float]
+) -> None:
+    """Print how many images are where, and where the time of a pipeline went."""
+    count = len(drawn.seeds)
     if as_json:
-        emit({"images": len(images), "seed": seed, "out": str(out)})
+        written = {"out": output.text, "files": [str(path) for path in files], "seeds": list(drawn.seeds)}
+        emit({"images": count, "seed": drawn.seeds[0], **written, **({"seconds": seconds} if seconds else {})})
         return
-    result(f"{count_text(len(images), 'image')} in {out}")
+    what = f"latents of {count_text(count, 'image')}" if output.is_array else count_text(count, "image")
+    result(f"{what} in {output.text}")
+    if seconds:
+        result(", ".join(f"{part.replace('_', ' ')} {value:.3f} s" for part, value in seconds.items()))
 
 
 def _check_drawable(latent_shape: tuple[int, ...], bundle: Path) -> None:
@@ -113,7 +135,8 @@ def _check_drawable(latent_shape: tuple[int, ...], bundle: Path) -> None:
         from dipgo_deploy.core.disk import read_json
 
         has_pipeline = read_json(bundle / "model_index.json").get("_class_name") != "DiffusionPipeline"
-        way = "give --prompt, or call load_pipeline in Python" if has_pipeline else "run a session of it in Python"
+        way = "give --prompt, or name an array of latents, such as --out latents.npy"
+        way = way if has_pipeline else "name an array of latents, such as --out latents.npy"
         raise UsageError(
             f"this bundle makes latents of shape {shape_text(latent_shape)}, which a pipeline has to decode: {way}"
         )
@@ -132,7 +155,7 @@ def _check_inputs(names: list[str], bundle: Path) -> None:
 
 def _draw_prompts(
     bundle: Path,
-    out: Path,
+    output: ImageOutput,
     prompts: tuple[str, ...],
     negative_prompt: str | None,
     seed: int,
@@ -140,22 +163,24 @@ def _draw_prompts(
     guidance_scale: float | None,
     run: RunOptions,
     trust_weights: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Generate through the pipeline, and print where the time went."""
-    from dipgo_deploy.bench.figure import image_grid
     from dipgo_deploy.pipeline import PromptOptions, draw_prompts
 
     for option, value in {"--cuda-graph": run.cuda_graph, "--compile": run.compiler}.items():
         if value:
             raise UsageError(f"{option} is for runs without --prompt: leave one of them out")
-    options = PromptOptions(prompts, negative_prompt, seed, count, guidance_scale, run=run, trust_weights=trust_weights)
+    options = PromptOptions(
+        prompts, negative_prompt, seed, count, guidance_scale, run=run, latents=output.is_array,
+        trust_weights=trust_weights,
+    )  # fmt: skip
+    subjects = [number for number in range(len(prompts)) for _ in range(count)]
+    drawn = Drawn([seed + index for index in range(len(subjects))], subjects, prompts)
+    output.check_files(drawn, force)
     with working(f"generating with {bundle}"):
-        drawn = draw_prompts(bundle, options)
-        image_grid(drawn.images, out, columns=min(count, _COLUMNS), scale=max(1, _WIDE // drawn.images.shape[-1]))
-    seconds = drawn.times.as_dict()
-    if as_json:
-        emit({"images": len(drawn.images), "seed": seed, "out": str(out), "seconds": seconds})
-        return
-    result(f"{count_text(len(drawn.images), 'image')} in {out}")
-    result(", ".join(f"{part.replace('_', ' ')} {value:.3f} s" for part, value in seconds.items()))
+        images = draw_prompts(bundle, options)
+        scale = max(1, _WIDE // images.images.shape[-1])
+        files = output.write(images.images, drawn, columns=count, scale=scale)
+    _print_result(output, drawn, files, as_json, images.times.as_dict())

@@ -22,6 +22,7 @@ from dipgo_deploy.cli.options import (
     SamplerOptions,
     Size,
     Steps,
+    Tokens,
     Variant,
 )
 from dipgo_deploy.cli.replacing import Force
@@ -38,6 +39,7 @@ def import_schedule(
     revision: Revision = None,
     config: Config = None,
     size: Size = None,
+    tokens: Tokens = None,
     file: Annotated[Path | None, typer.Option(help="The settings as JSON. The options below override them.")] = None,
     interval: Annotated[
         int | None, typer.Option(help="Steps from one full step to the next (deepcache, fora).")
@@ -67,7 +69,7 @@ def import_schedule(
     from dipgo_deploy.search.interchange import FORMATS
     from dipgo_deploy.search.interchange import import_schedule as read_schedule
 
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size, tokens)
     settings = {"interval": interval, "branch": branch, "skip-mode": skip_mode, "first": first, "last": last}
     document = _document(form, file, settings)
     scheduler_options = parse_sampler_options(sampler_option or ())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.run_options import BackendName, DeviceName, RunOptions
+from dipgo_deploy.core.tensors import SizeRange
 
 if TYPE_CHECKING:
     from dipgo_deploy.core.precision import HalfType
@@ -53,6 +54,7 @@ __all__ = [
     "Variant",
     "architectures",
     "batch_range",
+    "token_range",
     "byte_count",
     "half_type",
     "patterns_of",
@@ -120,6 +122,13 @@ Size = Annotated[
     str | None,
     typer.Option(metavar="HEIGHTxWIDTH", help="Size of the latent, such as 96x96. Default: the model's own."),
 ]
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MIN-OPT-MAX",
+        help="Text lengths, such as 1-77-308, or 77 alone. Default: up to 1024, the usual as OPT.",
+    ),
+]
 SamplerName = Literal[
     "ddim", "ddpm", "deis", "dpmpp-2m", "dpmpp-2m-karras", "euler", "euler-a", "flow-euler", "heun", "lms", "pndm",
     "unipc",
@@ -129,7 +138,12 @@ SamplerName = Literal[
 PresetName = Literal["default", "paper", "paper-dit"]
 """The names of the presets of method dipgo."""
 
-Sampler = Annotated[SamplerName | None, typer.Option(help="Sampler by name. Default: the model's own.")]
+Sampler = Annotated[
+    SamplerName | None,
+    typer.Option(
+        metavar="NAME", help=f"Sampler by name. Default: the model's own. Names: {', '.join(get_args(SamplerName))}."
+    ),
+]
 SamplerOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -225,8 +239,21 @@ def architectures(text: str) -> tuple[str, ...]:
 
 def batch_range(text: str) -> BatchRange:
     """Parse ``1-4-8`` (minimum, optimum and maximum images) or ``4`` alone. UsageError for other text."""
+    return BatchRange(*_range(text, "--batch", "images", "1-4-8"))
+
+
+def token_range(text: str | None) -> SizeRange | None:
+    """Parse ``1-77-308`` (minimum, usual and maximum tokens) or ``77`` alone. UsageError for other text."""
+    if text is None:
+        return None
+    low, usual, high = _range(text, "--tokens", "text lengths", "1-77-308")
+    if not low <= usual <= high:
+        raise UsageError(f"--tokens {text} is not in order: give MIN-OPT-MAX, such as 1-77-308")
+    return SizeRange(low, usual, high)
+
+
+def _range(text: str, option: str, what: str, example: str) -> tuple[int, ...]:
     parts = text.split("-")
     if len(parts) not in (1, 3) or not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"--batch {text!r} is not a range of images: give MIN-OPT-MAX, such as 1-4-8")
-    low, usual, high = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
-    return BatchRange(low, usual, high)
+        raise UsageError(f"{option} {text!r} is not a range of {what}: give MIN-OPT-MAX, such as {example}")
+    return tuple(int(part) for part in (parts if len(parts) == 3 else parts * 3))

@@ -29,6 +29,7 @@ from dipgo_deploy.cli.options import (
     SamplerOptions,
     Size,
     Threads,
+    Tokens,
     Variant,
     half_type,
     patterns_of,
@@ -50,6 +51,7 @@ def profile(
     revision: Revision = None,
     config: Config = None,
     size: Size = None,
+    tokens: Tokens = None,
     lora: Lora = None,
     out: Annotated[Path, typer.Option(help="File for the latency table.")] = Path("latency.json"),
     backend: Backend = "onnxruntime",
@@ -83,7 +85,9 @@ def profile(
     run = run_options(backend, device, threads=threads)
     if dtype == "bfloat16" and (run.backend, run.device) == ("onnxruntime", "cpu"):
         raise UsageError("ONNX Runtime has no bfloat16 on the CPU: choose another --backend or --dtype")
-    source = ModelSource(model, random_weights, dtype, False, tuple(lora or ()), variant, revision, config, size)
+    source = ModelSource(
+        model, random_weights, dtype, False, tuple(lora or ()), variant, revision, config, size, tokens
+    )
     options = ProfileOptions(
         run=run,
         batch=batch,

@@ -14,6 +14,7 @@ from dipgo_deploy.cli.units import count_text, macs_text, mib_text, step_range
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.program import Call, Program, Run, memory_bytes
+from dipgo_deploy.core.tensors import SizeRange
 
 __all__ = ["contract_line", "contract_table", "memory_line", "program_view", "shape_text"]
 
@@ -24,13 +25,14 @@ def shape_text(shape: Iterable[int | str]) -> str:
 
 
 def contract_table(contract: Contract) -> Table:
-    """Every field of a contract. All but the batch are fixed."""
+    """Every field of a contract. A run chooses the batch and the sizes that have a range."""
     sampler, batch = contract.sampler, contract.batch
     rows = {
         "model": f"{contract.model_class} {contract.model_digest[:12]}, {contract.dtype}",
         "sampler": f"{sampler.class_name}, {sampler.steps} steps, {sampler.calls} calls, config {sampler.digest[:12]}",
         "guidance layout": contract.guidance,
         "latent": f"{shape_text(contract.latent_shape)}, fixed",
+        **{name: _range_text(size) for name, size in contract.ranges.items()},
         "batch": f"{batch.min} to {batch.max}, best at {batch.opt}",
     }
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -39,10 +41,17 @@ def contract_table(contract: Contract) -> Table:
     return table
 
 
+def _range_text(size: SizeRange) -> str:
+    return f"{size}, fixed" if size.is_fixed else f"{size}, best at {size.opt}"
+
+
 def contract_line(contract: Contract) -> str:
-    """Shape and guidance layout, which are fixed, and the batch sizes, from which a run chooses."""
-    fixed = f"fixed: latent {shape_text(contract.latent_shape)}, guidance layout {contract.guidance}"
-    return f"{fixed}; {contract.batch.min} to {contract.batch.max} images"
+    """Shape and guidance layout, which are fixed, and the sizes from which a run chooses."""
+    fixed = [f"latent {shape_text(contract.latent_shape)}", f"guidance layout {contract.guidance}"]
+    fixed += [f"{size} {name}" for name, size in contract.ranges.items() if size.is_fixed]
+    free = [f"{contract.batch.min} to {contract.batch.max} images"]
+    free += [f"{size} {name}" for name, size in contract.ranges.items() if not size.is_fixed]
+    return f"fixed: {', '.join(fixed)}; {', '.join(free)}"
 
 
 _NAMES = 3

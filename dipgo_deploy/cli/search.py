@@ -25,6 +25,7 @@ from dipgo_deploy.cli.options import (
     SamplerOptions,
     Size,
     Steps,
+    Tokens,
     Variant,
     patterns_of,
 )
@@ -47,6 +48,7 @@ def search(
     revision: Revision = None,
     config: Config = None,
     size: Size = None,
+    tokens: Tokens = None,
     out: Annotated[Path, typer.Option(help="File for the schedule.")] = Path("schedule.json"),
     method: Annotated[str, typer.Option(help=_METHODS)] = "uniform",
     ratio: Annotated[float, typer.Option(help="Share of the full run's MACs to prune, in [0, 1).")] = 0.8,
@@ -126,7 +128,7 @@ def search(
             raise UsageError(f"{picture} ends in neither .png nor .svg: name a picture")
         check_target(picture)
         replacing.check_picture_target(picture, force, "--picture")
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size, tokens)
     from dipgo_deploy.graphs import trace
     from dipgo_deploy.models import make_contract
     from dipgo_deploy.search.run import search as search_model

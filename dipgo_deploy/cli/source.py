@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dipgo_deploy.cli.options import token_range
 from dipgo_deploy.cli.terminal import say
 from dipgo_deploy.cli.units import mib_text
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.tensors import TOKENS
 
 if TYPE_CHECKING:
     from dipgo_deploy.bundle import Bundle
@@ -35,6 +37,7 @@ class ModelSource:
         revision: branch, tag or commit of a hub name.
         config: architecture, if the keys of the checkpoint do not identify it.
         size: size of the latent, as ``HEIGHTxWIDTH``.
+        tokens: lengths of the text sequence, as ``MIN-OPT-MAX`` or one length.
 
     Raises:
         UsageError: not exactly one source, or a malformed size.
@@ -49,6 +52,7 @@ class ModelSource:
     revision: str | None = None
     config: str | None = None
     size: str | None = None
+    tokens: str | None = None
 
     def __post_init__(self) -> None:
         if self.model is not None and self.random_weights is not None:
@@ -60,6 +64,7 @@ class ModelSource:
                 raise UsageError(f"--{option} is for weights that are loaded, not for random weights: leave it out")
         if self.size is not None and not re.fullmatch(_SIZE, self.size):
             raise UsageError(f"--size {self.size!r} is not a size of a latent: give HEIGHTxWIDTH, such as 96x96")
+        token_range(self.tokens)  # Refuses other text before the model is loaded.
 
     @property
     def label(self) -> str:
@@ -79,6 +84,10 @@ class ModelSource:
             raise UsageError(f"{self.label} was loaded without weights, a LoRA needs them: leave --lora out")
         if self.size is not None:
             model = model.with_latent_shape((*model.latent_shape[:-2], *map(int, self.size.split("x"))))
+        if (tokens := token_range(self.tokens)) is not None:
+            if TOKENS not in model.sizes:
+                raise UsageError(f"{self.label} takes no text: leave --tokens out")
+            model = model.with_tokens(tokens)
         with warnings.catch_warnings(record=True) as left_out:
             warnings.simplefilter("always", UserWarning)
             model = with_loras(model, loras)

@@ -19,6 +19,7 @@ from dipgo_deploy.cli.options import (
     RandomWeights,
     Revision,
     Size,
+    Tokens,
     Variant,
     patterns_of,
 )
@@ -34,6 +35,7 @@ def trace(
     revision: Revision = None,
     config: Config = None,
     size: Size = None,
+    tokens: Tokens = None,
     granularity: Granularity = "stage",
     blocks: Blocks = None,
     lora: Lora = None,
@@ -45,7 +47,7 @@ def trace(
 ) -> None:
     """Trace MODEL: which blocks can be skipped, and what each block needs, returns and costs."""
     patterns = patterns_of(blocks)
-    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size)
+    source = ModelSource(model, random_weights, dtype, meta, tuple(lora or ()), variant, revision, config, size, tokens)
     from dipgo_deploy.cli.bundle_view import blocks_view
     from dipgo_deploy.graphs import trace as trace_model
 

@@ -8,12 +8,13 @@ the cost of any set of computed blocks is a sum over pieces, exact to the node, 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.tensors import TensorSpec, check_specs
+from dipgo_deploy.core.tensors import SizeRange, TensorSpec, check_specs
 
 __all__ = [
     "BLOCKS_FILE",
@@ -26,6 +27,7 @@ __all__ = [
     "Piece",
     "check_block_graph",
     "check_known",
+    "fit_contract",
 ]
 
 BLOCKS_FILE = "blocks.json"
@@ -110,6 +112,8 @@ class BlockGraph:
         pieces: all pieces in topological order.
         values: shape and dtype of all inputs, features and values that cross between pieces.
         weights: bytes of every weight tensor.
+        sizes: values that the graph takes for each free size. MACs are counted at the usual values.
+        refused: free sizes that the exporter could not keep free, with the reason. They have one value in ``sizes``.
     """
 
     model_class: str
@@ -122,6 +126,8 @@ class BlockGraph:
     pieces: tuple[Piece, ...]
     values: Mapping[str, TensorSpec] = field(repr=False)
     weights: Mapping[str, int] = field(default_factory=dict, repr=False)
+    sizes: Mapping[str, SizeRange] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
@@ -177,6 +183,26 @@ class BlockGraph:
     def cost(self, pieces: Iterable[Piece]) -> Macs:
         """Sum of MACs, per row."""
         return sum((piece.macs for piece in pieces), ZERO_MACS)
+
+
+def fit_contract(contract: Contract, graph: BlockGraph) -> Contract:
+    """The contract with the ranges of free sizes that the traced graph takes.
+
+    Args:
+        contract: what was asked for.
+        graph: the traced model.
+
+    Returns:
+        The contract, with no range that is wider than the graph's.
+    """
+    return replace(contract, **{name: _narrow(contract.ranges.get(name), size) for name, size in graph.sizes.items()})
+
+
+def _narrow(wanted: SizeRange | None, traced: SizeRange) -> SizeRange:
+    if wanted is None:
+        return traced
+    low, high = max(wanted.min, traced.min), min(wanted.max, traced.max)
+    return traced if low > high else SizeRange(low, min(max(wanted.opt, low), high), high, traced.step)
 
 
 def check_block_graph(graph: BlockGraph, source: str) -> None:

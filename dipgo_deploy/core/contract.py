@@ -11,9 +11,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any, Literal
 
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.tensors import FREE_SIZES, Dim, SizeRange
 
 __all__ = [
     "BatchRange",
@@ -96,8 +98,11 @@ class Contract:
         dtype: type of the network's weights and features.
         sampler: the scheduler.
         guidance: how guidance lays out the rows of a batch.
-        latent_shape: the latent of one image, ``(C, H, W)``, or of a video, ``(C, F, H, W)``.
+        latent_shape: the latent of one image, ``(C, H, W)``, or of a video, ``(C, F, H, W)``. With a free height and
+            width, the usual one.
         batch: images per call.
+        tokens: lengths of the text sequence. None for a model without text, and in contracts of format 1.1 and before.
+        height, width: sizes of the latent. None means exactly ``latent_shape``.
         versions: versions of the tools, as a record. They are not compared.
     """
 
@@ -108,6 +113,9 @@ class Contract:
     guidance: Guidance
     latent_shape: tuple[int, ...]
     batch: BatchRange = BatchRange()
+    tokens: SizeRange | None = None
+    height: SizeRange | None = None
+    width: SizeRange | None = None
     versions: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -121,9 +129,44 @@ class Contract:
             return requested
         return 2.0 if self.guidance == "concat" else 1.0
 
-    def sizes(self, batch: int) -> dict[str, int]:
-        """Values of the symbols in a TensorSpec's shape for ``batch`` images."""
-        return {"batch": batch, "rows": batch * self.rows_per_image}
+    @property
+    def ranges(self) -> dict[str, SizeRange]:
+        """The range of every free size that the contract has, by symbol."""
+        ranges = {name: getattr(self, name) for name in FREE_SIZES}
+        return {name: allowed for name, allowed in ranges.items() if allowed is not None}
+
+    @property
+    def latent_dims(self) -> tuple[Dim, ...]:
+        """``latent_shape`` with a symbol for each free size."""
+        height, width = (name if getattr(self, name) is not None else None for name in ("height", "width"))
+        return (*self.latent_shape[:-2], height or self.latent_shape[-2], width or self.latent_shape[-1])
+
+    def sizes(self, batch: int, chosen: Mapping[str, int] = MappingProxyType({})) -> dict[str, int]:
+        """Values of the symbols in a TensorSpec's shape.
+
+        Args:
+            batch: images of a call.
+            chosen: values of free sizes by symbol. The others have their usual values.
+
+        Returns:
+            A value for every symbol.
+
+        Raises:
+            UsageError: a value is outside its range, or the contract does not have the size.
+        """
+        for name, value in chosen.items():
+            allowed = self.ranges.get(name)
+            if allowed is None or not allowed.has(value):
+                limits = "has no such size" if allowed is None else f"takes {allowed}"
+                raise UsageError(
+                    f"{name} is {value}, but the contract {limits}: change {name}, or make a schedule for it"
+                )
+        usual = {name: allowed.opt for name, allowed in self.ranges.items()}
+        return {"batch": batch, "rows": batch * self.rows_per_image, **usual, **chosen}
+
+    def largest_sizes(self, batch: int) -> dict[str, int]:
+        """Values of the symbols at the largest sizes that the contract allows for ``batch`` images."""
+        return self.sizes(batch, {name: allowed.max for name, allowed in self.ranges.items()})
 
 
 def check_contract(contract: Contract, where: str) -> None:
@@ -148,7 +191,7 @@ def check_contract(contract: Contract, where: str) -> None:
 
 
 def check_same_contract(expected: Contract, actual: Contract, artifact: str) -> None:
-    """Check that two contracts agree. Versions and batch range may differ.
+    """Check that two contracts agree. Versions and ranges of sizes may differ.
 
     Args:
         expected: the contract that applies.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
 from dipgo_deploy.core.blocks import Kind, Macs, check_known
@@ -184,11 +185,20 @@ class Program:
         return Macs(total.papers * factor, total.full * factor)
 
 
-def memory_bytes(program: Program, batch: int) -> dict[str, int]:
-    """Bytes known before anything runs: ``slots`` for ``batch`` images and ``weights`` summed over graphs."""
-    sizes = program.contract.sizes(batch)
+def memory_bytes(program: Program, batch: int, sizes: Mapping[str, int] = MappingProxyType({})) -> dict[str, int]:
+    """Bytes that are known before anything runs.
+
+    Args:
+        program: the program.
+        batch: images of a call.
+        sizes: values of free sizes by symbol. The others have their usual values.
+
+    Returns:
+        ``slots``, and ``weights`` summed over graphs.
+    """
+    values = program.contract.sizes(batch, sizes)
     return {
-        "slots": sum(slot.nbytes(sizes) for slot in program.slots),
+        "slots": sum(slot.nbytes(values) for slot in program.slots),
         "weights": sum(graph.weight_bytes for graph in program.graphs),
     }
 

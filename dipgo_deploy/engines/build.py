@@ -23,7 +23,7 @@ from dipgo_deploy.core.progress import Progress, Work
 from dipgo_deploy.engines.options import EngineOptions
 from dipgo_deploy.engines.precision import check_finite, ensure_precision, precision_status
 from dipgo_deploy.trt.build import BuildStatus, BuiltEngine, build_engines, drop_stale, find_up_to_date
-from dipgo_deploy.trt.job import EngineJob, check_batch
+from dipgo_deploy.trt.job import EngineJob, check_batch, check_tokens
 from dipgo_deploy.trt.program_jobs import Machine, program_jobs
 from dipgo_deploy.trt.target import load_target
 
@@ -117,12 +117,13 @@ def machine_for(bundle: Bundle, options: EngineOptions) -> Machine:
 
     Raises:
         MissingError: the target cannot be used here.
-        UsageError: an unknown architecture, or a batch outside the contract.
+        UsageError: an unknown architecture, or a batch or text length outside the contract.
     """
     target = load_target(options.target)
     gpus = target.check_gpus(options.gpus)
     target.check_refit(options.flags.refittable)
-    return Machine(target, gpus, check_batch(bundle.contract, options.batch), options.flags)
+    batch, sizes = check_batch(bundle.contract, options.batch), check_tokens(bundle.contract, options.tokens)
+    return Machine(target, gpus, batch, options.flags, sizes)
 
 
 def engine_jobs(bundle: Bundle, source: GraphSource, machine: Machine) -> list[EngineJob]:

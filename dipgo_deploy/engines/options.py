@@ -12,6 +12,7 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.core.precision import HalfType
 from dipgo_deploy.core.run_options import RunOptions
+from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.trt.job import BuildFlags
 
 __all__ = ["EngineOptions", "FallbackOptions", "PlanOptions", "ProfileOptions"]
@@ -60,6 +61,7 @@ class EngineOptions:
         target: ``tensorrt`` or ``rtx``, or None for the first that can be used here.
         gpus: architectures such as ``sm89``. Empty for this machine's first GPU.
         batch: images of a call. None takes the contract's range.
+        tokens: lengths of the text sequence. None takes the contract's range.
         flags: how the library builds.
         workers: engines built at a time.
         fallback: how fp32 fallback nodes are searched for a half precision.
@@ -70,6 +72,7 @@ class EngineOptions:
     target: str | None = None
     gpus: tuple[str, ...] = ()
     batch: BatchRange | None = None
+    tokens: SizeRange | None = None
     flags: BuildFlags = BuildFlags()
     workers: int = 1
     fallback: FallbackOptions = FallbackOptions()

@@ -2,7 +2,8 @@
 
 1. Engines do not share weights in device memory, so a layout holds the weights of each of its graphs. The code of an
    engine adds a constant for every node of its graph. Sizes are estimates, printed with "≈".
-2. The program counts slots exactly. Activations are one buffer, as large as the graph that needs most.
+2. The program counts slots exactly. Activations are one buffer, as large as the graph that needs most. Both are
+   counted at the longest text that the contract allows.
 3. If the memory cannot hold all engines, the least recently used engine is evicted. The plan counts reloads of a run.
 4. Time comes from a latency table, if there is one.
 
@@ -25,7 +26,7 @@ from dipgo_deploy.core.engine import TargetName
 from dipgo_deploy.core.errors import MissingError
 from dipgo_deploy.core.latency import check_table
 from dipgo_deploy.core.precision import HalfType
-from dipgo_deploy.core.program import Layout, Program, memory_bytes
+from dipgo_deploy.core.program import Layout, Program
 from dipgo_deploy.core.tensors import MIB, TensorSpec
 from dipgo_deploy.engines.estimate import WORKSPACE_BYTES, estimated_engine_bytes
 from dipgo_deploy.engines.options import PlanOptions
@@ -133,9 +134,10 @@ def _layout_plan(bundle: Bundle, layout: Layout, batch: int, options: PlanOption
         graph.name: estimated_engine_bytes(graphs[graph.name], graph.weight_bytes, options.target)
         for graph in program.graphs
     }
-    slots = memory_bytes(program, batch)["slots"]
+    largest = program.contract.largest_sizes(batch)
+    slots = sum(slot.nbytes(largest) for slot in program.slots)
     specs = {name: _spec_in(spec, options.precision) for name, spec in bundle.value_specs.items()}
-    activations = activation_bytes(graphs.values(), specs, batch * program.contract.rows_per_image) + WORKSPACE_BYTES
+    activations = activation_bytes(graphs.values(), specs, largest) + WORKSPACE_BYTES
     pinned = slots + activations
     return LayoutPlan(
         layout=layout,

@@ -28,7 +28,7 @@ from dipgo_deploy.runtime.open import shared_bytes
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.search.random_schedules import random_schedule
 from dipgo_deploy.trt.build import build_engines
-from dipgo_deploy.trt.job import BuildFlags
+from dipgo_deploy.trt.job import BuildFlags, graph_tensors
 from dipgo_deploy.trt.program_jobs import Machine, program_jobs
 from dipgo_deploy.trt.store import forget_built
 from dipgo_deploy.trt.target import load_target
@@ -137,8 +137,9 @@ class ProbeEngines:
         records = [engine.record for engine in engines]
         self._built |= {home / f"{record.graph}.engine": record for record in records}
         files = {name: home / f"{name}.engine" for name in graphs}
-        target, rows = self._machine.target, program.contract.sizes(self._machine.batch.opt)["rows"]
-        return TensorRTBackend(target.module, files, reserve=shared_bytes(records, rows), name=target.name)
+        target, sizes = self._machine.target, program.contract.sizes(self._machine.batch.opt)
+        reserve = shared_bytes(records, graph_tensors(program), sizes)
+        return TensorRTBackend(target.module, files, reserve=reserve, name=target.name)
 
     def drop(self) -> None:
         """Remove the engine files. Engines in device memory keep running."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx  # noqa: TID251 - the home of onnx
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.tensors import SizeRange, TensorSpec
 from dipgo_deploy.graphs.cut import load_master
 from dipgo_deploy.graphs.shapes import infer_specs
 
@@ -26,32 +26,43 @@ _ELEMENTWISE = frozenset(
 )
 
 
-def master_specs(master: Path) -> Mapping[str, TensorSpec]:
-    """Shape and dtype of every value of a master graph. Raises InputError if the graph cannot be read."""
-    return infer_specs(load_master(master))
+def master_specs(master: Path, ranges: Mapping[str, SizeRange]) -> Mapping[str, TensorSpec]:
+    """Shape and dtype of every value of a master graph.
+
+    Args:
+        master: the file of the graph.
+        ranges: of the free sizes of the graph.
+
+    Returns:
+        Specs by the names of the values.
+
+    Raises:
+        InputError: the graph cannot be read.
+    """
+    return infer_specs(load_master(master), ranges)
 
 
-def activation_bytes(graphs: Iterable[bytes], specs: Mapping[str, TensorSpec], rows: int) -> int:
+def activation_bytes(graphs: Iterable[bytes], specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> int:
     """The largest peak of several graphs.
 
     Args:
         graphs: serialized graphs that were cut from one master graph.
         specs: shape and dtype of every value of the master graph.
-        rows: rows of the network's batch.
+        sizes: values of the symbols.
 
     Returns:
         Bytes, 0 without graphs.
     """
-    return max((peak_bytes(content, specs, rows) for content in graphs), default=0)
+    return max((peak_bytes(content, specs, sizes) for content in graphs), default=0)
 
 
-def peak_bytes(content: bytes, specs: Mapping[str, TensorSpec], rows: int) -> int:
+def peak_bytes(content: bytes, specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> int:
     """The largest sum of values that live at the same time.
 
     Args:
         content: a serialized graph that was cut from a master graph.
         specs: shape and dtype of every value of the master graph.
-        rows: rows of the network's batch.
+        sizes: values of the symbols.
 
     Returns:
         Bytes.
@@ -60,7 +71,7 @@ def peak_bytes(content: bytes, specs: Mapping[str, TensorSpec], rows: int) -> in
     scores = _scores(graph)
     ends = {*graph.inputs, *graph.outputs}
     readers = {value: len(value.uses()) for node in graph for value in node.outputs}
-    sizes: dict[ir.Value, int] = {}
+    held: dict[ir.Value, int] = {}
     roots: dict[ir.Value, ir.Value] = {}
     live = peak = 0
     for node in graph:
@@ -72,9 +83,9 @@ def peak_bytes(content: bytes, specs: Mapping[str, TensorSpec], rows: int) -> in
                     readers[source] += readers[value]
                 continue
             free = value in ends or value in scores
-            sizes[value] = 0 if free else _bytes(value, specs, rows)
-            live += sizes[value]
-        freed = sum(sizes.get(value, 0) for value in _last_reads(node, readers, roots))
+            held[value] = 0 if free else _bytes(value, specs, sizes)
+            live += held[value]
+        freed = sum(held.get(value, 0) for value in _last_reads(node, readers, roots))
         peak = max(peak, live - freed if node.op_type in _ELEMENTWISE else live)
         live -= freed
     return peak
@@ -107,11 +118,11 @@ def _scores(graph: ir.Graph) -> set[ir.Value]:
     return scores
 
 
-def _bytes(value: ir.Value, specs: Mapping[str, TensorSpec], rows: int) -> int:
+def _bytes(value: ir.Value, specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> int:
     spec = specs.get(str(value.name))
     if spec is None:  # The cut added this sum or difference. It is as large as its operands.
         producer = value.producer()
         operands = producer.inputs if producer is not None else ()
         known = (specs[str(operand.name)] for operand in operands if operand is not None and str(operand.name) in specs)
-        return max((operand.nbytes({"rows": rows}) for operand in known), default=0)
-    return spec.nbytes({"rows": rows})
+        return max((operand.nbytes(sizes) for operand in known), default=0)
+    return spec.nbytes(sizes)

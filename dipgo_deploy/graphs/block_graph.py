@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import PREDICTION, ZERO_MACS, Block, BlockGraph, Macs
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.tensors import ROWS, TensorSpec
 from dipgo_deploy.graphs.capture import PARAMETER_PREFIX, Capture
 from dipgo_deploy.graphs.macs import node_macs
 from dipgo_deploy.graphs.pieces import build_pieces
@@ -61,14 +61,15 @@ def build_block_graph(
         The BlockGraph.
     """
     graph = captured.model.graph
-    pieces = build_pieces(graph, captured.outputs, specs)
+    sizes = {ROWS: 1, **{name: size.opt for name, size in captured.sizes.items()}}
+    pieces = build_pieces(graph, captured.outputs, specs, sizes)
     inline = {
         name: value.const_value.nbytes
         for name, value in graph.initializers.items()
         if name not in external and value.const_value is not None
     }
     weights = {**external, **inline}
-    totals = _block_totals(graph, list(captured.features), specs)
+    totals = _block_totals(graph, list(captured.features), specs, sizes)
     blocks = [
         Block(name, features, captured.entries.get(name), totals[name][0], sum(weights[w] for w in totals[name][1]))
         for name, features in captured.features.items()
@@ -85,11 +86,12 @@ def build_block_graph(
         pieces=pieces,
         values={name: spec for name, spec in specs.items() if name in crossing},
         weights=weights,
+        sizes=captured.sizes,
     )
 
 
 def _block_totals(
-    graph: ir.Graph, blocks: Sequence[str], specs: Mapping[str, TensorSpec]
+    graph: ir.Graph, blocks: Sequence[str], specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]
 ) -> dict[str, tuple[Macs, set[str]]]:
     """MACs and weight names of each block, by the module that each node was exported from."""
     block_of_scope = {PARAMETER_PREFIX + name: name for name in blocks}
@@ -100,5 +102,5 @@ def _block_totals(
         if inside:
             macs, weights = totals[inside[-1]]
             weights |= {str(v.name) for v in node.inputs if v is not None and v.is_initializer()}
-            totals[inside[-1]] = (macs + node_macs(node, specs), weights)
+            totals[inside[-1]] = (macs + node_macs(node, specs, sizes), weights)
     return totals

@@ -6,11 +6,13 @@ The surgery records each block's return value while the exporter runs the model.
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
@@ -19,6 +21,7 @@ from torch import nn
 
 from dipgo_deploy.core.blocks import PREDICTION
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.tensors import ROWS, SizeRange
 from dipgo_deploy.graphs.exporter_fixes import apply_exporter_fixes
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.models.exportable import exportable
@@ -33,7 +36,7 @@ PARAMETER_PREFIX = "model."
 EXAMPLE_ROWS = 2
 """Rows of the example input. Any number but 1 keeps the batch axis symbolic."""
 
-_MOST_ROWS = 63
+MOST_ROWS = 63
 """Upper bound of rows that the exporter assumes. The graph takes any number.
 
 At 64 rows the upsampling of diffusers' U-Nets takes another branch with the same values. With a larger bound the
@@ -50,12 +53,14 @@ class Capture:
         outputs: names of the graph outputs in order.
         features: names of each block's output tensors.
         entries: the value that enters a block, for blocks with one output tensor of the shape of their input.
+        sizes: the values that the graph takes for every free size.
     """
 
     model: ir.Model
     outputs: list[str]
     features: dict[str, tuple[str, ...]]
     entries: dict[str, str]
+    sizes: Mapping[str, SizeRange]
 
 
 @dataclass
@@ -126,25 +131,31 @@ def _entry_name(
     return name
 
 
-def capture(model: LoadedModel, blocks: Sequence[str]) -> Capture:
-    """Export a model with the features of its blocks as outputs and a dynamic batch axis.
+def capture(
+    model: LoadedModel, blocks: Sequence[str], sizes: Mapping[str, SizeRange] = MappingProxyType({})
+) -> Capture:
+    """Export a model with the features of its blocks as outputs, a dynamic batch axis and other free axes.
 
     No constant is folded, and every parameter keeps its name and orientation.
 
     Args:
         model: the denoiser.
         blocks: paths of the blocks in execution order.
+        sizes: the range of each free symbol of the inputs. A range of one value fixes the axis.
 
     Returns:
         The exported model.
 
     Raises:
-        InputError: the exporter cannot follow the model. The message ends with the exporter's last line.
+        InputError: the exporter cannot follow the model, or cannot keep a size free. The message ends with the
+            exporter's last line.
     """
     inputs = model.example_inputs(EXAMPLE_ROWS)
     recorder = _Recorder(model, blocks, list(inputs)).eval()
-    rows = torch.export.Dim("rows", max=_MOST_ROWS)
-    shapes = (tuple({0: rows} for _ in inputs),)
+    axes = {name: {0: ROWS, **_free_axes(model.axes.get(name, {}), sizes)} for name in inputs}
+    free = {name: _dim(name, size) for name, size in sizes.items() if not size.is_fixed}
+    dims = {ROWS: torch.export.Dim(ROWS, max=MOST_ROWS), **free}
+    shapes = (tuple({axis: dims[symbol] for axis, symbol in axes[name].items()} for name in inputs),)
     log = logging.getLogger("torch.onnx")  # The exporter warns about every fallback of its own.
     level = log.level
     log.setLevel(logging.ERROR)
@@ -168,7 +179,59 @@ def capture(model: LoadedModel, blocks: Sequence[str]) -> Capture:
         raise InputError(f"{model.class_name} cannot be exported to ONNX ({lines[-1].strip()})") from error
     finally:
         log.setLevel(level)
-    assert program is not None
+    assert program is not None and program.exported_program is not None
+    taken = _taken_sizes(program.exported_program, list(axes.values()), sizes)
+    _name_dims(program.model.graph, axes)
     apply_exporter_fixes(program.model)
     notes = recorder.notes
-    return Capture(program.model, notes.outputs, notes.features, notes.entries)
+    return Capture(program.model, notes.outputs, notes.features, notes.entries, taken)
+
+
+def _free_axes(axes: Mapping[int, str], sizes: Mapping[str, SizeRange]) -> dict[int, str]:
+    return {axis: symbol for axis, symbol in axes.items() if symbol in sizes and not sizes[symbol].is_fixed}
+
+
+def _dim(name: str, size: SizeRange) -> Any:
+    """The exporter's dimension: a multiple of a dimension that counts steps."""
+    steps = torch.export.Dim(name, min=size.min // size.step, max=size.max // size.step)
+    return steps if size.step == 1 else size.step * steps
+
+
+def _taken_sizes(
+    program: torch.export.ExportedProgram, axes: Sequence[Mapping[int, str]], sizes: Mapping[str, SizeRange]
+) -> dict[str, SizeRange]:
+    """The ranges that the exported program takes.
+
+    The exporter narrows a range without a word where the model branches on a size.
+    """
+    taken = dict(sizes)
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    for name, symbols in zip(program.graph_signature.user_inputs, axes, strict=True):
+        for axis, symbol in symbols.items():
+            low, high = _limits(program, nodes[str(name)].meta["val"].shape[axis])
+            if symbol == ROWS and low == high:
+                raise InputError(f"the exporter takes only {low} rows: the model cannot run with a dynamic batch")
+            if symbol == ROWS:
+                continue
+            size = taken[symbol]
+            taken[symbol] = replace(size, min=max(size.min, low), max=min(size.max, high))
+            if taken[symbol].min >= taken[symbol].max:
+                raise InputError(f"the model takes only {symbol} {size.opt}, because its forward depends on the number")
+    return taken
+
+
+def _limits(program: torch.export.ExportedProgram, size: Any) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    limits = program.range_constraints.get(size.node.expr)
+    if limits is None:
+        return 0, sys.maxsize
+    return int(limits.lower), int(min(limits.upper, sys.maxsize))
+
+
+def _name_dims(graph: ir.Graph, axes: Mapping[str, Mapping[int, str]]) -> None:
+    """Name the free axes of the graph's inputs by their symbols."""
+    for value in graph.inputs:
+        assert value.shape is not None
+        symbols = axes[str(value.name)]
+        value.shape = ir.Shape([symbols.get(axis, size) for axis, size in enumerate(value.shape)])

@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 _MOVES = ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Identity")
 
 
-def node_macs(node: ir.Node, specs: Mapping[str, TensorSpec]) -> Macs:
+def node_macs(node: ir.Node, specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> Macs:
     """MACs of one node. Only matrix products, convolutions and LayerNorm count.
 
     A product of two activations (attention) counts only in ``full``.
@@ -34,6 +34,7 @@ def node_macs(node: ir.Node, specs: Mapping[str, TensorSpec]) -> Macs:
     Args:
         node: the node.
         specs: shape and dtype of every value.
+        sizes: values of the symbols, with one row.
 
     Returns:
         MACs for one row of the batch.
@@ -41,20 +42,20 @@ def node_macs(node: ir.Node, specs: Mapping[str, TensorSpec]) -> Macs:
     count = _COUNTS.get(node.op_type)
     if count is None:
         return ZERO_MACS
-    shapes = [_shape(value, specs) for value in node.inputs]
-    macs = count(node, shapes, _shape(node.outputs[0], specs))
+    shapes = [_shape(value, specs, sizes) for value in node.inputs]
+    macs = count(node, shapes, _shape(node.outputs[0], specs, sizes))
     if node.op_type == "LayerNormalization":
         return Macs(macs, 0)
     is_product_of_activations = node.op_type in ("MatMul", "Einsum") and not any(map(_is_weight, node.inputs))
     return Macs(0 if is_product_of_activations else macs, macs)
 
 
-def _shape(value: ir.Value | None, specs: Mapping[str, TensorSpec]) -> Shape:
+def _shape(value: ir.Value | None, specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> Shape:
     if value is None:
         return ()
     spec = specs.get(str(value.name))
     if spec is not None:
-        return spec.resolve({"rows": 1})
+        return spec.resolve(sizes)
     assert value.shape is not None
     return tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]
 

@@ -1,7 +1,8 @@
 """Write the files of a trace: capture, simplify, weights, shapes, and the BlockGraph.
 
 1. The blocks are ordered by running the model on fake tensors, which takes no memory.
-2. The model is exported once, with every feature as an output, and simplified.
+2. The model is exported once, with every feature as an output, and simplified. If a size cannot be free, the model is
+   exported again with that size fixed, and the BlockGraph records the reason.
 3. Weights go into their file before shapes are inferred. A model of 2 GB cannot be serialized with weights inside.
 4. ``blocks.json`` is written last, so that an incomplete trace is recognized.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
@@ -22,15 +24,16 @@ from dipgo_deploy.core.blocks import BLOCKS_FILE
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import DipgoError, InputError, first_line
 from dipgo_deploy.core.files import save_block_graph
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.tensors import SizeRange, TensorSpec
 from dipgo_deploy.graphs.block_graph import BlockPatterns, build_block_graph
 from dipgo_deploy.graphs.capture import EXAMPLE_ROWS, PARAMETER_PREFIX, Capture, capture
+from dipgo_deploy.graphs.constant_shapes import make_shapes_constant
 from dipgo_deploy.graphs.cut import MASTER_FILE
-from dipgo_deploy.graphs.shapes import infer_specs, make_shapes_constant
+from dipgo_deploy.graphs.shapes import infer_specs
 from dipgo_deploy.graphs.simplify import simplify
 from dipgo_deploy.graphs.weights import INLINE_BYTES, WEIGHTS_FILE, externalize, save_weights
 from dipgo_deploy.models import LoadedModel
-from dipgo_deploy.models.loaded_model import canonical_config
+from dipgo_deploy.models.weights_digest import canonical_config
 from dipgo_deploy.supernet import execution_order, match_blocks
 
 __all__ = ["write_trace"]
@@ -52,9 +55,36 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
     names = match_blocks(model.module, chosen.patterns, strict=chosen.strict)
     if model.has_weights and model.behaviour:
         _check_repeatable(model)
-    captured = capture(model, _execution_order(model, names))
+    order = _execution_order(model, names)
+    sizes, refused = dict(model.sizes), {}
     try:
-        _write_captured(model, chosen, captured, folder)
+        captured, external = _captured(model, order, sizes, folder)
+    except InputError as error:
+        if all(size.is_fixed for size in sizes.values()):
+            raise
+        # The exporter seldom says which size it cannot keep free, so all are fixed.
+        refused = {name: str(error) for name, size in sizes.items() if not size.is_fixed}
+        sizes = {name: replace(size, min=size.opt, max=size.opt) for name, size in sizes.items()}
+        captured, external = _captured(model, order, sizes, folder)
+    specs = infer_specs(captured.model, captured.sizes)
+    _write_config(model, folder)
+    # Before the master graph is written, for writing removes the module scopes that assign nodes to blocks.
+    blocks = replace(build_block_graph(model, chosen, captured, specs, external), refused=refused)
+    if model.has_weights:
+        _write_master(captured.model, specs, folder)
+    save_block_graph(folder / BLOCKS_FILE, blocks)
+
+
+def _captured(
+    model: LoadedModel, blocks: Sequence[str], sizes: Mapping[str, SizeRange], folder: Path
+) -> tuple[Capture, dict[str, int]]:
+    """The simplified export with constant shapes, and the bytes of each initializer in the weights file."""
+    captured = capture(model, blocks, sizes)
+    state = model.module.state_dict()
+    try:
+        simplify(captured.model, captured.outputs, [PARAMETER_PREFIX + name for name in state])
+        external = _write_weights(model, captured.model.graph, folder)
+        make_shapes_constant(captured.model, infer_specs(captured.model, captured.sizes))
     except (DipgoError, OSError, MemoryError):
         raise
     except Exception as error:  # Such as a shape that depends on a loop over the rows, in sliced attention.
@@ -62,21 +92,7 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
             f"the graph that was exported from this {model.class_name} is inconsistent ({first_line(error)}): remove "
             "what the module was changed with, such as attention slicing"
         ) from error
-
-
-def _write_captured(model: LoadedModel, chosen: BlockPatterns, captured: Capture, folder: Path) -> None:
-    graph = captured.model.graph
-    state = model.module.state_dict()
-    simplify(captured.model, captured.outputs, [PARAMETER_PREFIX + name for name in state])
-    external = _write_weights(model, graph, folder)
-    make_shapes_constant(captured.model, infer_specs(captured.model))
-    specs = infer_specs(captured.model)
-    _write_config(model, folder)
-    # Before the master graph is written, for writing removes the module scopes that assign nodes to blocks.
-    blocks = build_block_graph(model, chosen, captured, specs, external)
-    if model.has_weights:
-        _write_master(captured.model, specs, folder)
-    save_block_graph(folder / BLOCKS_FILE, blocks)
+    return captured, external
 
 
 @torch.no_grad()

@@ -20,20 +20,23 @@ from dipgo_deploy.graphs.macs import node_macs
 __all__ = ["build_pieces", "nodes_of_pieces"]
 
 
-def build_pieces(graph: ir.Graph, cuts: Iterable[str], specs: Mapping[str, TensorSpec]) -> tuple[Piece, ...]:
+def build_pieces(
+    graph: ir.Graph, cuts: Iterable[str], specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]
+) -> tuple[Piece, ...]:
     """Group the nodes of a graph into pieces.
 
     Args:
         graph: the graph.
         cuts: names of the cut values.
         specs: shape and dtype of every value.
+        sizes: values of the symbols, at which MACs are counted.
 
     Returns:
         The pieces in topological order.
     """
     bits = {name: 1 << index for index, name in enumerate(cuts)}
-    groups, owner, order = _grouped(graph, bits)
-    return tuple(_piece(index, groups[key], owner, key, bits, specs) for index, key in enumerate(order))
+    groups, _, order = _grouped(graph, bits)
+    return tuple(_piece(index, groups[key], bits, specs, sizes) for index, key in enumerate(order))
 
 
 def nodes_of_pieces(graph: ir.Graph, cuts: Iterable[str]) -> tuple[tuple[ir.Node, ...], ...]:
@@ -95,10 +98,9 @@ def _topological(groups: Mapping[int, Sequence[ir.Node]], owner: Mapping[ir.Valu
 def _piece(
     index: int,
     nodes: Sequence[ir.Node],
-    owner: Mapping[ir.Value, int],
-    key: int,
     bits: Mapping[str, int],
     specs: Mapping[str, TensorSpec],
+    sizes: Mapping[str, int],
 ) -> Piece:
     inside = set(nodes)
     read = {v for node in nodes for v in node.inputs if v is not None}
@@ -109,6 +111,6 @@ def _piece(
         index=index,
         reads=tuple(sorted(str(v.name) for v in read - computed if not v.is_initializer())),
         gives=tuple(sorted(str(v.name) for v in gives)),
-        macs=sum((node_macs(node, specs) for node in nodes), ZERO_MACS),
+        macs=sum((node_macs(node, specs, sizes) for node in nodes), ZERO_MACS),
         weights=tuple(sorted(str(name) for name in weights)),
     )

@@ -1,149 +1,165 @@
-"""Shapes of every value of a graph as numbers and multiples of ``rows``, and shape arithmetic made constant.
+"""Shapes of every value of a graph, as sums of products of symbols.
 
-1. ONNX shape inference runs at two batch sizes. A size that grows with the batch is a multiple of ``rows``.
-2. A Reshape to a computed shape becomes a Reshape to a constant with -1 for the batch.
-3. The remaining shape arithmetic starts at the batch axis of the first network input. After that, no integer value
-   depends on a feature, so no shape arithmetic keeps a skipped block alive.
+1. ONNX shape inference runs at two values of every symbol of the inputs, in all combinations. Integers that follow from
+   the shapes of inputs are computed first, because inference does not know the values of every integer.
+2. Every size is fitted by a sum of products of symbols, which must also hold at a third value of every symbol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import onnx  # noqa: TID251 - the home of onnx
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
-import onnx_ir.passes.common as passes  # noqa: TID251 - the home of onnx_ir
+from onnx.reference import ReferenceEvaluator  # noqa: TID251 - the home of onnx
 
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.tensors import Dim, TensorSpec
+from dipgo_deploy.core.tensors import FREE_SIZES, ROWS, Dim, SizeRange, TensorSpec
 
-__all__ = ["ROWS", "infer_specs", "make_shapes_constant"]
+__all__ = ["ARITHMETIC", "infer_specs"]
 
-ROWS = "rows"
-"""Symbol of the batch axis of the network's inputs."""
+ARITHMETIC = frozenset(
+    {"Add", "Cast", "Concat", "Div", "Gather", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Reshape", "Slice",
+     "Squeeze", "Sub", "Unsqueeze"}
+)  # fmt: skip
+"""Operators of shape arithmetic, besides Shape itself."""
 
-_BATCHES = (2, 3)
+_MOST_INTEGERS = 64
+"""Largest number of elements of a value that counts as shape arithmetic."""
+
+
+_ROWS = SizeRange(2, 2, 64)
 """Rows at which shapes are inferred. With 1 row, a size of 1 could be a number or the batch."""
 
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 
-def infer_specs(model: ir.Model) -> dict[str, TensorSpec]:
-    """Shape and dtype of every value. Raises InputError for a size that is not a multiple of the batch."""
+Terms = Mapping[tuple[str, ...], Fraction]
+"""A sum of products: the coefficient of every product of symbols. The empty product stands for a number."""
+
+
+def infer_specs(model: ir.Model, sizes: Mapping[str, SizeRange] | None = None) -> dict[str, TensorSpec]:
+    """Shape and dtype of every value.
+
+    Args:
+        model: the graph. Free axes of its inputs are named by their symbols.
+        sizes: ranges of the symbols other than ``rows``.
+
+    Returns:
+        Specs by the names of the values.
+
+    Raises:
+        InputError: a size cannot be inferred, or is not a sum of products of symbols.
+    """
     proto = ir.to_proto(model)
-    small, large = (_infer_at(proto, rows) for rows in _BATCHES)
+    dims = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim}
+    symbols = [symbol for symbol in (ROWS, *FREE_SIZES) if symbol in dims]
+    samples = {symbol: _samples((sizes or {}).get(symbol, _ROWS)) for symbol in symbols}
+    corners = [
+        _infer_at(proto, {s: samples[s][index] for s, index in zip(symbols, corner, strict=True)})
+        for corner in product((0, 1), repeat=len(symbols))
+    ]
+    third = {symbol: samples[symbol][2] for symbol in symbols}
+    elsewhere = _infer_at(proto, third)
     specs = {}
-    for name, (dtype, shape) in small.items():
-        larger = large[name][1]
-        if len(shape) != len(larger):
-            raise InputError(f"value {name} changes its rank with the batch: the model cannot run with a dynamic batch")
-        specs[name] = TensorSpec(name, tuple(_dim(name, a, b) for a, b in zip(shape, larger, strict=True)), dtype)
+    for name, (dtype, shape) in elsewhere.items():
+        shapes = [corner[name][1] for corner in corners]
+        if {len(other) for other in shapes} != {len(shape)}:
+            raise InputError(f"value {name} changes its rank with {' or '.join(symbols)}: fix the size, or the model")
+        fitted = (_fit(values, symbols, samples) for values in zip(*shapes, strict=True))
+        dims_of_value = tuple(_dim(name, terms, size, third) for terms, size in zip(fitted, shape, strict=True))
+        specs[name] = TensorSpec(name, dims_of_value, dtype)
     return specs
 
 
-def _infer_at(proto: onnx.ModelProto, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _samples(size: SizeRange) -> tuple[int, int, int]:
+    """Three values of a symbol, or two where the range has no more. Sizes of 1 would broadcast."""
+    first = min(max(size.min, 2 * size.step), size.max - size.step)
+    return first, first + size.step, min(first + 3 * size.step, size.max)
+
+
+def _infer_at(proto: onnx.ModelProto, values: Mapping[str, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
     del fixed.graph.value_info[:]
-    for value in fixed.graph.input:
-        value.type.tensor_type.shape.dim[0].dim_value = rows
+    for dim in (dim for value in fixed.graph.input for dim in value.type.tensor_type.shape.dim):
+        if dim.dim_param:
+            dim.dim_value = values[dim.dim_param]
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
+    integers = _put_integers(fixed.graph)
     inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
     shapes = {}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         kind = value.type.tensor_type
         if not kind.HasField("shape") or any(not dim.HasField("dim_value") for dim in kind.shape.dim):
-            raise InputError(f"the shape of {value.name} cannot be inferred: the model cannot run with a dynamic batch")
+            free = " and ".join("batch" if symbol == ROWS else symbol for symbol in values)
+            raise InputError(
+                f"the shape of {value.name} cannot be inferred: the model cannot run with a dynamic {free}"
+            )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
         shapes[value.name] = (dtype, tuple(dim.dim_value for dim in kind.shape.dim))
-    return shapes
+    return {**shapes, **integers}
 
 
-def _dim(name: str, small: int, large: int) -> Dim:
-    if small == large:
-        return small
-    share = large - small
-    if small != share * _BATCHES[0]:
+def _put_integers(graph: onnx.GraphProto) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Replace integers that follow from the shapes of the inputs by initializers. Returns their dtypes and shapes."""
+    shapes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in graph.input}
+    small = (t for t in graph.initializer if t.data_type in _INTEGERS and np.prod(t.dims) <= _MOST_INTEGERS)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in small}
+    known: dict[str, np.ndarray] = {}
+    kept = []
+    for node in graph.node:
+        names = [name for name in node.input if name]
+        if node.op_type == "Shape" and names[0] in shapes:
+            bounds = {attribute.name: attribute.i for attribute in node.attribute}
+            known[node.output[0]] = np.array(shapes[names[0]][bounds.get("start", 0) : bounds.get("end")], np.int64)
+        elif node.op_type in ARITHMETIC and set(names) & known.keys() and set(names) <= known.keys() | constants.keys():
+            feeds = {name: known.get(name, constants.get(name)) for name in names}
+            known[node.output[0]] = ReferenceEvaluator(node).run(None, feeds)[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in known.items())
+    return {name: (array.dtype.name, array.shape) for name, array in known.items()}
+
+
+def _fit(values: Sequence[int], symbols: Sequence[str], samples: Mapping[str, Sequence[int]]) -> Terms:
+    """The sum of products with these values at the corners, in the order of ``itertools.product``."""
+    if len(set(values)) == 1:
+        return {(): Fraction(values[0])}
+    symbol, rest, half = symbols[0], symbols[1:], len(values) // 2
+    low, high = samples[symbol][:2]
+    first, second = _fit(values[:half], rest, samples), _fit(values[half:], rest, samples)
+    terms = {}
+    for symbols_of_term in {**first, **second}:
+        start = first.get(symbols_of_term, Fraction(0))
+        slope = (second.get(symbols_of_term, Fraction(0)) - start) / (high - low)
+        terms[symbols_of_term], terms[symbol, *symbols_of_term] = start - low * slope, slope
+    return {symbols_of_term: factor for symbols_of_term, factor in terms.items() if factor}
+
+
+def _dim(name: str, terms: Terms, size: int, values: Mapping[str, int]) -> Dim:
+    """The size that ``terms`` describe, checked to be ``size`` at ``values``."""
+    if sum((factor * _product(symbols, values) for symbols, factor in terms.items()), Fraction(0)) != size:
         raise InputError(
-            f"a size of {name} is {small} for 2 rows and {large} for 3 rows, not a multiple of the batch: the model "
-            "cannot run with a dynamic batch"
+            f"a size of {name} is not a sum of products of {', '.join(values)}: fix the size, or the model"
         )
-    return ROWS if share == 1 else f"{share}*{ROWS}"
-
-
-def make_shapes_constant(model: ir.Model, specs: Mapping[str, TensorSpec]) -> None:
-    """Replace computed Reshape targets by constants, and every other Shape by arithmetic on the first input's batch.
-
-    Args:
-        model: the graph, changed in place.
-        specs: shape and dtype of every value.
-    """
-    graph = model.graph
-    constants: dict[tuple[int, ...], ir.Value] = {}
-    for node in list(graph):
-        if node.op_type == "Reshape" and node.inputs[1] is not None and not node.inputs[1].is_initializer():
-            shape = specs[str(node.outputs[0].name)].shape
-            if sum(isinstance(dim, str) for dim in shape) <= 1:  # A Reshape target can have only one -1.
-                target = tuple(-1 if isinstance(dim, str) else dim for dim in shape)
-                node.replace_input_with(1, _constant(graph, constants, target))
-                node.attributes.pop("allowzero", None)
-    passes.RemoveUnusedNodesPass()(model)
-    rows: list[ir.Value] = []
-    for node in [node for node in graph if node.op_type == "Shape"]:
-        source = node.inputs[0]
-        assert source is not None
-        if source is not graph.inputs[0]:
-            _replace_shape(graph, node, specs[str(source.name)], constants, rows)
-    passes.CommonSubexpressionEliminationPass()(model)
-    passes.RemoveUnusedNodesPass()(model)
-
-
-def _constant(graph: ir.Graph, known: dict[tuple[int, ...], ir.Value], numbers: tuple[int, ...]) -> ir.Value:
-    """An int64 initializer with these numbers. Equal numbers share an initializer."""
-    if numbers not in known:
-        name = "shape_" + "_".join(str(n) for n in numbers).replace("-", "m")
-        tensor = ir.tensor(np.array(numbers, dtype=np.int64), name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(ir.DataType.INT64), const_value=tensor)
-        graph.register_initializer(value)
-        known[numbers] = value
-    return known[numbers]
-
-
-def _replace_shape(
-    graph: ir.Graph,
-    node: ir.Node,
-    source: TensorSpec,
-    constants: dict[tuple[int, ...], ir.Value],
-    rows: list[ir.Value],
-) -> None:
-    """Shape(x)[start:end] as a concatenation of constants and multiples of the batch."""
-    start = node.attributes.get_int("start", 0)
-    end = node.attributes.get_int("end", len(source.shape))
-    parts: list[ir.Value] = []
-    for dim in source.shape[start:end]:
-        if isinstance(dim, int):
-            parts.append(_constant(graph, constants, (dim,)))
-            continue
-        if not rows:
-            first = ir.Node("", "Shape", [graph.inputs[0]], [ir.AttrInt64("start", 0), ir.AttrInt64("end", 1)])
-            graph.insert_before(graph[0], first)
-            first.outputs[0].name = "rows_of_input"
-            first.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-            rows.append(first.outputs[0])
-        factor = 1 if dim == ROWS else int(dim.split("*")[0])
-        parts.append(
-            rows[0] if factor == 1 else _append(graph, node, "Mul", [rows[0], _constant(graph, constants, (factor,))])
+    text = "+".join(_term(symbols, terms[symbols]) for symbols in sorted(terms, key=lambda s: (-len(s), s)))
+    if len({ROWS in symbols for symbols in terms}) > 1:
+        raise InputError(
+            f"a size of {name} is {text}, not a multiple of the batch: the model cannot run with a dynamic batch"
         )
-    joined = parts[0] if len(parts) == 1 else _append(graph, node, "Concat", parts, [ir.AttrInt64("axis", 0)])
-    ir.convenience.replace_all_uses_with(node.outputs[0], joined)
-    graph.remove(node, safe=True)
+    return text if any(terms) else size
 
 
-def _append(
-    graph: ir.Graph, before: ir.Node, op: str, inputs: list[ir.Value], attributes: list[ir.Attr] | None = None
-) -> ir.Value:
-    node = ir.Node("", op, inputs, attributes or [])
-    graph.insert_before(before, node)
-    node.outputs[0].name = f"{before.outputs[0].name}_{op.lower()}"
-    node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-    return node.outputs[0]
+def _product(symbols: Sequence[str], values: Mapping[str, int]) -> int:
+    return int(np.prod([values[symbol] for symbol in symbols], dtype=np.int64))
+
+
+def _term(symbols: tuple[str, ...], factor: Fraction) -> str:
+    number = (str(factor.numerator),) if factor.numerator != 1 or not symbols else ()
+    return "*".join((*number, *symbols)) + (f"/{factor.denominator}" if factor.denominator != 1 else "")

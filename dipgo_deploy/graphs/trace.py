@@ -14,7 +14,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,6 +23,7 @@ from dipgo_deploy.core.blocks import BLOCKS_FILE, BlockGraph
 from dipgo_deploy.core.disk import cache_folder, check_target, staged
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.files import load_block_graph
+from dipgo_deploy.core.tensors import ROWS
 from dipgo_deploy.core.user_cache import mark_used
 from dipgo_deploy.graphs.block_graph import BlockPatterns
 from dipgo_deploy.graphs.cut import MASTER_FILE
@@ -34,7 +35,7 @@ from dipgo_deploy.supernet import match_blocks
 
 __all__ = ["TRACE_VERSION", "Trace", "load_trace", "trace"]
 
-TRACE_VERSION = 1
+TRACE_VERSION = 2
 """Version of a trace's content. It is part of the cache's key.
 
 Raise it with every change that makes other traces of the same model. A test compares traces with recorded digests.
@@ -139,7 +140,8 @@ def _choose_patterns(model: LoadedModel, granularity: str, patterns: Sequence[st
 def _cache_key(model: LoadedModel, chosen: BlockPatterns) -> str:
     versions = library_versions()
     inputs = {name: entry.shape for name, entry in model.inputs.items()}
-    text = json.dumps([TRACE_VERSION, versions, model.digest, inputs, model.latent_shape, chosen.patterns])
+    sizes = {name: asdict(size) for name, size in sorted(model.sizes.items())}
+    text = json.dumps([TRACE_VERSION, versions, model.digest, inputs, sizes, model.latent_shape, chosen.patterns])
     return f"{model.class_name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -153,9 +155,10 @@ def _matching_trace(folder: Path, model: LoadedModel, chosen: BlockPatterns) -> 
 
 
 def _is_of(blocks: BlockGraph, model: LoadedModel, chosen: BlockPatterns) -> bool:
-    """Whether blocks are of a model, with its input shapes, and of the chosen patterns."""
-    shapes = [(name, tuple(tensor.shape[1:])) for name, tensor in model.example_inputs(1).items()]
-    same_shapes = [(spec.name, spec.shape[1:]) for spec in blocks.inputs] == shapes
+    """Whether blocks are of a model, with its input shapes and free sizes, and of the chosen patterns."""
+    usual = {ROWS: 1, **{name: size.opt for name, size in blocks.sizes.items()}}
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.example_inputs(1).items()]
+    same_shapes = [(spec.name, spec.resolve(usual)) for spec in blocks.inputs] == shapes and _has_sizes(blocks, model)
     return same_shapes and (blocks.model_digest, blocks.patterns) == (model.digest, chosen.patterns)
 
 
@@ -171,6 +174,18 @@ def _check_own(folder: Path, model: LoadedModel, chosen: BlockPatterns) -> None:
         f"{folder} holds a trace of {blocks.model_class} {blocks.model_digest[:12]} at granularity "
         f"{blocks.granularity}, made from other inputs than these: choose another folder, or pass replace=True"
     )
+
+
+def _has_sizes(blocks: BlockGraph, model: LoadedModel) -> bool:
+    """Whether a trace is free where the model asks for that, as far as the exporter could follow."""
+    free = {name for name, size in blocks.sizes.items() if not size.is_fixed} | set(blocks.refused)
+    asked = {name for name, size in model.sizes.items() if not size.is_fixed}
+    within = all(
+        model.sizes[name].min <= size.min and size.max <= model.sizes[name].max
+        for name, size in blocks.sizes.items()
+        if name in model.sizes
+    )
+    return blocks.sizes.keys() == model.sizes.keys() and free == asked and within
 
 
 @contextmanager

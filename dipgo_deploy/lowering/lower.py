@@ -10,9 +10,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dipgo_deploy.core.blocks import BlockGraph, Macs
+from dipgo_deploy.core.blocks import BlockGraph, Macs, fit_contract
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.liveness import StepPlan, plan_steps
 from dipgo_deploy.core.program import Layout, Program
@@ -53,12 +53,13 @@ def lower(
         options: layout and sharing of graphs.
 
     Returns:
-        The program.
+        The program. Its contract has no wider ranges of free sizes than the traced graph.
 
     Raises:
         InputError: the schedule does not fit the model, or reads a feature before it is written.
         UsageError: an unknown layout.
     """
+    schedule = replace(schedule, contract=fit_contract(schedule.contract, graph))
     plans, layouts = plan_graphs(schedule, graph, options)
     emission = Emission(schedule, graph, plans, layouts)
     emission.emit_trajectory(sampler)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.blocks import BlockGraph, fit_contract
 from dipgo_deploy.core.program import TIMESTEP, Call, Combine, Program, Term
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.lowering.emission import Emission
@@ -49,6 +49,7 @@ def lower_steps(schedule: Schedule, graph: BlockGraph, options: LowerOptions) ->
         InputError: the schedule does not fit the model, or reads a feature before it is written.
         UsageError: an unknown layout.
     """
+    schedule = replace(schedule, contract=fit_contract(schedule.contract, graph))
     plans, layouts = plan_graphs(schedule, graph, options)
     emission = _StepEmission(schedule, graph, plans, layouts)
     emission.emit_steps()

@@ -117,6 +117,9 @@ def make_contract(
         guidance=guidance or default_guidance(model),
         latent_shape=model.latent_shape,
         batch=batch,
+        tokens=model.sizes.get("tokens"),
+        height=model.sizes.get("height"),
+        width=model.sizes.get("width"),
         versions=library_versions(),
     )
 

@@ -6,8 +6,6 @@ The sources in ``dipgo_deploy.models.sources`` make one LoadedModel from files, 
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -19,21 +17,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from dipgo_deploy.core.contract import Guidance
+from dipgo_deploy.core.contract import Contract, Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
-from dipgo_deploy.core.tensors import TensorSpec
-from dipgo_deploy.models.cast import cast_copy
-from dipgo_deploy.models.identity import Behaviour, behaviour_of
-from dipgo_deploy.models.identity.describe import Describer
+from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec
+from dipgo_deploy.models.cast import DTYPES, cast_copy, check_dtype
+from dipgo_deploy.models.identity import Behaviour, behaviour_of, check_copy
+from dipgo_deploy.models.identity.live import latent_argument
 from dipgo_deploy.models.lora_files import LoraFile
+from dipgo_deploy.models.network_inputs import changed_inputs, conditioning_rows, inputs_of_example, text_lengths
 from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
-from dipgo_deploy.models.weights_digest import WeightsDigest
+from dipgo_deploy.models.weights_digest import WeightsDigest, canonical_config
 
-__all__ = ["DTYPES", "LoadedModel", "canonical_config", "check_dtype"]
+__all__ = ["DTYPES", "MOST_TOKENS", "LoadedModel", "check_dtype"]
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-"""Dtypes that a model may be loaded in, by name."""
+MOST_TOKENS = 1024
+"""Longest text sequence by default. The pipelines of all presets stay below: Stable Diffusion 3 gives up to 589."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class LoadedModel:
         latent_shape: the latent of one image, ``(C, H, W)``, or ``(C, F, H, W)`` with frames.
         preset: block patterns and forward of the class.
         class_embedder: turns labels into cross-attention tokens. It comes from the pipeline, or from prompts.
-        text_tokens: length of the text sequence. None means the preset's length.
+        text_tokens: usual length of the text sequence. None means the preset's length.
+        ranges: ranges of free sizes that differ from the default, by symbol. See ``sizes``.
         guidance: guidance layout of an ordinary run. None means the pipeline's default.
         steps: number of steps of an ordinary run. None means the pipeline's default.
         text_loras: LoRA adapters for the pipeline's text encoders, by component name.
@@ -71,6 +71,7 @@ class LoadedModel:
     preset: Preset
     class_embedder: Any = None
     text_tokens: int | None = None
+    ranges: Mapping[str, SizeRange] = field(default_factory=dict)
     guidance: Guidance | None = None
     steps: int | None = None
     text_loras: Mapping[str, tuple[LoraFile, ...]] = field(default_factory=dict)
@@ -113,13 +114,7 @@ class LoadedModel:
     @property
     def behaviour(self) -> Behaviour:
         """What the module does now besides what its class, config and weights say, and a forward of the user's own."""
-        behaviour = behaviour_of(self.module)
-        forward = Describer(self.module)
-        text = forward.text(self.preset.forward)
-        if not forward.is_foreign:
-            return behaviour
-        entries = {**behaviour.entries, "preset.forward": text}
-        return replace(behaviour, entries=entries, is_certain=behaviour.is_certain and not forward.hidden)
+        return behaviour_of(self.module, self.preset.forward)
 
     @property
     def has_weights(self) -> bool:
@@ -140,7 +135,7 @@ class LoadedModel:
 
     @property
     def tokens(self) -> int:
-        """Length of the cross-attention sequence."""
+        """Usual length of the text sequence."""
         if self.class_embedder is not None:
             return int(self.class_embedder.config["tokens"])
         return self.text_tokens or self.pipeline_call.tokens or self.preset.tokens
@@ -154,26 +149,50 @@ class LoadedModel:
     def inputs(self) -> Mapping[str, Input]:
         """The conditioning inputs by name, in call order."""
         if self.preset.example is not None or self.preset.inputs is None:
-            own = self._inputs_of_example()
+            with torch.random.fork_rng(devices=()):
+                example = self._example(1)
+            own = inputs_of_example(example, self.config, self.preset.constant_inputs)
         else:
             own = self.preset.inputs(Network(self.config, self.latent_shape, self.tokens, self.pipeline_call))
         every = {**own, **self.pipeline_call.recorded}
-        return {name: entry for name, entry in every.items() if entry is not None}
+        return {name: self._at_length(name, entry) for name, entry in every.items() if entry is not None}
 
-    def _inputs_of_example(self) -> dict[str, Input]:
-        """The conditioning inputs of a preset that gives examples only."""
-        inputs: dict[str, Input] = {}
-        with torch.random.fork_rng(devices=()):
-            example = self._example(1)
-        for name, tensor in list(example.items())[1:]:
-            if name == "class_labels":
-                count = self.config.get("num_embeds_ada_norm") or self.config.get("num_class_embeds")
-                inputs[name] = Input((), classes=count, null=count)
-            elif name in self.preset.constant_inputs:
-                inputs[name] = Input.constant(tensor[0].numpy())
-            elif name != TIMESTEP:
-                inputs[name] = Input(tuple(tensor.shape[1:]))
-        return inputs
+    def _at_length(self, name: str, entry: Input) -> Input:
+        """An input with ``text_tokens`` tokens, if it is a text. Recorded inputs may have another length."""
+        axes = [axis for axis, symbol in self.preset.axes.get(name, {}).items() if symbol == TOKENS]
+        if self.text_tokens is not None and self.class_embedder is None and axes and axes[0] <= len(entry.shape):
+            return entry.resized(axes[0] - 1, self.text_tokens)
+        return entry
+
+    @property
+    def axes(self) -> Mapping[str, Mapping[int, str]]:
+        """Symbols of the free axes of conditioning inputs, besides the rows."""
+        axes = {name: self.preset.axes.get(name, {}) for name in self.inputs}
+        return {name: {k: v for k, v in axes[name].items() if k <= len(self.inputs[name].shape)} for name in axes}
+
+    @cached_property
+    def sizes(self) -> Mapping[str, SizeRange]:
+        """The range of every symbol that the inputs have.
+
+        Text may have up to MOST_TOKENS tokens, unless ``ranges`` says otherwise. Class labels always become the same
+        number of tokens.
+        """
+        lengths = text_lengths(self.inputs, self.axes)
+        if len(lengths) != 1:  # No text, or two texts of different lengths, which one symbol cannot describe.
+            return {}
+        usual = lengths.pop()
+        if self.class_embedder is not None and not self.class_embedder.config.get("is_text"):
+            return {TOKENS: SizeRange(usual, usual, usual)}
+        return {TOKENS: self.ranges.get(TOKENS, SizeRange(1, usual, max(usual, MOST_TOKENS)))}
+
+    def with_tokens(self, tokens: SizeRange) -> LoadedModel:
+        """The same model for other lengths of the text sequence."""
+        return replace(self, text_tokens=tokens.opt, ranges={**self.ranges, TOKENS: tokens})
+
+    @cached_property
+    def latent_name(self) -> str:
+        """Name of the input that is the latent: the first of the preset's example. The module's own may differ."""
+        return next(iter(self.example_inputs(1)))
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
         """Inputs of a forward by name, in call order, the latent first.
@@ -186,7 +205,7 @@ class LoadedModel:
             if self.preset.example is not None:
                 examples = self._example(rows)
             else:
-                latent = next(iter(inspect.signature(self.module.forward).parameters))
+                latent = latent_argument(self.module)
                 examples = {latent: torch.randn(rows, *self.latent_shape), TIMESTEP: torch.full((rows,), 500.0)}
             examples |= {name: entry.example(rows) for name, entry in inputs.items()}
         return {name: self._cast(name, tensor) for name, tensor in examples.items()}
@@ -204,13 +223,7 @@ class LoadedModel:
         Returns:
             A copy whose inputs have these names and shapes. Inputs that the config does not ask for have no defaults.
         """
-        traced = {spec.name: spec for spec in specs[1:] if spec.name != TIMESTEP}
-        changed: dict[str, Input | None] = {name: None for name in self.inputs if name not in traced}
-        for name, spec in traced.items():
-            own = self.inputs[name].shape if name in self.inputs else ()
-            shape = tuple(dim if isinstance(dim, int) else own[axis] for axis, dim in enumerate(spec.shape[1:]))
-            if name not in self.inputs or self.inputs[name].shape != shape:
-                changed[name] = _blank(shape, spec.dtype)
+        changed = changed_inputs(self.inputs, specs)
         if not changed:
             return self
         return replace(self, call=replace(self.pipeline_call, recorded={**self.pipeline_call.recorded, **changed}))
@@ -221,11 +234,11 @@ class LoadedModel:
             return self
         return self.copied(dtype)
 
-    def copied(self, dtype: str | None = None) -> LoadedModel:
+    def copied(self, dtype: str) -> LoadedModel:
         """A copy with a module of its own.
 
         Args:
-            dtype: of the copy. None keeps the dtype.
+            dtype: of the copy.
 
         Returns:
             The copy.
@@ -233,18 +246,19 @@ class LoadedModel:
         Raises:
             UsageError: the module's own behaviour refers to the module itself, so that a copy would run the original.
         """
-        dtype = dtype or self.dtype
         copy = replace(self, module=cast_copy(self.module, DTYPES[dtype]), dtype=dtype)
-        if changed := self.behaviour.differences(copy.behaviour):
-            raise UsageError(
-                f"this {self.class_name} cannot be copied, for {changed[0]} refers to the module itself: convert the "
-                f"module to {dtype} before its behaviour is changed, and give it with that dtype"
-            )
+        check_copy(self.class_name, dtype, self.behaviour, copy.behaviour)
         return copy
 
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
         """The same model on latents of another shape. The trace fails if the model does not accept the shape."""
         return self if shape == self.latent_shape else replace(self, latent_shape=shape)
+
+    def for_contract(self, contract: Contract) -> LoadedModel:
+        """The same model with the latent shape and the free sizes of a contract."""
+        ranges = {**self.ranges, **contract.ranges}
+        tokens = contract.tokens.opt if contract.tokens is not None else self.text_tokens
+        return replace(self.with_latent_shape(contract.latent_shape), ranges=ranges, text_tokens=tokens)
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """The network's output ``(rows, C, H, W)``."""
@@ -272,19 +286,9 @@ class LoadedModel:
         count = self.num_classes
         if count is not None and (labels.min() < 0 or labels.max() >= count):
             raise UsageError(f"class labels must lie between 0 and {count - 1}, got {sorted(set(classes))}")
-        inputs: dict[str, np.ndarray] = {}
-        for name, entry in self.inputs.items():
-            unconditional, conditional = self._condition(name, entry, labels)
-            rows = torch.cat([unconditional, conditional]) if guidance == "concat" else conditional
-            cast = self._cast(name, rows)
-            inputs[name] = (cast.float() if cast.dtype == torch.bfloat16 else cast).numpy()
-        return inputs
-
-    def _condition(self, name: str, entry: Input, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unconditional and conditional rows of one input."""
-        if name == "encoder_hidden_states" and self.class_embedder is not None:
-            return self.class_embedder(torch.full_like(labels, self.num_classes or 0)), self.class_embedder(labels)
-        return entry.rows(labels)
+        rows = conditioning_rows(self.inputs, labels, guidance == "concat", self.class_embedder)
+        cast = {name: self._cast(name, tensor) for name, tensor in rows.items()}
+        return {name: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for name, t in cast.items()}
 
     def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         # bfloat16 has 8 significant bits: timesteps above 256 would be rounded.
@@ -294,19 +298,3 @@ class LoadedModel:
     def _device(self) -> AbstractContextManager[object]:
         """The default device of new tensors: ``meta`` for a model without weights."""
         return nullcontext() if self.has_weights else torch.device("meta")
-
-
-def _blank(shape: tuple[int, ...], dtype: str) -> Input:
-    """An input without a known default: zeros for whole numbers, standard normal numbers otherwise."""
-    return Input.constant(np.zeros(shape, dtype)) if dtype.startswith("int") else Input(shape)
-
-
-def canonical_config(config: Mapping[str, Any]) -> str:
-    """JSON of a diffusers config with sorted keys, without private and machine-dependent entries."""
-    return json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
-
-
-def check_dtype(dtype: str) -> None:
-    """Raise UsageError unless ``dtype`` is a name of DTYPES."""
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")

@@ -51,13 +51,15 @@ def with_loras(model: LoadedModel, loras: Sequence[LoraFile]) -> LoadedModel:
     Raises:
         InputError: a file is damaged, has a format that cannot be fused or was made for another model.
         MissingError: peft is not installed.
-        UsageError: diffusers reads no adapters for the model's class.
+        UsageError: diffusers reads no adapters for the model's class, or the model was loaded without weights.
     """
     if not loras:
         return model
     if model.class_name not in LORA_CLASSES:
         known = ", ".join(LORA_CLASSES)
         raise UsageError(f"a LoRA for {model.class_name} cannot be read, only those for {known}: fuse it yourself")
+    if not model.has_weights:
+        raise UsageError(f"this {model.class_name} was loaded without weights, a LoRA needs them: load them too")
     if find_spec("peft") is None:
         raise MissingError("a LoRA needs peft, which is not installed: pip install 'dipgo-deploy[lora]'")
     adapters = [_read(model, lora.path) for lora in loras]

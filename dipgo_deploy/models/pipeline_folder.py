@@ -15,6 +15,7 @@ import torch
 
 from dipgo_deploy.core.disk import path_inside, read_json
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first_line
+from dipgo_deploy.models.sources.quantised import check_config_unquantised
 from dipgo_deploy.models.sources.weight_files import only_variant
 from dipgo_deploy.models.suppress_logging import suppress_transformers_logging
 
@@ -92,6 +93,8 @@ def load_module(component_class: Any, home: Path, dtype: torch.dtype | Literal["
     Returns:
         The module, in eval mode and without gradients.
     """
+    if (home / "config.json").is_file():
+        check_config_unquantised(read_json(home / "config.json"), home / "config.json")
     options = {_DTYPE_ARGUMENT[component_class.__module__.split(".")[0]]: dtype}
     module = component_class.from_pretrained(
         home, local_files_only=True, use_safetensors=True, variant=only_variant(home), **options

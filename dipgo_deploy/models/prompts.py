@@ -34,8 +34,8 @@ class PromptTable(nn.Module):
     def __init__(self, rows: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("rows", rows)
-        self.config = {"num_classes": len(rows) - 1, "tokens": rows.shape[1]}
-        """Same keys as in a class embedder. The label ``num_classes`` is the empty prompt."""
+        self.config = {"num_classes": len(rows) - 1, "tokens": rows.shape[1], "is_text": True}
+        """Keys of a class embedder, and that these are texts. The label ``num_classes`` is the empty prompt."""
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
         """Tokens (B, tokens, dim) of ``labels`` (B,), each from 0 to ``num_classes`` inclusive."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from dipgo_deploy.core.errors import InputError
@@ -43,6 +44,7 @@ class NetworkCall:
         as_returned: turns a prediction (rows, C or 2C, ...) into the class's own form. That is the dtype of the latent,
             and packed tokens where the latent was packed.
         return_dict: whether the caller expects an output object instead of a tuple.
+        clock: the timestep as the caller passed it, often a view of the scheduler's timesteps. None for a number.
     """
 
     latent: torch.Tensor
@@ -51,6 +53,7 @@ class NetworkCall:
     conditioning: Mapping[str, torch.Tensor]
     as_returned: Callable[[torch.Tensor], torch.Tensor]
     return_dict: bool
+    clock: torch.Tensor | None = None
 
 
 class CallReader:
@@ -73,6 +76,7 @@ class CallReader:
             raise InputError(f"{model_class} is not a class of diffusers, so no pipeline calls it: use generate")
         self._signature = inspect.signature(kind.forward)
         self._latent = inputs[0].name
+        self._integers = frozenset(spec.name for spec in inputs if spec.dtype in ("int64", "int32"))
         self._names = frozenset(spec.name for spec in inputs) - {*_JOINED}
         self._is_packed = set(POSITIONS) <= self._signature.parameters.keys()
         self._layout = (PackedLayout if self._is_packed else LatentLayout)(latent_shape, inputs)
@@ -89,7 +93,7 @@ class CallReader:
 
         Raises:
             RefusedCall: the call does not fit the bundle.
-            TypeError: the class does not take these arguments.
+            TypeError: the class does not take these arguments, or a value is not a tensor of the right kind.
         """
         arguments = dict(self._signature.bind(None, *args, **kwargs).arguments)
         arguments.pop("self", None)
@@ -97,7 +101,10 @@ class CallReader:
         inputs = self._inputs(arguments)
         if missing := sorted(self._names - inputs.keys()):
             raise RefusedCall(f"the bundle needs {missing[0]}, the call has {', '.join(sorted(inputs))}: pass it")
-        latent, timestep = inputs.pop(self._latent), inputs.pop(TIMESTEP)
+        timestep = inputs.pop(TIMESTEP)
+        for name, value in inputs.items():
+            self._check_tensor(name, value)
+        latent = inputs.pop(self._latent)
         time, tolerance = _read_time(timestep, 1000.0 if self._is_packed else 1.0)
         unpacked, joined = self._layout.split(latent)
         self._layout.check_positions(arguments)
@@ -105,7 +112,8 @@ class CallReader:
         def as_returned(prediction: torch.Tensor) -> torch.Tensor:
             return self._layout.joined_again(prediction.to(latent.device, latent.dtype))
 
-        return NetworkCall(unpacked, time, tolerance, {**inputs, **joined}, as_returned, return_dict)
+        clock = timestep if isinstance(timestep, torch.Tensor) else None
+        return NetworkCall(unpacked, time, tolerance, {**inputs, **joined}, as_returned, return_dict, clock)
 
     def _inputs(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         inputs: dict[str, Any] = {}
@@ -117,6 +125,16 @@ class CallReader:
             elif not self._has_no_effect(name, value):
                 raise RefusedCall(f"the bundle has no input for {name}, which the call passes: {_remedy(name)}")
         return inputs
+
+    def _check_tensor(self, name: str, value: Any) -> None:
+        """Raise TypeError for a value that the class cannot take either."""
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        if value.is_meta:
+            raise TypeError(f"{name} is on the device meta, so it has no values")
+        kind = "integer" if name in self._integers else "floating" if name == self._latent else None
+        if kind and value.is_floating_point() != (kind == "floating"):
+            raise TypeError(f"{name} must be {kind}, got {str(value.dtype).removeprefix('torch.')}")
 
     def _has_no_effect(self, name: str, value: Any) -> bool:
         """Whether an argument is None, empty, at its default, or a constant of the graphs."""
@@ -136,7 +154,11 @@ def _remedy(name: str) -> str:
 
 def _read_time(timestep: Any, scale: float) -> tuple[float, float]:
     """The timestep that all rows share, and how far its dtype may have rounded it."""
+    if not isinstance(timestep, torch.Tensor | int | float | np.ndarray | np.generic | list | tuple):
+        raise TypeError(f"timestep must be a number or a torch.Tensor, got {type(timestep).__name__}")
     tensor = torch.as_tensor(timestep).reshape(-1)
+    if not len(tensor) or tensor.is_meta:
+        raise TypeError("timestep has no value")
     first = float(tensor[0])
     if len(tensor) > 1 and not bool((tensor == tensor[0]).all()):
         raise RefusedCall(f"the bundle takes one timestep for all rows, got {len(tensor.unique())}: use PyTorch")

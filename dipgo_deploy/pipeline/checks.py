@@ -1,7 +1,7 @@
 """Checks of a call against the contract: latent shape, rows, conditioning, guidance, and the pipeline's scheduler.
 
 1. The latent has the contract's shape, and the rows are a batch within the contract's range.
-2. Conditioning has the shape that was traced.
+2. Conditioning has the shape that was traced, with a text length within the contract's range.
 3. Guidance rows are present if and only if the contract has guidance. Under ``concat`` both halves of the rows hold the
    same latents at every step. Without guidance they may be equal at the first step (two prompts, one seed), not later.
 4. A denoiser sees only timesteps, which many schedulers share. So the schedulers of watched pipelines are compared with
@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -18,11 +18,25 @@ from weakref import WeakSet
 import torch
 
 from dipgo_deploy.core.contract import Contract, SamplerSpec
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.tensors import ROWS, TensorSpec
 from dipgo_deploy.models.schedulers import is_recorded_as
 from dipgo_deploy.pipeline.calls import NetworkCall, RefusedCall
 
-__all__ = ["CallCheck", "SchedulerCheck"]
+__all__ = ["CallCheck", "CallSizes", "SchedulerCheck"]
+
+
+@dataclass(frozen=True)
+class CallSizes:
+    """The sizes of a call: images, and the value of every free size as pairs of symbol and value."""
+
+    batch: int
+    free: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, contract: Contract, batch: int, chosen: Mapping[str, int]) -> CallSizes:
+        """The sizes of a call under a contract, with the usual value of every size that is not chosen."""
+        values = contract.sizes(batch, chosen)
+        return cls(batch, tuple((name, values[name]) for name in contract.ranges))
 
 
 @dataclass(frozen=True)
@@ -37,8 +51,8 @@ class CallCheck:
     contract: Contract
     inputs: Sequence[TensorSpec]
 
-    def check(self, call: NetworkCall) -> int:
-        """The number of images of a call. Raises RefusedCall if shapes or rows are outside the contract."""
+    def check(self, call: NetworkCall) -> CallSizes:
+        """The sizes of a call. Raises RefusedCall if shapes or rows are outside the contract."""
         expected, shape = self.contract.latent_shape, tuple(call.latent.shape[1:])
         if shape != expected:
             raise RefusedCall(
@@ -55,14 +69,33 @@ class CallCheck:
                 f"the bundle takes {allowed.min} to {allowed.max} images, got {batch}: change the number of "
                 "prompts or num_images_per_prompt"
             )
+        chosen = self._chosen(call)
+        sizes = {**self.contract.sizes(batch, chosen), ROWS: rows}
         for spec in self.inputs[1:]:
-            self._check_conditioning(spec, call, rows)
-        return batch
+            self._check_conditioning(spec, call, sizes)
+        return CallSizes.of(self.contract, batch, chosen)
 
-    def _check_conditioning(self, spec: TensorSpec, call: NetworkCall, rows: int) -> None:
+    def _chosen(self, call: NetworkCall) -> dict[str, int]:
+        """The free sizes of a call, read from the axes that consist of one."""
+        chosen: dict[str, int] = {}
+        for spec in (spec for spec in self.inputs[1:] if spec.name in call.conditioning):
+            for axis, dim in enumerate(spec.shape):
+                shape = call.conditioning[spec.name].shape
+                if isinstance(dim, str) and dim in self.contract.ranges and axis < len(shape):
+                    chosen.setdefault(dim, shape[axis])
+        for name, value in chosen.items():
+            allowed = self.contract.ranges[name]
+            if not allowed.has(value):
+                raise RefusedCall(
+                    f"the bundle takes {allowed} {name}, got {value}: pass a shorter text, or make a schedule with a "
+                    f"wider range of {name}"
+                )
+        return chosen
+
+    def _check_conditioning(self, spec: TensorSpec, call: NetworkCall, sizes: Mapping[str, int]) -> None:
         if spec.name not in call.conditioning:
             return
-        expected, shape = spec.resolve({"rows": rows}), tuple(call.conditioning[spec.name].shape)
+        expected, shape = spec.resolve(sizes), tuple(call.conditioning[spec.name].shape)
         if shape != expected:
             raise RefusedCall(f"{spec.name} must have shape {expected}, got {shape}: pass the shape that was traced")
 
@@ -122,7 +155,7 @@ class SchedulerCheck:
         self._pipelines.add(pipeline)
 
     def check(self) -> None:
-        """Raise RefusedCall if a watched pipeline has another scheduler."""
+        """Raise RefusedCall if a watched pipeline has another scheduler, or one that skips its first step."""
         for pipeline in self._pipelines:
             scheduler = pipeline.scheduler
             # The comparison is slow, so a scheduler that was accepted once is not compared at every step.
@@ -133,3 +166,15 @@ class SchedulerCheck:
                     "models.scheduler_from_spec(contract.sampler)"
                 )
             self._accepted = scheduler
+            if _skips_first_step(scheduler):
+                raise RefusedCall(
+                    f"the pipeline's {type(scheduler).__name__} has its first timestep twice, so diffusers skips the "
+                    "first step and fails after the last: choose other noise levels, or generate without a pipeline"
+                )
+
+
+def _skips_first_step(scheduler: Any) -> bool:
+    """Whether a run that is about to begin starts at the second of two equal timesteps. Pipelines may prevent it."""
+    begins = getattr(scheduler, "begin_index", 0) is None and getattr(scheduler, "step_index", 0) is None
+    timesteps = scheduler.timesteps
+    return begins and len(timesteps) > 1 and bool(timesteps[0] == timesteps[1])

@@ -7,8 +7,9 @@ needs that: it accepts a component only by ``type(component) in expected``.
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache, partial
@@ -25,11 +26,12 @@ from dipgo_deploy.bundle.bundle import Bundle
 from dipgo_deploy.bundle.load import load_bundle
 from dipgo_deploy.bundle.write import copy_bundle
 from dipgo_deploy.core.disk import read_json
-from dipgo_deploy.core.errors import InputError, UsageError
+from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.models.loaded_model import DTYPES
 from dipgo_deploy.pipeline.calls import CallReader, NetworkCall, RefusedCall
-from dipgo_deploy.pipeline.checks import CallCheck, SchedulerCheck
+from dipgo_deploy.pipeline.checks import CallCheck, CallSizes, SchedulerCheck
+from dipgo_deploy.pipeline.replaced_members import missing_part, replaced_members
 from dipgo_deploy.pipeline.stepping import StepPrograms
 from dipgo_deploy.pipeline.trajectory import DeployedTrajectory
 
@@ -52,8 +54,9 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
 
     Every call is one step of the bundle's schedule. The step's SubNet runs on features of earlier steps, or the step
     reuses an earlier prediction and nothing runs. The pipeline's scheduler does the sampling. It must be the scheduler
-    of the contract, with the same number of steps. The denoiser is not thread-safe: it makes one run of one pipeline at
-    a time.
+    of the contract, with the same number of steps. The denoiser makes one run of one pipeline at a time. If a second
+    thread starts a run before the first run is done, the rest of the first run is refused: give each thread a denoiser
+    of its own, such as ``copy.deepcopy(denoiser)``, which shares the bundle's files.
 
     Args:
         bundle: the bundle.
@@ -88,7 +91,8 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
             DeployedTrajectory, self._programs, CallCheck(contract, inputs), contract.sampler
         )
         self._trajectories: dict[str, DeployedTrajectory] = {}
-        self._context = ""
+        self._contexts: dict[int, str] = {}
+        self._lock = threading.RLock()
         self._scheduler_check = SchedulerCheck(contract.sampler)
         self._warned = False
 
@@ -138,17 +142,20 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         """The dtype of the bundle's network. A cast of the pipeline does not change it, and inputs are converted."""
         return DTYPES[self.bundle.contract.dtype]
 
-    def prepare(self, start: int = 0, batch: int | None = None) -> None:
+    def prepare(self, start: int = 0, batch: int | None = None, sizes: Mapping[str, int] | None = None) -> None:
         """Load graphs or engines now, so that the first run does not have to.
 
         Args:
             start: the step at which runs start.
             batch: images of a run. None takes the fewest images that the contract allows.
+            sizes: values of free sizes by symbol, such as ``{"tokens": 154}``. The others have their usual values.
 
         Raises:
-            RefusedCall: engines do not take this batch or start.
+            RefusedCall: engines do not take this batch, size or start.
         """
-        self._programs.prepare(start, self.bundle.contract.batch.min if batch is None else batch)
+        contract = self.bundle.contract
+        images = contract.batch.min if batch is None else batch
+        self._programs.prepare(start, CallSizes.of(contract, images, sizes or {}))
 
     def reset(self) -> None:
         """Forget all runs. Needed only after an interrupted run, if the next run starts at exactly the next step."""
@@ -161,16 +168,32 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
     @contextmanager
     def cache_context(self, name: str, **_: Any) -> Iterator[None]:
         """Give the calls inside a trajectory of their own. Pipelines that make two calls per step name each call."""
-        before, self._context = self._context, name
+        thread = threading.get_ident()
+        before = self._contexts.get(thread, "")
+        self._contexts[thread] = name
         try:
             yield
         finally:
-            self._context = before
+            self._contexts[thread] = before
 
-    def load_lora_adapter(self, *_: Any, **__: Any) -> None:
-        """Raise UsageError. A LoRA must be fused into the weights before they are traced."""
-        raise UsageError("a deployed denoiser takes no LoRA: fuse it before tracing, with with_loras")
+    def __getattr__(self, name: str) -> Any:
+        """Called for attributes that are not there. Raises NoSuchPart, which is an AttributeError and a UsageError."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            replaced = type(self).replaces
+            raise missing_part(replaced.__name__ if replaced else "denoiser", name) from None
 
+    def __deepcopy__(self, _: Any) -> DeployedDenoiser:
+        """Another denoiser of the same bundle, for another thread or pipeline."""
+        return type(self)(self.bundle, self.run, fallback=self.fallback)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle names the bundle's folder, which must be there when the pickle is loaded."""
+        options = {field.name: getattr(self.run, field.name) for field in fields(RunOptions)}
+        return partial(DeployedDenoiser.from_bundle, self.bundle.folder, fallback=self.fallback, **options), ()
+
+    @torch.compiler.disable
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Make one step, with the signature of the diffusers class.
@@ -184,9 +207,16 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
 
         Raises:
             RefusedCall: the call is outside the contract and ``fallback`` is not set.
+            UsageError: another thread has started a run in the middle of this run.
+            TypeError: arguments that the diffusers class does not take either.
         """
+        with self._lock:
+            return self._forward(args, kwargs)
+
+    def _forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         call: NetworkCall | None = None
-        trajectory = self._trajectories.setdefault(self._context, self._new_trajectory())
+        context = self._contexts.get(threading.get_ident(), "")
+        trajectory = self._trajectories.setdefault(context, self._new_trajectory())
         try:
             call = self._reader.read(args, kwargs)
             self._scheduler_check.check()
@@ -194,8 +224,7 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         except RefusedCall as refusal:
             if not self.fallback:
                 raise
-            if call is not None:
-                trajectory.abandon(call, refusal)
+            trajectory.abandon(call, refusal)
             return self._fall_back(refusal, args, kwargs)
         return Transformer2DModelOutput(sample=sample) if call.return_dict else (sample,)
 
@@ -212,7 +241,8 @@ def _class_for(model_class: str) -> type[DeployedDenoiser]:
     """The class that replaces a diffusers class. Saved pipelines record it as DeployedDenoiser of this module."""
     import diffusers  # noqa: TID251 - the class whose place is taken
 
-    members = {"replaces": getattr(diffusers, model_class, None), "__module__": __name__}
+    replaced = getattr(diffusers, model_class, None)
+    members = replaced_members(replaced, DeployedDenoiser) | {"replaces": replaced, "__module__": __name__}
     return _ReplacementType(DeployedDenoiser.__name__, (DeployedDenoiser,), members)
 
 

@@ -43,6 +43,7 @@ class PromptOptions:
         batch: images at a time.
         run: what runs the denoiser. The rest of the pipeline runs on the same device.
         trust_weights: check large files of the bundle by size only.
+        latents: stop before the VAE, and return latents in place of images.
 
     Raises:
         UsageError: no prompt, or a count or batch below 1.
@@ -56,6 +57,7 @@ class PromptOptions:
     batch: int = 8
     run: RunOptions = RunOptions()
     trust_weights: bool = False
+    latents: bool = False
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -69,7 +71,8 @@ class PromptImages:
     """Images of prompts and their times.
 
     Attributes:
-        images: (N, C, H, W) in [-1, 1], float32, prompt by prompt.
+        images: (N, C, H, W) in [-1, 1], float32, prompt by prompt. Latents have the shape that the pipeline gives them
+            with ``output_type="latent"``, such as (N, tokens, C) for FLUX.
         times: seconds by part, without the time to load graphs.
     """
 
@@ -98,7 +101,9 @@ def draw_prompts(folder: Path, options: PromptOptions) -> PromptImages:
         pipeline.to("cuda", silence_dtype_warnings=True)
     pipeline.set_progress_bar_config(disable=True)
     denoiser = next(part for part in pipeline.components.values() if isinstance(part, DeployedDenoiser))
-    arguments = _arguments(pipeline, denoiser, options)
+    if not options.latents and len(denoiser.bundle.contract.latent_shape) != 3:
+        raise _no_images(pipeline)
+    arguments = _arguments(pipeline, denoiser, options) | {"output_type": "latent" if options.latents else "np"}
     prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
     batch = min(options.batch, len(prompts), denoiser.bundle.contract.batch.max)
     denoiser.prepare(batch=batch)
@@ -156,7 +161,18 @@ def _draw(pipeline: Any, prompts: Sequence[str], seed: int, arguments: dict[str,
     if isinstance(negative := arguments.get("negative_prompt"), str):
         arguments = {**arguments, "negative_prompt": [negative] * len(prompts)}
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(prompts))]
-    output = pipeline(prompt=list(prompts), generator=generators, output_type="np", **arguments)
-    if not hasattr(output, "images"):
-        raise UsageError(f"{type(pipeline).__name__} makes no images: call the pipeline from Python, see load_pipeline")
-    return np.asarray(output.images, np.float32).transpose(0, 3, 1, 2) * 2 - 1
+    output = pipeline(prompt=list(prompts), generator=generators, **arguments)
+    images = getattr(output, "images", None)
+    if arguments["output_type"] == "latent":
+        latents = output.frames if images is None else images
+        return np.asarray(latents.float().cpu().numpy(), np.float32)
+    if images is None:
+        raise _no_images(pipeline)
+    return np.asarray(images, np.float32).transpose(0, 3, 1, 2) * 2 - 1
+
+
+def _no_images(pipeline: Any) -> UsageError:
+    return UsageError(
+        f"{type(pipeline).__name__} makes no images: ask for latents, or call the pipeline from Python, see "
+        "load_pipeline"
+    )

@@ -82,12 +82,18 @@ class PackedLayout(LatentLayout):
     def __init__(self, shape: Sequence[int], inputs: Sequence[TensorSpec]) -> None:
         super().__init__(shape, inputs)
         self._height, self._width = self.shape[1:]
-        self._reference = tuple(int(side) for side in self._sizes[REFERENCE][1:]) if REFERENCE in self._sizes else None
+        self._reference = self._reference_size()
         self._ids = positions(self._height, self._width)
         self._own = len(self._ids)
         if self._reference is not None:
-            self._ids = torch.cat([self._ids, positions(*self._reference, index=1)])
+            self._ids = torch.cat([self._ids, positions(*self._reference, 1)])
         self._accepted: dict[str, torch.Tensor] = {}
+
+    def _reference_size(self) -> tuple[int, int] | None:
+        if REFERENCE not in self._sizes:
+            return None
+        height, width = self._sizes[REFERENCE][1:]
+        return int(height), int(width)
 
     def split(self, tensor: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """See LatentLayout."""

@@ -16,6 +16,7 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.pipeline.calls import RefusedCall
+from dipgo_deploy.pipeline.checks import CallSizes
 from dipgo_deploy.runtime.backend import Backend, BoundCall
 from dipgo_deploy.runtime.open import make_backend, open_engines
 from dipgo_deploy.runtime.session import Session
@@ -25,17 +26,17 @@ __all__ = ["StepPrograms", "StepSession"]
 
 
 class StepSession:
-    """A step program bound to buffers, for one batch size.
+    """A step program bound to buffers, for one batch size and one text length.
 
     Args:
         steps: the program and the slot of every step's prediction.
         backend: holds the graphs.
-        batch: images of a run.
+        sizes: of a run.
     """
 
-    def __init__(self, steps: StepProgram, backend: Backend, batch: int) -> None:
+    def __init__(self, steps: StepProgram, backend: Backend, sizes: CallSizes) -> None:
         program = steps.program
-        self._session, self._backend = Session(program, backend, batch), backend
+        self._session, self._backend = Session(program, backend, sizes.batch, sizes=dict(sizes.free)), backend
         self._latent = self._session.buffer(program.noise)
         self._conditioning = {name: self._session.buffer(slot) for name, slot in program.conditioning}
         self._predictions = [self._session.buffer(slot) for slot in steps.predictions]
@@ -75,7 +76,7 @@ class StepSession:
 
 
 class StepPrograms:
-    """Compiles a bundle's schedule for runs that start at any step. Engines are opened once for each batch size.
+    """Compiles a bundle's schedule for runs that start at any step. Engines are opened once for all sizes of a run.
 
     Args:
         bundle: the bundle.
@@ -90,44 +91,44 @@ class StepPrograms:
             if value:
                 raise UsageError(f"{name} is for whole runs, but a pipeline makes single steps: leave it out")
         self._bundle, self._run = bundle, run
-        self._compiled: dict[tuple[int, int | None], tuple[StepProgram, Backend]] = {}
-        self._ready: dict[tuple[int, int], StepSession] = {}
+        self._compiled: dict[tuple[int, CallSizes | None], tuple[StepProgram, Backend]] = {}
+        self._ready: dict[tuple[int, CallSizes], StepSession] = {}
 
-    def prepare(self, start: int, batch: int) -> None:
+    def prepare(self, start: int, sizes: CallSizes) -> None:
         """Make a session and load its engines, as far as they fit, before a run starts.
 
         Args:
             start: the step at which runs start.
-            batch: images of a run.
+            sizes: of a run.
 
         Raises:
             RefusedCall: see ``session``.
         """
-        if (start, batch) not in self._ready:
-            self._ready[start, batch] = self.session(start, batch)
-            self._ready[start, batch].load()
+        if (start, sizes) not in self._ready:
+            self._ready[start, sizes] = self.session(start, sizes)
+            self._ready[start, sizes].load()
 
-    def session(self, start: int, batch: int) -> StepSession:
+    def session(self, start: int, sizes: CallSizes) -> StepSession:
         """A session with buffers of its own. Graphs and engines are shared.
 
         Args:
             start: the step at which runs start.
-            batch: images of a run.
+            sizes: of a run.
 
         Returns:
             The session that ``prepare`` made, or a new one.
 
         Raises:
-            RefusedCall: a late start on engines, which are built for whole runs, or a batch that engines do not take.
+            RefusedCall: a late start on engines, which are built for whole runs, or sizes that engines do not take.
             MissingError: the device or a library is missing.
             InputError: engines are missing or do not fit this machine.
         """
-        if (start, batch) in self._ready:
-            return self._ready.pop((start, batch))
-        key = (start, batch if self._run.on_engines else None)
+        if (start, sizes) in self._ready:
+            return self._ready.pop((start, sizes))
+        key = (start, sizes if self._run.on_engines else None)
         if key not in self._compiled:
-            self._compiled[key] = self._open(start, batch) if self._run.on_engines else self._compile(start)
-        return StepSession(*self._compiled[key], batch)
+            self._compiled[key] = self._open(start, sizes) if self._run.on_engines else self._compile(start)
+        return StepSession(*self._compiled[key], sizes)
 
     def _compile(self, start: int) -> tuple[StepProgram, Backend]:
         bundle, is_live = self._bundle, self._run.backend == "torch"
@@ -135,15 +136,15 @@ class StepPrograms:
         graphs = {} if is_live else bundle.graphs_for(steps.program)
         return steps, make_backend(bundle, CompiledProgram(steps.program, graphs), self._run)
 
-    def _open(self, start: int, batch: int) -> tuple[StepProgram, Backend]:
+    def _open(self, start: int, sizes: CallSizes) -> tuple[StepProgram, Backend]:
         if start:
             raise RefusedCall(
                 f"engines of {self._run.backend} are built for whole runs, this run starts at step {start}: use "
                 "backend onnxruntime, or fallback=True"
             )
         try:
-            _, steps, backend = open_engines(self._bundle, batch, self._run)
-        except UsageError as refusal:  # The preflight refuses a batch that the engines were not built for.
+            _, steps, backend = open_engines(self._bundle, sizes.batch, self._run, dict(sizes.free))
+        except UsageError as refusal:  # The preflight refuses sizes that the engines were not built for.
             raise RefusedCall(str(refusal)) from None
         return steps, backend
 

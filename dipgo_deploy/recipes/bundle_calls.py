@@ -139,7 +139,10 @@ def draw_images(bundle: Path, recipe: Recipe, section: PicturesSection, picture:
     shape = opened.manifest.contract.latent_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UsageError(f"pictures.images cannot draw latents of shape {shape}: set pictures.images to 0")
-    image_grid(generate(opened, options), picture, columns=min(section.images, 16))
+    seeds, classes = options.images_of(opened.model.num_classes)
+    prefixes = [f"class {label}\n" if opened.model.num_classes else "" for label in classes]
+    labels = [f"{prefix}seed {seed}" for prefix, seed in zip(prefixes, seeds, strict=True)]
+    image_grid(generate(opened, options), picture, columns=min(section.images, 16), labels=labels)
 
 
 def measure(bundles: Sequence[Path], recipe: Recipe, command: str) -> Work[BenchReport]:

@@ -29,7 +29,7 @@ class Memory(Protocol):
 
         Args:
             spec: shape and dtype of the slot.
-            sizes: ``batch`` and ``rows``.
+            sizes: values of the symbols.
 
         Returns:
             An array or tensor of the backend.
@@ -91,7 +91,7 @@ class Backend(Memory, Protocol):
         Args:
             run: the graph call.
             buffers: by slot.
-            sizes: ``batch`` and ``rows``.
+            sizes: values of the symbols.
 
         Returns:
             The bound call.

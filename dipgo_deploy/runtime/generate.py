@@ -67,6 +67,19 @@ class GenerateOptions:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
 
+    def images_of(self, num_classes: int | None) -> tuple[list[int], list[int]]:
+        """Which images are generated.
+
+        Args:
+            num_classes: number of classes of the model. None without classes.
+
+        Returns:
+            Seed and class of every image, class by class.
+        """
+        classes = self.classes or range(num_classes or 1)
+        labels = [label for label in classes for _ in range(self.count)]
+        return [self.seed + index for index in range(len(labels))], labels
+
 
 def generate(bundle: Bundle, options: GenerateOptions = GenerateOptions()) -> np.ndarray:
     """Generate images.
@@ -81,9 +94,7 @@ def generate(bundle: Bundle, options: GenerateOptions = GenerateOptions()) -> np
     Raises:
         UsageError: a class that the model does not have, or an option that does not fit the bundle.
     """
-    classes = options.classes or tuple(range(bundle.model.num_classes or 1))
-    labels = [label for label in classes for _ in range(options.count)]
-    seeds = [options.seed + i for i in range(len(labels))]
+    seeds, labels = options.images_of(bundle.model.num_classes)
     scale = bundle.contract.guidance_scale(options.guidance_scale)
     session = open_session(bundle, min(options.batch, len(labels)), options.run, guidance_scale=scale)
     return np.concatenate(list(generate_batches(session, bundle, seeds, labels)))

@@ -7,10 +7,10 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dipgo_deploy.bundle.bundle import Bundle, CompiledProgram
@@ -21,7 +21,7 @@ from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.files import load_engine_record, load_manifest
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.run_options import RunOptions
-from dipgo_deploy.core.tensors import DTYPE_BYTES
+from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.lowering import StepProgram
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.memory import NO_CUDA_GRAPH
@@ -29,6 +29,7 @@ from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.runtime.tensorrt_backend import TensorRTBackend
 from dipgo_deploy.runtime.tensorrt_engine import EngineFile
 from dipgo_deploy.runtime.torch_backend import TorchBackend
+from dipgo_deploy.trt.job import graph_tensors
 from dipgo_deploy.trt.preflight import Engine, engines_home, preflight
 from dipgo_deploy.trt.target import Target, load_target
 
@@ -51,6 +52,7 @@ def open_session(
     run: RunOptions = RunOptions(),
     *,
     guidance_scale: float = 1.0,
+    sizes: Mapping[str, int] = MappingProxyType({}),
     compiled: CompiledProgram | None = None,
 ) -> Session:
     """Bind a program to a backend for a fixed number of images.
@@ -60,13 +62,14 @@ def open_session(
         batch: images of a run, within the contract's range.
         run: backend, device and how the graphs run.
         guidance_scale: weight of the conditional output. It must be 1 for a bundle without guidance.
+        sizes: values of free sizes by symbol, such as ``{"tokens": 154}``. The others have their usual values.
         compiled: another program of the same model, see ``Bundle.compile``. None takes the bundle's own.
 
     Returns:
         The session, ready to run.
 
     Raises:
-        UsageError: a batch outside the contract, or a compiled program for a backend that runs engines.
+        UsageError: a batch or size outside the contract, or a compiled program for a backend that runs engines.
         MissingError: the device or a library is missing.
         InputError: engines are missing or do not fit this machine.
     """
@@ -74,13 +77,13 @@ def open_session(
     if run.on_engines:
         if compiled is not None:
             raise UsageError(f"backend {run.backend} runs a bundle's own engines: export the schedule and build them")
-        program, _, engines = open_engines(bundle, batch, run)
-        return Session(program, engines, batch, guidance_scale, cuda_graph=run.cuda_graph)
+        program, _, engines = open_engines(bundle, batch, run, sizes)
+        return Session(program, engines, batch, guidance_scale, sizes=sizes, cuda_graph=run.cuda_graph)
     chosen = compiled or (_torch_program(bundle) if run.backend == "torch" else bundle.compiled)
     backend = make_backend(bundle, chosen, run)
     # ONNX Runtime records a CUDA graph of every call by itself, so the session must not record all calls again.
     in_one_graph = run.cuda_graph and run.backend == "torch"
-    return Session(chosen.program, backend, batch, guidance_scale, cuda_graph=in_one_graph)
+    return Session(chosen.program, backend, batch, guidance_scale, sizes=sizes, cuda_graph=in_one_graph)
 
 
 def check_batch(bundle: Bundle, batch: int) -> None:
@@ -134,13 +137,16 @@ def onnxruntime_class() -> type[OnnxRuntimeBackend]:
     return OnnxRuntimeBackend
 
 
-def open_engines(bundle: Bundle, batch: int, run: RunOptions) -> tuple[Program, StepProgram, TensorRTBackend]:
+def open_engines(
+    bundle: Bundle, batch: int, run: RunOptions, sizes: Mapping[str, int] = MappingProxyType({})
+) -> tuple[Program, StepProgram, TensorRTBackend]:
     """Check the bundle's engines for this machine, and make the backend that runs them.
 
     Args:
         bundle: a bundle with engines.
         batch: images of a run.
         run: the target library, the memory for engines and whether foreign engines are trusted.
+        sizes: values of free sizes by symbol.
 
     Returns:
         The program over the engines, the same program for a caller that runs the sampler itself, and the backend.
@@ -148,19 +154,18 @@ def open_engines(bundle: Bundle, batch: int, run: RunOptions) -> tuple[Program, 
     Raises:
         MissingError: the target library cannot run here.
         InputError: engines are missing or do not fit this machine.
-        UsageError: a batch that the engines do not take.
+        UsageError: a batch or size that the engines do not take.
     """
     target = load_target(run.backend, "run")
     source = graph_source(bundle, _built_precision(bundle, target))
     manifest = load_manifest(bundle.folder / BUNDLE_FILE)  # Engines may be newer than the bundle in memory.
+    values = source.program.contract.sizes(batch, sizes)
     engines = preflight(
-        bundle.folder, manifest, source.program, source.graphs, source.weights, target, batch, trust=run.trust_engines
+        bundle.folder, manifest, source.program, source.graphs, source.weights, target, values, trust=run.trust_engines
     )
     files = {name: _engine_file(engine, source.graphs[name]) for name, engine in engines.items()}
-    records, rows = [engine.record for engine in engines.values()], bundle.contract.sizes(batch)["rows"]
-    backend = TensorRTBackend(
-        target.module, files, gpu_memory=run.gpu_memory, reserve=shared_bytes(records, rows), name=target.name
-    )
+    reserve = shared_bytes([engine.record for engine in engines.values()], graph_tensors(source.program), values)
+    backend = TensorRTBackend(target.module, files, gpu_memory=run.gpu_memory, reserve=reserve, name=target.name)
     return source.program, bundle.lower_steps(blocks=source.blocks), backend
 
 
@@ -169,12 +174,15 @@ def _engine_file(engine: Engine, onnx: Path) -> EngineFile:
     return EngineFile(engine.path, onnx, record.weight_bytes) if record.is_stripped else EngineFile(engine.path)
 
 
-def shared_bytes(records: Sequence[EngineRecord], rows: int) -> int:
+def shared_bytes(
+    records: Sequence[EngineRecord], tensors: Mapping[str, Mapping[str, TensorSpec]], sizes: Mapping[str, int]
+) -> int:
     """GPU memory that the engines of a program share: activations of the largest engine, and scratch for outputs.
 
     Args:
         records: of all engines of a program.
-        rows: rows of the network's batch.
+        tensors: specs by graph and by the graph's tensor name.
+        sizes: values of the symbols.
 
     Returns:
         Bytes. Activations that a record does not know count as 0.
@@ -182,9 +190,9 @@ def shared_bytes(records: Sequence[EngineRecord], rows: int) -> int:
     # Output i of every engine uses scratch buffer i, so buffer i is as large as the largest output i.
     scratch: list[int] = []
     for record in records:
-        outputs = [tensor for tensor in record.io.values() if tensor.mode == "output"]
-        sizes = [prod(rows if dim < 0 else dim for dim in out.shape) * DTYPE_BYTES[out.dtype] for out in outputs]
-        scratch = [max(pair) for pair in zip_longest(scratch, sizes, fillvalue=0)]
+        outputs = [name for name, tensor in record.io.items() if tensor.mode == "output"]
+        lengths = [tensors[record.graph][name].nbytes(sizes) for name in outputs]
+        scratch = [max(pair) for pair in zip_longest(scratch, lengths, fillvalue=0)]
     return max((record.activation_bytes or 0 for record in records), default=0) + sum(scratch)
 
 

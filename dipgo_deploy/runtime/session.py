@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,21 @@ __all__ = ["Session"]
 
 
 class Session:
-    """A program on a backend, for one batch size and one guidance scale. It makes one run at a time.
+    """A program on a backend, for one batch size, one guidance scale and one value of every free size.
+
+    It makes one run at a time.
 
     Args:
         program: the calls.
         backend: holds the graphs and the memory.
         batch: images of a run.
         guidance_scale: weight of the conditional output. It must be 1 for a program without guidance.
+        sizes: values of free sizes by symbol, such as ``{"tokens": 154}``. The others have their usual values.
         cuda_graph: replay all calls as one CUDA graph after the first run.
 
     Raises:
-        UsageError: a batch below 1, a guidance scale that is not finite or has no effect, or ``cuda_graph`` for a
-            sampler that runs on the host.
+        UsageError: a batch below 1, a size outside the contract, a guidance scale that is not finite or has no effect,
+            or ``cuda_graph`` for a sampler that runs on the host.
         InputError: the program is inconsistent, or a graph is damaged or does not fit the program.
     """
 
@@ -44,12 +48,13 @@ class Session:
         batch: int,
         guidance_scale: float = 1.0,
         *,
+        sizes: Mapping[str, int] = MappingProxyType({}),
         cuda_graph: bool = False,
     ) -> None:
         _check_options(program, batch, guidance_scale, cuda_graph)
         check_slots(program)
         self.program, self.backend, self.batch, self.guidance_scale = program, backend, batch, guidance_scale
-        self._sizes = program.contract.sizes(batch)
+        self._sizes = program.contract.sizes(batch, sizes)
         self._specs = {spec.name: spec for spec in program.slots}
         self._buffers = {name: backend.allocate(spec, self._sizes) for name, spec in self._specs.items()}
         self._stepper: Any = None

@@ -7,8 +7,9 @@ wrongly taken for dead shows in the image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from dipgo_deploy.core.blocks import PREDICTION, BlockGraph
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.liveness import residual_name
 from dipgo_deploy.core.program import TIMESTEP, Program, Run
+from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.runtime.backend import BoundCall
 from dipgo_deploy.runtime.memory import TorchMemory
 from dipgo_deploy.supernet.backup import FeatureTemplate, block_input, flatten_feature
@@ -36,11 +38,19 @@ class ExampleDenoiser(Denoiser, Protocol):
 
 @dataclass(frozen=True)
 class _DryRun:
-    """What one forward shows: how blocks nest their features, and NaN in the shapes of features and inputs."""
+    """What one forward shows: how blocks nest their features, and NaN of features and inputs in their dtypes."""
 
     templates: Mapping[str, FeatureTemplate]
     features: Mapping[str, torch.Tensor]
     inputs: Mapping[str, torch.Tensor]
+
+    def at(self, specs: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> _DryRun:
+        """The same with the shapes that ``specs`` have at ``sizes``."""
+        features, inputs = (
+            {name: _dead(tensor, specs[name].resolve(sizes)) for name, tensor in tensors.items()}
+            for tensors in (self.features, self.inputs)
+        )
+        return _DryRun(self.templates, features, inputs)
 
 
 class TorchBackend(TorchMemory):
@@ -87,7 +97,7 @@ class TorchBackend(TorchMemory):
         model.module.to(device)
         self._compiler = compiler
         self._compiled: dict[str, Callable[..., Any]] = {}
-        self._dry_runs: dict[int, _DryRun] = {}
+        self._dry_runs: dict[tuple[tuple[str, int], ...], _DryRun] = {}
 
     def bind_run(self, run: Run, buffers: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> BoundCall:
         """See Backend."""
@@ -95,13 +105,13 @@ class TorchBackend(TorchMemory):
             raise InputError(f"the program runs graph {run.graph!r}, which it does not describe: re-export")
         computes = {*self._graphs[run.graph].computes, PREDICTION}
         self._check_names(run, computes)
-        rows = sizes["rows"]
-        if rows not in self._dry_runs:
-            self._dry_runs[rows] = self._dry_run(rows)
+        rows, key = sizes["rows"], tuple(sorted(sizes.items()))
+        if key not in self._dry_runs:
+            self._dry_runs[key] = self._dry_run.at(self.blocks.values, sizes)
         sources = {name: buffers[slot] for name, slot in run.inputs}
         sources[TIMESTEP] = torch.full((rows,), run.timestep, dtype=torch.float32, device=self.device)
         targets = {name: buffers[slot] for name, slot in run.outputs}
-        return _GatedCall(self, frozenset(computes), self._dry_runs[rows], sources, targets)
+        return _GatedCall(self, frozenset(computes), self._dry_runs[key], sources, targets)
 
     def compiled(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Compile a forward once, if the backend has a compiler.
@@ -128,8 +138,9 @@ class TorchBackend(TorchMemory):
         if dead := [name for name, _ in run.outputs if name not in computed]:
             raise InputError(f"graph {run.graph} writes {dead[0]}, but does not compute it: re-export")
 
+    @cached_property
     @torch.no_grad()
-    def _dry_run(self, rows: int) -> _DryRun:
+    def _dry_run(self) -> _DryRun:
         templates: dict[str, FeatureTemplate] = {}
         features: dict[str, torch.Tensor] = {}
 
@@ -141,13 +152,13 @@ class TorchBackend(TorchMemory):
                 raise InputError(
                     f"block {block} returns {len(tensors)} tensors, but {len(names)} were traced: trace again"
                 )
-            features.update(zip(names, map(_dead, tensors), strict=True))
+            features.update(zip(names, tensors, strict=True))
             return feature
 
-        inputs = {name: tensor.to(self.device) for name, tensor in self.model.example_inputs(rows).items()}
+        inputs = {name: tensor.to(self.device) for name, tensor in self.model.example_inputs(1).items()}
         with gated(self.model.module, self.names, record):
             self.model.forward(**inputs)
-        return _DryRun(templates, features, {name: _dead(tensor) for name, tensor in inputs.items()})
+        return _DryRun(templates, features, inputs)
 
 
 class _GatedCall:
@@ -212,7 +223,7 @@ class _GatedCall:
             self._targets[name].copy_(tensor)
 
 
-def _dead(tensor: torch.Tensor) -> torch.Tensor:
-    """NaN (integers: 0) in the tensor's shape, in the memory of one element."""
+def _dead(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """NaN (integers: 0) in a shape and the tensor's dtype, in the memory of one element."""
     value = torch.nan if tensor.is_floating_point() else 0
-    return torch.full((), value, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+    return torch.full((), value, dtype=tensor.dtype, device=tensor.device).expand(*shape)

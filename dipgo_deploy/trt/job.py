@@ -16,12 +16,13 @@ from dipgo_deploy.core.contract import BatchRange, Contract
 from dipgo_deploy.core.engine import ProfileRange, TargetName
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP, Program
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec
 
 __all__ = [
     "BuildFlags",
     "EngineJob",
     "check_batch",
+    "check_tokens",
     "graph_tensors",
     "job_from_json",
     "job_to_json",
@@ -36,7 +37,7 @@ class BuildFlags:
     Attributes:
         level: effort of the builder, 0 to 5. None leaves the choice to the library.
         workspace_bytes: memory that tactics may use. None leaves the choice to the library.
-        static: fix the batch at ``opt``.
+        static: fix the batch and every other size at ``opt``.
         version_compatible: the engine runs on later versions of the library.
         hardware_compatible: the engine runs on later GPUs.
         weight_streaming: weights may stay in host memory.
@@ -156,18 +157,49 @@ def check_batch(contract: Contract, batch: BatchRange | None) -> BatchRange:
     return request
 
 
-def profile_of(contract: Contract, batch: BatchRange, spec: TensorSpec) -> ProfileRange:
+def check_tokens(contract: Contract, tokens: SizeRange | None) -> dict[str, SizeRange]:
+    """The ranges of all free sizes to build for.
+
+    Args:
+        contract: the bundle's contract.
+        tokens: the requested lengths of the text sequence. None takes the contract's own range.
+
+    Returns:
+        Ranges by symbol.
+
+    Raises:
+        UsageError: the lengths are not ordered, or exceed the contract's range.
+    """
+    ranges = contract.ranges
+    if tokens is None:
+        return ranges
+    allowed = contract.tokens
+    if allowed is None or not allowed.min <= tokens.min <= tokens.opt <= tokens.max <= allowed.max:
+        limits = "none, it takes no text" if allowed is None else str(allowed)
+        raise UsageError(
+            f"tokens must be MIN-OPT-MAX in order and within the contract's range ({limits}), got "
+            f"{tokens.min}-{tokens.opt}-{tokens.max}"
+        )
+    return {**ranges, TOKENS: tokens}
+
+
+def profile_of(contract: Contract, batch: BatchRange, sizes: Mapping[str, SizeRange], spec: TensorSpec) -> ProfileRange:
     """Smallest, usual and largest shape of an input.
 
     Args:
         contract: turns images into rows of the network's batch.
         batch: images of a call.
+        sizes: ranges of the free sizes by symbol.
         spec: the input's shape with symbolic sizes.
 
     Returns:
         The shapes.
     """
-    return ProfileRange(*(spec.resolve(contract.sizes(images)) for images in (batch.min, batch.opt, batch.max)))
+    low, usual, high = (
+        spec.resolve(contract.sizes(getattr(batch, end), {name: getattr(size, end) for name, size in sizes.items()}))
+        for end in ("min", "opt", "max")
+    )
+    return ProfileRange(low, usual, high)
 
 
 def job_to_json(job: EngineJob) -> str:

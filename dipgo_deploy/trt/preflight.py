@@ -2,7 +2,7 @@
 
 1. The bundle has engines of this target and version for this GPU. A refusal names the engines that it has instead.
 2. Every graph has an engine, and the engine was built from the graph and the weights as they are now.
-3. Names and types of inputs and outputs are those of the slots. The batch lies within the engine's profile.
+3. Names and types of inputs and outputs are those of the slots. Batch and sizes lie within the engine's profile.
 4. The file has the digest of its record and of the bundle's manifest, and was built on this machine or is trusted.
 """
 
@@ -15,10 +15,11 @@ from pathlib import Path
 from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.digests import check_digest
 from dipgo_deploy.core.disk import path_inside
-from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord
+from dipgo_deploy.core.engine import ENGINES_FOLDER, EngineRecord, ProfileRange
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record
 from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.graphs.untrusted import graph_digest
 from dipgo_deploy.trt.driver import Device
 from dipgo_deploy.trt.job import graph_tensors
@@ -46,7 +47,7 @@ def preflight(
     graphs: Mapping[str, Path],
     weights: Path,
     target: Target,
-    batch: int,
+    sizes: Mapping[str, int],
     *,
     trust: bool = False,
 ) -> dict[str, Engine]:
@@ -59,7 +60,7 @@ def preflight(
         graphs: the ONNX file of each graph.
         weights: the weights file behind the graphs.
         target: the library.
-        batch: images of a run.
+        sizes: values of the symbols of a run.
         trust: accept engines that were not built on this machine.
 
     Returns:
@@ -67,7 +68,7 @@ def preflight(
 
     Raises:
         InputError: an engine is missing, does not fit, or is not trusted.
-        UsageError: the engines do not take that batch.
+        UsageError: the engines do not take that batch or size.
     """
     device = target.driver.devices[0]
     home = engines_home(folder, manifest, target)
@@ -83,7 +84,8 @@ def preflight(
         _check_graph(record, onnx)
         _check_weights(record, files.get(weights.relative_to(folder).as_posix()))
         check_types(record.io, {tensor: spec.dtype for tensor, spec in tensors[name].items()}, f"engine {name}")
-        _check_batch(record, batch)
+        _check_batch(record, sizes["batch"])
+        _check_sizes(record, tensors[name], sizes)
         relative = path.relative_to(folder).as_posix()
         if relative not in files or files[relative].sha256 != record.sha256:
             raise InputError(f"{path} is not the engine that the bundle's manifest records: {_BUILD}")
@@ -172,3 +174,18 @@ def _check_batch(record: EngineRecord, batch: int) -> None:
             f"batch must be {low} to {high} for engine {record.graph}, got {batch}: change the batch, or build engines "
             f"for batch {batch}-{batch}-{batch}"
         )
+
+
+def _check_sizes(record: EngineRecord, tensors: Mapping[str, TensorSpec], sizes: Mapping[str, int]) -> None:
+    """Raise UsageError for an input whose shape at ``sizes`` is outside the engine's profile."""
+    for name, spec in tensors.items():
+        if record.io[name].mode != "input":
+            continue
+        fixed = record.io[name].shape
+        profile = record.profile.get(name, ProfileRange(fixed, fixed, fixed))
+        for dim, low, size, high in zip(spec.shape, profile.min, spec.resolve(sizes), profile.max, strict=True):
+            if low >= 0 and not low <= size <= high:
+                raise UsageError(
+                    f"{dim} must be {low} to {high} for engine {record.graph}, got {size}: change the size, or build "
+                    "engines for it"
+                )

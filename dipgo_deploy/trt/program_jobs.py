@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.disk import cache_folder
 from dipgo_deploy.core.engine import engine_folder
 from dipgo_deploy.core.program import Program
+from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.graphs.untrusted import graph_digest
 from dipgo_deploy.trt.job import BuildFlags, EngineJob, graph_tensors, profile_of
 from dipgo_deploy.trt.target import Target
@@ -26,12 +27,14 @@ class Machine:
         gpus: architectures such as ``sm89``.
         batch: images of a call.
         flags: how the library builds.
+        sizes: ranges of free sizes by symbol. Sizes that are left out have the contract's ranges.
     """
 
     target: Target
     gpus: tuple[str, ...]
     batch: BatchRange
     flags: BuildFlags
+    sizes: Mapping[str, SizeRange] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -55,6 +58,7 @@ def program_jobs(
         The jobs, in the order of the program's graphs.
     """
     contract, batch, tensors = program.contract, machine.batch, graph_tensors(program)
+    sizes = {**contract.ranges, **machine.sizes}
     return [
         EngineJob(
             graph=graph.name,
@@ -68,7 +72,7 @@ def program_jobs(
             flags=machine.flags,
             batch=BatchRange(batch.opt, batch.opt, batch.opt) if machine.flags.static else batch,
             profile={
-                tensor: profile_of(contract, batch, tensors[graph.name][tensor])
+                tensor: profile_of(contract, batch, sizes, tensors[graph.name][tensor])
                 for tensor in (*graph.inputs, *graph.reads)
             },
             dtypes={tensor: spec.dtype for tensor, spec in tensors[graph.name].items()},

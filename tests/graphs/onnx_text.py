@@ -45,3 +45,32 @@ def run_session(session: ort.InferenceSession, given: Mapping[str, np.ndarray]) 
 
 def op_types(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph]
+
+
+# Heads split by a Reshape to a computed shape, as an exporter writes it.
+HEADS = """
+agraph (float[rows, 4, 6] x) => (float[n, h, s, d] y)
+<int64[1] minus = {-1}, int64[1] two = {2}, int64[1] three = {3}>
+{
+    rows_of_x = Shape<start = 0, end = 1>(x)
+    target = Concat<axis = 0>(rows_of_x, minus, two, three)
+    hidden = Tanh(x)
+    split = Reshape(hidden, target)
+    y = Transpose<perm = [0, 2, 1, 3]>(split)
+}
+"""
+
+# The batch is folded into another axis, then expanded from a feature's shape.
+FOLDED = """
+agraph (float[rows, 4, 6] x) => (float[m, 6] flat, float[a, b, c] wide)
+<int64[2] shape = {-1, 6}, int64[3] six = {1, 1, 6}>
+{
+    feature = Tanh(x)
+    flat = Reshape(feature, shape)
+    long = Shape<start = 0, end = 1>(flat)
+    one = Constant<value_ints = [1]>()
+    target = Concat<axis = 0>(one, long, one)
+    zero = Constant<value = float[1] {2.0}>()
+    wide = Expand(zero, target)
+}
+"""

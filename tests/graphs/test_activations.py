@@ -13,7 +13,7 @@ HEAD = '<ir_version: 10, opset_import: ["" : 18]> g (float[rows, 8] x) => (float
 
 def peak(body, shapes, rows=4):
     specs = {name: TensorSpec(name, shape, "float32") for name, shape in shapes.items()}
-    return peak_bytes(parser.parse_model(f"{HEAD} {{ {body} }}").SerializeToString(), specs, rows)
+    return peak_bytes(parser.parse_model(f"{HEAD} {{ {body} }}").SerializeToString(), specs, {"rows": rows})
 
 
 def test_two_values_at_once_are_counted_together():
@@ -44,5 +44,5 @@ def test_the_largest_graph_decides(rows):
     specs = {"a": TensorSpec("a", ("rows", 8), "float16")}
     small = parser.parse_model(f"{HEAD} {{ y = Softplus(x) }}").SerializeToString()
     large = parser.parse_model(f"{HEAD} {{ a = Softplus(x) y = Softplus(a) }}").SerializeToString()
-    assert activation_bytes([small, large], specs, rows) == rows * 8 * 2
-    assert activation_bytes([], specs, rows) == 0
+    assert activation_bytes([small, large], specs, {"rows": rows}) == rows * 8 * 2
+    assert activation_bytes([], specs, {"rows": rows}) == 0

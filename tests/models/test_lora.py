@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,22 @@ def test_a_part_for_text_encoders_that_are_not_there_is_left_out_and_said(tmp_pa
     says = "also adapts text_encoder, which this UNet2DConditionModel lacks: that part is ignored"
     with pytest.warns(UserWarning, match=says):
         assert not with_loras(tiny("sd"), [LoraFile(path)]).text_loras
+
+
+def test_text_encoders_that_diffusers_does_not_adapt_are_left_out_and_said(tmp_path: Path, peft):
+    path, _ = adapter("sd3", tmp_path, extra="text_encoder_3.encoder.block.0.layer.0.SelfAttention.q")
+    entry = ["transformers", "T5EncoderModel"]
+    (tmp_path / "model_index.json").write_text(json.dumps({"text_encoder_3": entry}))
+    model = replace(tiny("sd3"), folder=tmp_path)
+    with pytest.warns(UserWarning, match="also adapts text_encoder_3, for which diffusers reads no LoRA: that part is"):
+        assert not with_loras(model, [LoraFile(path)]).text_loras
+
+
+def test_shapes_without_weights_take_no_lora(tmp_path: Path, peft):
+    path, _ = adapter("sd", tmp_path)
+    model = tiny("sd")
+    with pytest.raises(UsageError, match="was loaded without weights, a LoRA needs them: load them too"):
+        with_loras(replace(model, module=model.module.to("meta")), [LoraFile(path)])
 
 
 def test_a_lora_of_another_model_is_refused(tmp_path: Path, peft):

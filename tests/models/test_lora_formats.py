@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,36 @@ def test_what_diffusers_conversion_drops_is_counted(tmp_path: Path):
     with pytest.warns(UserWarning, match=says):
         fused = with_loras(tiny("flux"), [LoraFile(tmp_path / "lora.safetensors")]).module.state_dict()
     assert largest_difference(fused, fused_by_diffusers("flux", tmp_path / "lora.safetensors")) == 0
+
+
+OTHER_NAMES = {
+    "kohya": ("flux", "lora_unet_double_blocks_0_img_attn_qkv", ("lora_down", "lora_up"), 3),
+    "comfy": ("flux", "diffusion_model.single_blocks.0.linear2", ("lora_down", "lora_up"), 0),
+    "xlabs": ("flux", "double_blocks.0.processor.qkv_lora1", ("down", "up"), 3),
+    "wan": ("wan", "diffusion_model.blocks.0.self_attn.q", ("lora_down", "lora_up"), 1),
+}
+"""Tools by family: a layer as the tool names it, its two factors, and how many layers of diffusers it becomes."""
+
+
+@pytest.mark.parametrize("tool", OTHER_NAMES)
+def test_names_of_other_tools_are_fused_as_by_diffusers(tool: str, tmp_path: Path):
+    torch.manual_seed(0)
+    family, layer, (down, up), count = OTHER_NAMES[tool]
+    width = tiny("flux").module.inner_dim if family == "flux" else tiny("wan").module.blocks[0].attn1.to_q.in_features
+    columns = width if count else tiny("flux").module.single_transformer_blocks[0].proj_out.in_features
+    tensors = {
+        f"{layer}.{down}.weight": torch.randn(2, columns),
+        f"{layer}.{up}.weight": torch.randn(width * (count or 1), 2),
+    }
+    if tool != "xlabs":
+        tensors[f"{layer}.alpha"] = torch.tensor(3.0)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fused = with_loras(tiny(family), [LoraFile(tmp_path / "lora.safetensors")]).module.state_dict()
+    plain = tiny(family).module.state_dict()
+    assert sum(not torch.equal(fused[name], plain[name]) for name in plain) == (count or 1)
+    assert largest_difference(fused, fused_by_diffusers(family, tmp_path / "lora.safetensors")) <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -102,19 +102,20 @@ def _wan(folder: Path, transformer: Any) -> Any:
     return diffusers.WanPipeline(None, None, None, scheduler, transformer=transformer)
 
 
-def _embeds(*shapes: tuple[str, tuple[int, ...]]) -> Callable[[], dict[str, Any]]:
-    def made() -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(3)
-        return {name: torch.randn(shape, generator=generator) for name, shape in shapes}
+def _embeds(tokens: int, *names: str) -> dict[str, Any]:
+    """Embeddings of one prompt: 10 numbers if pooled, otherwise 12 for each token."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = {name: (1, 10) if "pooled" in name else (1, tokens, 12) for name in names}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
-    return made
+
+_BOTH = ("prompt_embeds", "negative_prompt_embeds")
+_POOLED = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 
 
-def _sd3_embeds() -> dict[str, Any]:
-    names = [
-        f"{negative}{kind}" for negative in ("", "negative_") for kind in ("prompt_embeds", "pooled_prompt_embeds")
-    ]
-    return _embeds(*((name, (1, 10) if "pooled" in name else (1, TOKENS, 12)) for name in names))()
+def _text(tokens: int, *names: str) -> dict[str, Any]:
+    """A prompt at the tokenizer's length, embeddings at other lengths."""
+    return {"prompt": "a cat"} if tokens == TOKENS else _embeds(tokens, *names)
 
 
 @dataclass(frozen=True)
@@ -125,34 +126,38 @@ class Family:
     denoiser: str
     sampler: str
     guidance: Guidance
-    arguments: Callable[[], dict[str, Any]]
+    arguments: Callable[..., dict[str, Any]]
     calls_per_step: int = 1
 
 
 _SIZE = {"height": SIDE, "width": SIDE}
 
 FAMILIES: Mapping[str, Family] = {
-    "sd": Family(_sd, "sd", "pndm", "concat", lambda: {"prompt": "a cat", "guidance_scale": 4.0, **_SIZE}),
-    "sdxl": Family(_sdxl, "sdxl", "euler", "concat", lambda: {"prompt": "a cat", "guidance_scale": 4.0, **_SIZE}),
+    "sd": Family(
+        _sd, "sd", "pndm", "concat", lambda tokens=TOKENS: {**_text(tokens, *_BOTH), "guidance_scale": 4.0, **_SIZE},
+    ),
+    "sdxl": Family(
+        _sdxl, "sdxl", "euler", "concat",
+        lambda tokens=TOKENS: {**_text(tokens, *_BOTH, *_POOLED), "guidance_scale": 4.0, **_SIZE},
+    ),
     "ddpm": Family(_ddpm, "ddpm", "ddim", "none", lambda: {"batch_size": 2}),
     "dit": Family(_dit, "dit", "ddim", "concat", lambda: {"class_labels": [3, 7]}),
     "pixart": Family(
         _pixart, "pixart-sigma", "dpmpp-2m", "concat",
-        lambda: {
-            "prompt": "a cat", "clean_caption": False,
-            "max_sequence_length": TOKENS, **_SIZE,
+        lambda tokens=TOKENS: {"prompt": "a cat", "clean_caption": False, "max_sequence_length": tokens, **_SIZE,
         },
     ),
-    "sd3": Family(_sd3, "sd3", "flow-euler", "concat", lambda: {**_sd3_embeds(), **_SIZE}),
+    "sd3": Family(
+        _sd3, "sd3", "flow-euler", "concat", lambda tokens=TOKENS: {**_embeds(tokens, *_BOTH, *_POOLED), **_SIZE},
+    ),
     "flux": Family(
         _flux, "flux", "flow-euler", "none",
-        lambda: {**_embeds(("prompt_embeds", (1, TOKENS, 12)), ("pooled_prompt_embeds", (1, 10)))(), **_SIZE},
+        lambda tokens=TOKENS: {**_embeds(tokens, "prompt_embeds", "pooled_prompt_embeds"), **_SIZE},
     ),
     "wan": Family(
         _wan, "wan", "flow-euler", "none",
-        lambda: {
-            **_embeds(("prompt_embeds", (1, TOKENS, 12)), ("negative_prompt_embeds", (1, TOKENS, 12)))(),
-            "height": 64, "width": 64, "num_frames": 5, "output_type": "latent",
+        lambda tokens=TOKENS: {
+            **_embeds(tokens, *_BOTH), "height": 64, "width": 64, "num_frames": 5, "output_type": "latent",
         },
         calls_per_step=2,
     ),

@@ -30,7 +30,7 @@ def call(rows: int, shape=(4, 8, 8), text=(7, 12), doubled=False) -> NetworkCall
 
 
 def test_calls_inside_the_contract_pass():
-    assert check("none").check(call(3)) == 3 and check("concat").check(call(6, doubled=True)) == 3
+    assert check("none").check(call(3)).batch == 3 and check("concat").check(call(6, doubled=True)).batch == 3
     check("none").check_guidance(call(3), first=False)
     check("concat").check_guidance(call(6, doubled=True), first=False)
 

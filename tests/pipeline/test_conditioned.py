@@ -17,6 +17,7 @@ from dipgo_deploy.models.contracts import default_guidance
 from dipgo_deploy.pipeline import PromptOptions, call_arguments, draw_prompts, load_pipeline
 from dipgo_deploy.search.random_schedules import random_schedule
 from dipgo_deploy.verify import VerifyOptions, verify_bundle
+from tests.cli.refusal import refused
 from tests.models.conditioned import CONDITIONED, build
 from tests.pipeline.scheduled import scheduled
 
@@ -43,7 +44,7 @@ def drawn(pipeline, arguments):
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_deployed_pipeline_makes_the_images_of_pytorch_under_the_schedule(name: str, tmp_path: Path) -> None:
+def test_a_deployed_pipeline_makes_the_images_of_pytorch_under_the_schedule(name: str, tmp_path: Path, capsys) -> None:
     pytest.importorskip("transformers")
     made = build(name, tmp_path / "tokenizer")
     made.save_pretrained(tmp_path / "pipeline")
@@ -65,13 +66,17 @@ def test_a_deployed_pipeline_makes_the_images_of_pytorch_under_the_schedule(name
     images = drawn(load_pipeline(bundle.folder, **absent), arguments)
     assert np.abs(images - expected).max() <= 1e-3 * max(1.0, np.abs(expected).max())
     assert np.abs(full - expected).max() > 1e-4, "the schedule changes nothing, so this test shows nothing"
-    _check_prompts(name, bundle.folder)
+    _check_prompts(name, bundle.folder, capsys)
 
 
-def _check_prompts(name: str, bundle: Path) -> None:
-    """A prompt alone draws with a latent consistency model. Other pipelines also need an image, and say so."""
+def _check_prompts(name: str, bundle: Path, capsys) -> None:
+    """A prompt alone draws with a latent consistency model. Pipelines that also need an image say so."""
     if name in NEED_IMAGES:
         with pytest.raises(UsageError, match=f"Pipeline also needs {NEED_IMAGES[name]}, a prompt alone draws nothing"):
             draw_prompts(bundle, PromptOptions(("a cat",)))
+    if name == "super-resolution":
+        capsys.readouterr()
+        generate = ["generate", bundle, "--out", bundle.parent / "grid.png"]
+        refused(generate, "also looks at extra_channels, an image of yours", capsys, code=2)
     if name == "lcm":
         assert np.isfinite(draw_prompts(bundle, PromptOptions(("a cat",), guidance_scale=4.0)).images).all()

@@ -26,9 +26,13 @@ ALWAYS = (
     ("ddpm", "subnets", "stage", "output"),
     ("dit", "subnets", "branch", "residual"),
     ("pixart", "subnets", "stage", "output"),
+    ("sd3", "subnets", "stage", "output"),
     ("flux", "segments", "stage", "output"),
     ("wan", "subnets", "stage", "output"),
 )
+LENGTHS = {"sdxl": (154,), "pixart": (300, 1), "sd3": (77, 154, 589), "flux": (256,), "wan": (512,)}
+"""Other text lengths than the usual one of a bundle, which the same bundle answers."""
+
 PARAMETERS = [pytest.param(*cell, marks=[] if cell in ALWAYS else pytest.mark.slow) for cell in CELLS]
 
 
@@ -56,3 +60,9 @@ def test_same_images_as_pytorch_under_the_schedule(
     assert np.abs(images - expected).max() <= 1e-3 * max(1.0, np.abs(expected).max())
     assert np.abs(full - expected).max() > 1e-2, "the schedule changes nothing, so this test shows nothing"
     assert np.array_equal(drawn(deployed, arguments), images)
+    for tokens in LENGTHS.get(name, ()):
+        longer = {**call_arguments(pipeline, contract), **family.arguments(tokens)}
+        with scheduled(module, bundle.schedule, family.calls_per_step):
+            expected = drawn(pipeline, longer)
+        difference = np.abs(drawn(deployed, longer) - expected).max()
+        assert difference <= 1e-3 * max(1.0, np.abs(expected).max()), f"{tokens} tokens"

@@ -17,6 +17,7 @@ from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.files import save_engine_record
 from dipgo_deploy.core.precision import PrecisionRecord
 from dipgo_deploy.core.schedule import full_schedule
+from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.runtime import RunOptions, open_session
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import engine_records, make_backend, open_engines, shared_bytes
@@ -233,4 +234,9 @@ def test_engines_share_the_largest_activations_and_outputs(copy):
     half, single = EngineTensor("output", (-1, 4), "float16"), EngineTensor("output", (2, 8), "float32")
     first = replace(first, activation_bytes=100, io={"x": EngineTensor("input", (-1, 99), "float32"), "y": half})
     second = replace(second, activation_bytes=None, io={"y": single, "z": half})
-    assert shared_bytes([first, second], 3) == 100 + 64 + 24 and shared_bytes([], 3) == 0
+    specs = {
+        first.graph: {"y": TensorSpec("y", ("rows", 4), "float16")},
+        second.graph: {"y": TensorSpec("y", (2, 8), "float32"), "z": TensorSpec("z", ("rows+tokens", 4), "float16")},
+    }
+    sizes = {"rows": 3, "tokens": 2}
+    assert shared_bytes([first, second], specs, sizes) == 100 + 64 + 40 and shared_bytes([], specs, sizes) == 0

@@ -11,7 +11,7 @@ from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
 from dipgo_deploy.core.program import Combine, Graph, Program, Run, Term
 from dipgo_deploy.core.schedule import Schedule, full_schedule
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.tensors import Dim, TensorSpec
 from dipgo_deploy.models.samplers import sampler_spec
 from dipgo_deploy.models.schedulers import scheduler_from_spec
 from dipgo_deploy.runtime.session import Session
@@ -53,10 +53,13 @@ class Tiny:
     def blocks(self) -> BlockGraph:
         """The parts of the graph that the backend reads: inputs, blocks and their features."""
         features: dict[str, tuple[str, ...]] = {}
+        shapes: dict[str, tuple[Dim, ...]] = {}
 
         def record(block, forward, args, kwargs):
             feature = forward(*args, **kwargs)
-            features[block] = tuple(f"{block}:{i}" for i in range(len(flatten_feature(feature)[0])))
+            tensors = flatten_feature(feature)[0]
+            features[block] = tuple(f"{block}:{i}" for i in range(len(tensors)))
+            shapes.update(zip(features[block], (("rows", *tensor.shape[1:]) for tensor in tensors), strict=True))
             return feature
 
         inputs = self.example_inputs(1)
@@ -66,8 +69,10 @@ class Tiny:
         specs = tuple(
             TensorSpec(n, ("rows", *t.shape[1:]), str(t.dtype).removeprefix("torch.")) for n, t in inputs.items()
         )
+        values = {s.name: s for s in specs}
+        values |= {name: TensorSpec(name, shape, "float32") for name, shape in shapes.items()}
         blocks = tuple(Block(name, tensors, None, ZERO_MACS, 0) for name, tensors in features.items())
-        return BlockGraph("Tiny", "0" * 64, "stage", (), "float32", specs, blocks, (), {s.name: s for s in specs})
+        return BlockGraph("Tiny", "0" * 64, "stage", (), "float32", specs, blocks, (), values)
 
 
 def tiny_unet(dtype=torch.float32) -> Tiny:

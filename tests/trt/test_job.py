@@ -10,11 +10,12 @@ from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.engine import ProfileRange, engine_folder
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.files import load_program
-from dipgo_deploy.core.tensors import TensorSpec
+from dipgo_deploy.core.tensors import SizeRange, TensorSpec
 from dipgo_deploy.trt.job import (
     BuildFlags,
     EngineJob,
     check_batch,
+    check_tokens,
     graph_tensors,
     job_from_json,
     job_to_json,
@@ -87,7 +88,16 @@ def test_every_tensor_that_a_run_binds_has_its_slots_spec(bundle_folder):
 def test_profiles_follow_batch_and_guidance(bundle_folder):
     contract = load_program(bundle_folder / "program.json").contract
     spec = TensorSpec("x", ("5*rows", 8), "float16")
-    assert profile_of(contract, BatchRange(1, 2, 4), spec) == ProfileRange((10, 8), (20, 8), (40, 8))
+    assert profile_of(contract, BatchRange(1, 2, 4), {}, spec) == ProfileRange((10, 8), (20, 8), (40, 8))
+    texts = replace(contract, tokens=SizeRange(1, 77, 1024))
+    joint = TensorSpec("x", ("rows", "tokens+16"), "float16")
+    sizes = check_tokens(texts, SizeRange(7, 77, 154))
+    assert profile_of(texts, BatchRange(1, 2, 4), sizes, joint) == ProfileRange((2, 23), (4, 93), (8, 170))
+    assert check_tokens(texts, None) == {"tokens": SizeRange(1, 77, 1024)}
+    with pytest.raises(UsageError, match=r"tokens must be MIN-OPT-MAX .* range \(1 to 1024\), got 1-77-2000"):
+        check_tokens(texts, SizeRange(1, 77, 2000))
+    with pytest.raises(UsageError, match=r"range \(none, it takes no text\), got 1-77-154"):
+        check_tokens(replace(contract, tokens=None), SizeRange(1, 77, 154))
     assert check_batch(contract, None) == contract.batch
     for odd in (BatchRange(0, 1, 2), BatchRange(2, 1, 4), BatchRange(1, 4, 65)):
         with pytest.raises(

@@ -9,12 +9,12 @@ import pytest
 from dipgo_deploy.bundle.manifest import add_records
 from dipgo_deploy.core.contract import BatchRange
 from dipgo_deploy.core.digests import sha256_of
-from dipgo_deploy.core.engine import EngineRecord, EngineTensor, ProfileRange
+from dipgo_deploy.core.engine import EngineRecord, EngineTensor
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_engine_record, load_manifest, load_program, save_engine_record
 from dipgo_deploy.graphs.untrusted import graph_digest
 from dipgo_deploy.trt.driver import CudaDriver, Device
-from dipgo_deploy.trt.job import graph_tensors
+from dipgo_deploy.trt.job import graph_tensors, profile_of
 from dipgo_deploy.trt.preflight import preflight
 from dipgo_deploy.trt.store import note_built
 from dipgo_deploy.trt.target import Target
@@ -49,8 +49,10 @@ def bundle(bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             precision="float32",
             flags=(),
             batch=BatchRange(1, 4, 8),
-            io={name: EngineTensor("input", (-1,), spec.dtype) for name, spec in tensors.items()},
-            profile={"sample": ProfileRange((1,), (4,), (8,))},
+            io={name: EngineTensor("input", (-1,) * len(spec.shape), spec.dtype) for name, spec in tensors.items()},
+            profile={
+                name: profile_of(program.contract, BatchRange(1, 4, 8), {}, spec) for name, spec in tensors.items()
+            },
             sha256=sha256_of(engine),
             bytes=len(graph),
             weight_bytes=0,
@@ -73,7 +75,8 @@ def graph_file(folder: Path, graph: str) -> Path:
 def checked(folder: Path, chosen: Target | None = None, batch: int = 4, trust: bool = False) -> dict:
     manifest, program = load_manifest(folder / "bundle.json"), load_program(folder / "program.json")
     graphs = {name: folder / path for name, path in manifest.graphs.items()}
-    return preflight(folder, manifest, program, graphs, folder / WEIGHTS, chosen or target(), batch, trust=trust)
+    sizes = program.contract.sizes(batch)
+    return preflight(folder, manifest, program, graphs, folder / WEIGHTS, chosen or target(), sizes, trust=trust)
 
 
 def rewrite(folder: Path, graph: str = "subnet_00", **changes: object) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dipgo_deploy.models.identity.behaviour import Behaviour, behaviour_of
+from dipgo_deploy.models.identity.behaviour import Behaviour, behaviour_of, check_copy
 
-__all__ = ["Behaviour", "behaviour_of"]
+__all__ = ["Behaviour", "behaviour_of", "check_copy"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,11 +24,12 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models.identity.describe import Describer
 from dipgo_deploy.models.identity.patches import find_patches
 from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 
-__all__ = ["Behaviour", "behaviour_of"]
+__all__ = ["Behaviour", "behaviour_of", "check_copy"]
 
 _WITHOUT_EFFECT = frozenset(
     "_parameters _modules _buffers _non_persistent_buffers_set _internal_dict gradient_checkpointing "
@@ -101,11 +102,12 @@ class _Part:
     buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
-def behaviour_of(module: nn.Module) -> Behaviour:
+def behaviour_of(module: nn.Module, forward: Callable[..., Any] | None = None) -> Behaviour:
     """The behaviour of a live module.
 
     Args:
         module: a network. A module of a class without config is compared with nothing, so all of it counts.
+        forward: a function that calls the network. It counts if it is not of a library.
 
     Returns:
         The behaviour, empty for a module as its class makes it.
@@ -127,7 +129,29 @@ def behaviour_of(module: nn.Module) -> Behaviour:
             entries[f"torch.nn.modules.module._global{name}"] = describer.text(list(hooks.values()))
     patches = find_patches(_classes(module))
     entries |= {name: describer.text(value) for name, value in patches.items()}
+    text = describer.text(forward)
+    if describer.is_foreign:
+        entries["preset.forward"] = text
     return Behaviour(entries, bool(pristine), describer.hidden == 0)
+
+
+def check_copy(class_name: str, dtype: str, original: Behaviour, copy: Behaviour) -> None:
+    """Raise UsageError if a copy does something else than its original, because it would run the original.
+
+    Args:
+        class_name: of the network, for the message.
+        dtype: of the copy, for the message.
+        original: behaviour of the original.
+        copy: behaviour of the copy.
+
+    Raises:
+        UsageError: the behaviours differ.
+    """
+    if changed := original.differences(copy):
+        raise UsageError(
+            f"this {class_name} cannot be copied, for {changed[0]} refers to the module itself: convert the module to "
+            f"{dtype} before its behaviour is changed, and give it with that dtype"
+        )
 
 
 def _classes(module: nn.Module) -> Iterator[type]:

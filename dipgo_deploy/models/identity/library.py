@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from types import CodeType, FunctionType
 from typing import Any
 
+from torch import nn
+
 __all__ = ["is_importable", "is_library", "is_original", "layers_of", "module_imports", "package_of"]
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "dipgo_deploy")
@@ -85,8 +87,10 @@ def is_original(owner: type, name: str, function: FunctionType) -> bool:
     """
     layers = layers_of(function)
     package = owner.__module__.partition(".")[0]
-    allowed = {package, "torch", ""} if package != "torch" else {"torch", ""}
-    if any(package_of(layer.__code__) not in allowed for layer in layers):
+    packages = {package_of(layer.__code__) for layer in layers}
+    if owner is nn.Module and None not in packages and name != "__call__":
+        return True  # Libraries add methods for their own use, such as smart_apply of transformers.
+    if not packages <= {package, "torch", ""}:
         return False
     code = layers[-1].__code__
     home = sys.modules.get(owner.__module__)

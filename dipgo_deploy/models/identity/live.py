@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from dipgo_deploy.core.errors import InputError
 
-__all__ = ["check_live", "unwrapped"]
+__all__ = ["check_live", "latent_argument", "unwrapped"]
 
 _QUANTISERS = (
     "bitsandbytes", "optimum.quanto", "quanto", "torchao", "torch.ao.nn", "auto_gptq", "gptqmodel", "nunchaku",
@@ -23,6 +24,14 @@ def unwrapped(module: nn.Module) -> nn.Module:
     """The module behind ``torch.compile``, which computes the same."""
     original = getattr(module, "_orig_mod", None)
     return original if isinstance(original, nn.Module) else module
+
+
+def latent_argument(module: nn.Module) -> str:
+    """Name of the first argument of a network's forward. A forward that someone has replaced may not name it."""
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:2]
+    if parameters and parameters[0].kind is parameters[0].POSITIONAL_OR_KEYWORD:
+        return parameters[0].name
+    return "hidden_states" if "Transformer" in type(module).__name__ else "sample"
 
 
 def check_live(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ Extra channels and reference tokens are conditioning inputs. A network whose inp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,20 @@ class Input:
         Returns:
             The input. Floats become float32.
         """
-        rows = [None if row is None else _array(row) for row in (value, unconditional)]
-        assert rows[0] is not None
-        return cls(rows[0].shape, *rows)
+        row = _array(value)
+        return cls(row.shape, row, None if unconditional is None else _array(unconditional))
+
+    def resized(self, axis: int, size: int) -> Input:
+        """The same input with another size of one axis. Default rows are repeated or cut."""
+        if self.shape[axis] == size:
+            return self
+        values = (
+            None if row is None else np.take(row, range(size), axis, mode="wrap")
+            for row in (self.value, self.unconditional)
+        )
+        value, unconditional = values
+        shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
+        return replace(self, shape=shape, value=value, unconditional=unconditional)
 
     def example(self, rows: int) -> torch.Tensor:
         """Example rows (rows, *shape): the default, class numbers, or standard normal numbers."""

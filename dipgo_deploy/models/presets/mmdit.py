@@ -98,7 +98,7 @@ def _flux_forward(
     own = packed.shape[1]
     if reference is not None:
         packed = torch.cat([packed, pack(reference)], dim=1)
-        ids = torch.cat([ids, positions(*reference.shape[2:], index=1)])
+        ids = torch.cat([ids, positions(reference.shape[2], reference.shape[3], 1)])
     output = module(
         hidden_states=packed,
         timestep=timestep / 1000,

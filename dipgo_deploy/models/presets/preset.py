@@ -13,7 +13,17 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models.presets.inputs import EXTRA, LEADING, Input, Shape, joined, latent_channels
 from dipgo_deploy.models.presets.pipeline_call import PipelineCall
 
-__all__ = ["Inputs", "Network", "Preset", "Shape", "extra_inputs", "first_output", "patterns_for", "square"]
+__all__ = [
+    "TEXT_AXES",
+    "Inputs",
+    "Network",
+    "Preset",
+    "Shape",
+    "extra_inputs",
+    "first_output",
+    "patterns_for",
+    "square",
+]
 
 Inputs = dict[str, torch.Tensor]
 """Inputs of a forward by name, rows first."""
@@ -36,6 +46,13 @@ class Network:
     call: PipelineCall = field(default_factory=PipelineCall)
 
 
+TEXT_AXES: Mapping[str, Mapping[int, str]] = {
+    "encoder_hidden_states": {1: "tokens"},
+    "encoder_attention_mask": {1: "tokens"},
+}
+"""Axes of the text sequence, by the names that diffusers' denoisers give their inputs."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """Block patterns by granularity, and a forward with named, flat inputs. No model file is copied.
@@ -52,6 +69,7 @@ class Preset:
         constant_inputs: inputs whose example is also their default in a run: sizes, masks, guidance weights.
         inputs: ``inputs(network)`` gives the conditioning inputs that a config asks for, in call order. Not used if
             there is an ``example``.
+        axes: symbols of the free axes of each input, besides the rows. Inputs that a model lacks are ignored.
     """
 
     granularities: Mapping[str, tuple[str, ...]]
@@ -61,6 +79,7 @@ class Preset:
     tokens: int = 77
     constant_inputs: Sequence[str] = ()
     inputs: Callable[[Network], dict[str, Input]] | None = None
+    axes: Mapping[str, Mapping[int, str]] = field(default_factory=lambda: dict(TEXT_AXES))
 
 
 def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str, ...]:

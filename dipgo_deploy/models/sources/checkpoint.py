@@ -21,9 +21,10 @@ from dipgo_deploy.core.errors import InputError, UsageError, first_line
 from dipgo_deploy.models.sources.random import instantiate, read_random_config, shipped_configs
 from dipgo_deploy.models.sources.safetensors_header import Header
 
-__all__ = ["check_fits", "published_config", "recognized_config"]
+__all__ = ["check_denoiser", "check_fits", "published_config", "recognized_config"]
 
 _LDM = "model.diffusion_model."
+_SD2_WIDTH = 1024
 _LACKS = "it lacks weights that the config requires"
 
 _CONFIGS = {
@@ -64,9 +65,36 @@ _CLASSES: Mapping[str, tuple[str, ...]] = {
 """Patterns of tensors that a class has under diffusers' names. The first class that has them all is meant."""
 
 
-def published_config(header: Header) -> str | None:
-    """The shipped config of the kind that a file with original names is of. None for any other file."""
-    return _CONFIGS.get(_kind(header) or "")
+def check_denoiser(path: Path, header: Header) -> None:
+    """Raise InputError, with the kind of the file, for a file that has nothing of a denoiser."""
+    if any(re.search(_LORA, name) for name in header.shapes):
+        raise InputError(f"{path} is a LoRA: give the model that it was made for, and this file as lora")
+    if any(name.startswith(_LDM) for name in header.shapes):
+        return
+    for pattern, title in _OTHERS.items():
+        if any(re.search(pattern, name) for name in header.shapes):
+            raise InputError(f"{path} is {title}")
+
+
+def published_config(header: Header, denoiser: Mapping[str, Any]) -> str:
+    """The shipped config whose pipeline a file on a config of the user's own is most like.
+
+    Args:
+        header: the file's header. Original names tell the kind.
+        denoiser: the denoiser's config. It decides if the names tell nothing.
+
+    Returns:
+        A name for ``read_random_config``.
+    """
+    kind = _kind(header)
+    if kind in _CONFIGS and read_random_config(_CONFIGS[kind]).denoiser["_class_name"] == denoiser["_class_name"]:
+        return _CONFIGS[kind]
+    if denoiser["_class_name"] == "UNet2DConditionModel":
+        is_xl, width = denoiser.get("addition_embed_type") == "text_time", denoiser.get("cross_attention_dim")
+        return "sdxl" if is_xl else "sd21" if width == _SD2_WIDTH else "sd15"
+    if denoiser["_class_name"] == "FluxTransformer2DModel":
+        return "flux-dev" if denoiser.get("guidance_embeds") else "flux-schnell"
+    return {"SD3Transformer2DModel": "sd3-medium", "WanTransformer3DModel": "wan2.1-1.3b"}[denoiser["_class_name"]]
 
 
 def _kind(header: Header) -> str | None:
@@ -99,7 +127,6 @@ def recognized_config(path: Path, header: Header) -> str:
         InputError: the file is no denoiser, or of an architecture that does not ship.
         UsageError: diffusers cannot load this class from a single file.
     """
-    _check_denoiser(path, header)
     class_name = _diffusers_class(header)
     if class_name is not None:
         return _config_of_shapes(path, header, class_name)
@@ -140,17 +167,6 @@ def check_fits(path: Path, header: Header, denoiser: Mapping[str, Any]) -> nn.Mo
             f"{path} cannot be loaded as {denoiser['_class_name']} ({reason}): give its config.json as config"
         )
     return module
-
-
-def _check_denoiser(path: Path, header: Header) -> None:
-    """Refuse a file by name that has nothing of a denoiser."""
-    if any(re.search(_LORA, name) for name in header.shapes):
-        raise InputError(f"{path} is a LoRA: give the model that it was made for, and this file as lora")
-    if any(name.startswith(_LDM) for name in header.shapes):
-        return
-    for pattern, title in _OTHERS.items():
-        if any(re.search(pattern, name) for name in header.shapes):
-            raise InputError(f"{path} is {title}")
 
 
 def _diffusers_class(header: Header) -> str | None:

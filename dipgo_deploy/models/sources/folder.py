@@ -16,8 +16,10 @@ from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS
 from dipgo_deploy.models.presets.pipeline_check import check_pipeline, present_parts
+from dipgo_deploy.models.sources.foreign import check_library, what_it_is
 from dipgo_deploy.models.sources.module import default_component, model_from_module
 from dipgo_deploy.models.sources.pipeline_scheduler import pipeline_scheduler_config
+from dipgo_deploy.models.sources.quantised import check_config_unquantised
 from dipgo_deploy.models.sources.random import instantiate
 from dipgo_deploy.models.sources.weight_files import check_weight_files
 from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
@@ -61,9 +63,10 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
         check_pipeline(index.get("_class_name"), present_parts(index), index)
     home = folder if index is None else folder / component
     config = _read_config(home / "config.json")
-    class_name = str(config.get("_class_name"))
+    class_name = _class_name(config)
     if class_name not in PRESETS:
         raise InputError(f"{home} holds a {class_name}, supported are {', '.join(PRESETS)}: use another model")
+    check_config_unquantised(config, home / "config.json")
     if meta:
         module = instantiate(config, DTYPES[dtype], device="meta")
     else:
@@ -80,6 +83,15 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
     )
 
 
+def _class_name(config: Mapping[str, Any]) -> str:
+    """The class that a config names, in the spelling of diffusers or of transformers."""
+    architectures = config.get("architectures")
+    named = config.get("_class_name") or (
+        architectures[0] if isinstance(architectures, list) and architectures else None
+    )
+    return str(named or config.get("model_type") or "model without a class name")
+
+
 def _pipeline_around(folder: Path) -> Path | None:
     """The pipeline folder whose denoiser ``folder`` is, or None."""
     home = folder.absolute()
@@ -92,10 +104,11 @@ def _pipeline_around(folder: Path) -> Path | None:
 def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
     if index is None:
         if not (folder / "config.json").is_file():
-            raise InputError(f"{folder} has neither model_index.json nor config.json: give a diffusers folder")
+            raise InputError(f"{folder} has neither model_index.json nor config.json{what_it_is(folder)}")
         return default_component(str(_read_config(folder / "config.json").get("_class_name", "")))
     for name in _DENOISERS:
         if name in index:
+            check_library(folder, name, index)
             return name
     raise InputError(f"{folder / 'model_index.json'} names neither unet nor transformer: give a diffusion pipeline")
 

@@ -39,7 +39,7 @@ def is_sd2_base(path: Path, header: Header) -> bool:
 
 
 def with_scheduler(
-    path: Path, header: Header, architecture: RandomConfig, published: str | None, own: bool
+    path: Path, header: Header, architecture: RandomConfig, published: str, own: bool
 ) -> tuple[RandomConfig, tuple[str, ...]]:
     """The architecture with the file's scheduler.
 
@@ -47,7 +47,7 @@ def with_scheduler(
         path: the file.
         header: its header.
         architecture: the config of the file.
-        published: the shipped config of the file's kind. None if the kind is unknown.
+        published: the shipped config of the file's kind.
         own: whether the user gave the config.
 
     Returns:
@@ -67,12 +67,8 @@ def with_scheduler(
             f"{path} is marked for the noise schedule EDM ({edm}, as {_EDM[edm]}), which no sampler here has: give its "
             "diffusers folder"
         )
-    scheduler = architecture.scheduler
-    title = architecture.title
-    if scheduler is None and published is not None:
-        scheduler, title = read_random_config(published).scheduler, read_random_config(published).title
-    if scheduler is None:
-        return architecture, ()
+    source = architecture if architecture.scheduler is not None else read_random_config(published)
+    scheduler, title = dict(source.scheduler or {}), source.title
     if architecture.denoiser["_class_name"] != "UNet2DConditionModel":
         return replace(architecture, scheduler=scheduler), (_scheduler_assumption(path, scheduler, title),)
     marked = {**scheduler, **({"prediction_type": prediction} if prediction else {}), **_zero_snr(header)}

@@ -76,7 +76,7 @@ def with_weights(model: LoadedModel, file: Path, digest: str) -> LoadedModel:
         return model
     mismatch = f"{model.class_name} is not the model that {file} was traced from"
     remedy = "give the class and the settings that were exported"
-    module = model.copied().module
+    module = model.copied(model.dtype).module
     try:
         with safe_open(file, "pt") as stored:
             names = module.state_dict().keys() & stored.keys()  # load_state_dict names the missing keys

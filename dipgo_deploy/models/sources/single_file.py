@@ -16,7 +16,7 @@ from torch import nn
 from dipgo_deploy.core.errors import InputError, UsageError, first_line
 from dipgo_deploy.models.cast import cast_in_place, keeps_float32
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
-from dipgo_deploy.models.sources.checkpoint import check_fits, published_config, recognized_config
+from dipgo_deploy.models.sources.checkpoint import check_denoiser, check_fits, published_config, recognized_config
 from dipgo_deploy.models.sources.prediction import is_sd2_base, with_scheduler
 from dipgo_deploy.models.sources.quantised import check_unquantised
 from dipgo_deploy.models.sources.random import RandomConfig, model_from_config, read_random_config, shipped_configs
@@ -60,10 +60,11 @@ def load_single_file(path: Path, dtype: str, config: str | None = None, meta: bo
         raise UsageError(f"diffusers cannot load a {name} from a single file: give its folder")
     header = read_header(path)
     check_unquantised(path, header)
-    published = published_config(header) if own else recognized_config(path, header)
+    check_denoiser(path, header)
+    published = published_config(header, own.denoiser) if own else recognized_config(path, header)
     if published == "sd21" and is_sd2_base(path, header):
         published = "sd21-base"
-    architecture = own or read_random_config(str(published))
+    architecture = own or read_random_config(published)
     is_users = own is not None and config not in shipped_configs()
     architecture, assumptions = with_scheduler(path, header, architecture, published, is_users)
     module = check_fits(path, header, architecture.denoiser)

@@ -8,19 +8,22 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from diffusers.models import attention, attention_processor, resnet
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.models import PRESETS, Preset, load_model, model_from_module
+from dipgo_deploy.models import PRESETS, load_model, model_from_module
 from dipgo_deploy.models.identity import behaviour_of
 from tests.models.families import FAMILIES, tiny
+from tests.models.pipelines import TEXT
 
 
 def unet() -> diffusers.UNet2DConditionModel:
@@ -30,6 +33,7 @@ def unet() -> diffusers.UNet2DConditionModel:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_module_as_its_class_makes_it_has_no_behaviour(name: str, tmp_path: Path) -> None:
     """Its digest is the one of earlier versions, in memory and from a folder, in every dtype."""
+    transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT, max_position_embeddings=7))  # adds to nn.Module
     model = tiny(name)
     assert not model.behaviour and model.digest == model.weights_digest
     model.module.save_pretrained(tmp_path)
@@ -93,6 +97,17 @@ CHANGES: dict[str, Callable[[nn.Module], object]] = {
     "another activation": lambda m: setattr(m, "conv_act", nn.Identity()),
 }
 """What people do to a U-Net. Many leave the state dict alone."""
+
+
+def test_a_forward_without_names_gets_the_usual_inputs(monkeypatch) -> None:
+    model = tiny("sd")
+    names = list(model.example_inputs(1))
+    wrapped(model.module)
+    assert list(model.example_inputs(1)) == names
+    forward = diffusers.UNet2DConditionModel.forward
+    patched = lambda self, *args, **kwargs: forward(self, *args, **kwargs)  # noqa: E731 - an anonymous patch
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "forward", patched)
+    assert list(model.example_inputs(1)) == names
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -160,7 +175,7 @@ def test_a_subclass_of_the_same_name_and_a_forward_of_a_preset_count() -> None:
     assert behaviour_of(module).summary == "class"
     model = tiny("sd")
     preset = PRESETS["UNet2DConditionModel"]
-    other = Preset(preset.granularities, preset.example, lambda m, **k: -preset.forward(m, **k), preset.latent_shape)
+    other = replace(preset, forward=lambda module, **inputs: -preset.forward(module, **inputs))
     changed = model_from_module(model.module, preset=other, latent_shape=(4, 8, 8), text_tokens=7)
     assert changed.digest != model.digest and changed.behaviour.summary == "preset.forward"
 

@@ -173,12 +173,22 @@ def test_a_small_model_is_never_taken_for_a_published_one(name: str, tmp_path: P
             load_model(path, meta=True)
 
 
-@pytest.mark.parametrize("name", ["decoder.conv_in.weight", "mid_block.x.lora_A.weight", "text_model.x.weight"])
-def test_a_config_does_not_make_a_denoiser_of_another_file(name: str, tmp_path: Path) -> None:
-    save_file({name: torch.zeros(2, 2)}, tmp_path / "model.safetensors")
-    for meta in (True, False):
-        with pytest.raises(InputError, match="cannot be loaded as UNet2DConditionModel .it lacks weights"):
-            load_model(tmp_path / "model.safetensors", config="sd15", meta=meta)
+def test_a_config_does_not_make_a_denoiser_of_another_file(tmp_path: Path) -> None:
+    for name, says in (
+        ("decoder.conv_in.weight", "is a VAE"),
+        ("anything.else", "cannot be loaded as .*lacks weights"),
+    ):
+        save_file({name: torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+        with pytest.raises(InputError, match=says):
+            load_model(tmp_path / "model.safetensors", config="sd15", meta=True)
+
+
+def test_a_file_with_diffusers_names_gets_the_scheduler_of_its_kind(tmp_path: Path) -> None:
+    for name, published in (("flux", "flux-dev"), ("sd3", "sd3-medium"), ("wan", "wan2.1-1.3b"), ("sdxl", "sdxl")):
+        path = save(FAMILIES[name][0](), FAMILIES[name][0]().state_dict(), tmp_path / name)
+        model = load_model(path, config=str(tmp_path / name), meta=True)
+        assert model.scheduler_config == read_random_config(published).scheduler
+        assert read_random_config(published).title in model.assumptions[0]
 
 
 def sdxl_file(folder: Path, *markers: str, **metadata: str) -> Path:
