@@ -139,7 +139,7 @@ def _checked_guidance(model: LoadedModel, guidance: Guidance) -> Guidance:
     has_text = any(entry.classes is None and entry.value is None for entry in entries)
     if guidance == "concat" and classes and not has_text and all(entry.null is None for entry in classes):
         raise UsageError(
-            f"this {model.class_name} has no label for an image without a class, so that guidance would change nothing: "
+            f"this {model.class_name} has no label for an image without a class, so guidance would change nothing: "
             "choose guidance 'none'"
         )
     return guidance
