@@ -20,7 +20,7 @@ from dipgo_deploy.core.contract import installed_versions
 from dipgo_deploy.core.digests import sha256_of
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.engine import EngineRecord
-from dipgo_deploy.core.errors import DipgoError, InputError
+from dipgo_deploy.core.errors import DipgoError, InputError, first_line
 from dipgo_deploy.core.files import save_engine_record
 from dipgo_deploy.trt.job import EngineJob, job_from_json
 from dipgo_deploy.trt.network import check_types, fix_shapes, parse_network, tensors_of
@@ -170,7 +170,7 @@ def _peak_memory() -> int:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()) or first_line(error)
 
 
 def end_with_parent(parent: int) -> None:

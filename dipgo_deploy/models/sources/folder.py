@@ -113,7 +113,9 @@ def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
         if name in index:
             check_library(folder, name, index)
             return name
-    raise InputError(f"{folder / 'model_index.json'} names neither unet nor transformer: give a diffusion pipeline")
+    others = [name for name, entry in index.items() if isinstance(entry, list) and entry[-1] in PRESETS]
+    remedy = f"give the denoiser's own folder {folder / others[0]}" if others else "give a diffusion pipeline"
+    raise InputError(f"{folder / _INDEX} names neither unet nor transformer: {remedy}")
 
 
 def _class_embedder(home: Path, meta: bool) -> nn.Module:
