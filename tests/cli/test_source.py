@@ -121,7 +121,7 @@ def test_guidance_and_steps_are_the_models_own_unless_asked_for(config, tmp_path
     assert load_schedule(Path(own)).contract.guidance == "concat"
     assert run(["search", *meta, "--guidance-layout", "none", "--steps", "5", "--out", asked]) == 0
     assert "made for DDIMScheduler, guidance layout none\nnetwork calls: " in capsys.readouterr().out
-    imported = ["import-schedule", *meta[:3], "--from", "deepcache", "--interval", "2", "--out", own]
+    imported = ["import-schedule", *meta[:3], "--from", "deepcache", "--interval", "2", "--out", own, "--force"]
     assert run([*imported, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["guidance"] == "concat"
     assert load_schedule(Path(own)).contract.sampler.steps == 7
