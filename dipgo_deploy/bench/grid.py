@@ -10,7 +10,17 @@ from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.liveness import plan_steps
 from dipgo_deploy.core.schedule import Schedule
 
-__all__ = ["COMPUTED", "DEAD", "REUSED", "ScheduleGrid", "origin_line", "read_grid", "sampler_line", "short_names"]
+__all__ = [
+    "COMPUTED",
+    "DEAD",
+    "REUSED",
+    "ScheduleGrid",
+    "heading_line",
+    "origin_line",
+    "read_grid",
+    "sampler_line",
+    "short_names",
+]
 
 REUSED, COMPUTED, DEAD = 0, 1, 2
 """States of a cell. ``DEAD``: the schedule computes the block, but no step reads the feature, so the block never runs.
@@ -94,6 +104,23 @@ def origin_line(schedule: Schedule, grid: ScheduleGrid) -> str:
     cost = origin.get("search_cost", origin.get("spent"))
     trajectories = f", search cost {cost} trajectories" if cost else ""
     return origin.get("method", "schedule") + ratio + requested + trajectories
+
+
+def heading_line(schedule: Schedule, grid: ScheduleGrid) -> str:
+    """`origin_line`, with the ratio that the search recorded where the grid does not know the ratio.
+
+    Args:
+        schedule: the schedule.
+        grid: the grid of the schedule.
+
+    Returns:
+        Such as ``deepcache (requested 0.5), recorded ratio 0.492``.
+    """
+    recorded = schedule.origin.get("reached")
+    if grid.exact or recorded is None:
+        return origin_line(schedule, grid)
+    measure = "of the time" if "latency" in schedule.origin else ""
+    return " ".join(f"{origin_line(schedule, grid)}, recorded ratio {recorded} {measure}".split())
 
 
 def sampler_line(schedule: Schedule, grid: ScheduleGrid) -> str:

@@ -13,7 +13,7 @@ from dipgo_deploy.bench.grid import (
     DEAD,
     REUSED,
     ScheduleGrid,
-    origin_line,
+    heading_line,
     read_grid,
     sampler_line,
     short_names,
@@ -133,7 +133,7 @@ def _draw_kept(axes: Axes, grid: ScheduleGrid) -> None:
 
 def _draw_title(figure: Figure, schedule: Schedule, grid: ScheduleGrid) -> None:
     figure.suptitle(
-        f"{origin_line(schedule, grid)}\n{schedule.contract.model_class}; {sampler_line(schedule, grid)}", fontsize=10
+        f"{heading_line(schedule, grid)}\n{schedule.contract.model_class}; {sampler_line(schedule, grid)}", fontsize=10
     )
 
 

@@ -16,6 +16,7 @@ from dipgo_deploy.cli.demo import demo
 from dipgo_deploy.cli.environment import doctor, env
 from dipgo_deploy.cli.export import export
 from dipgo_deploy.cli.generate import generate
+from dipgo_deploy.cli.help_format import GroupedCommand, GroupedCommands
 from dipgo_deploy.cli.interchange import export_schedule, import_schedule
 from dipgo_deploy.cli.outcome import exit_code, signals_interrupt
 from dipgo_deploy.cli.plan import plan
@@ -31,6 +32,7 @@ from dipgo_deploy.core.errors import UsageError
 __all__ = ["app", "main", "run"]
 
 app = typer.Typer(
+    cls=GroupedCommands,
     help="Prune, cut and run diffusers denoisers as straight-line programs.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -57,7 +59,7 @@ for _command in (
     doctor,
     cache,
 ):
-    app.command()(_command)
+    app.command(cls=GroupedCommand)(_command)
 
 
 def _print_version(requested: bool) -> None:

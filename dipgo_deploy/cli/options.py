@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -138,7 +138,12 @@ SamplerName = Literal[
 PresetName = Literal["default", "paper", "paper-dit"]
 """The names of the presets of method dipgo."""
 
-Sampler = Annotated[SamplerName | None, typer.Option(help="Sampler by name. Default: the model's own.")]
+Sampler = Annotated[
+    SamplerName | None,
+    typer.Option(
+        metavar="NAME", help=f"Sampler by name. Default: the model's own. Names: {', '.join(get_args(SamplerName))}."
+    ),
+]
 SamplerOptions = Annotated[
     list[str] | None,
     typer.Option(

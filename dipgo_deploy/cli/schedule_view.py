@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from dipgo_deploy.bench.grid import COMPUTED, DEAD, ScheduleGrid, origin_line, read_grid, sampler_line, short_names
+from dipgo_deploy.bench.grid import COMPUTED, DEAD, ScheduleGrid, heading_line, read_grid, sampler_line, short_names
 from dipgo_deploy.cli.program_view import contract_line
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.schedule import Schedule
@@ -50,7 +50,7 @@ class _ScheduleView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         schedule, cells = self.schedule, self.cells
-        yield Text(origin_line(schedule, cells), style="bold")
+        yield Text(heading_line(schedule, cells), style="bold")
         yield Text(sampler_line(schedule, cells))
         yield Text(contract_line(schedule.contract))
         marks = _marks(cells)

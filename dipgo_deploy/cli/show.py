@@ -180,15 +180,17 @@ def _schedule_view(schedule: Schedule, blocks: BlockGraph | None) -> Any:
 
     view = schedule_view.schedule_view(schedule, blocks)
     if blocks is None:
+        say("note: no trace of this model is cached, so shares are of blocks, not of MACs: trace the model first")
         return view
     program = lower(schedule, blocks, read_sampler(schedule.contract.sampler))
     return Group(view, *(Text(program_view.memory_line(program, batch)) for batch in (1, 8)))
 
 
 def _with_blocks(schedule: Schedule, file: Path) -> tuple[Schedule, BlockGraph | None]:
-    """The schedule in the order of the block graph in its folder, and that graph, if both are of one model."""
+    """The schedule in the order of its model's blocks, and these blocks, from its own folder or from a cached trace."""
     from dipgo_deploy.core.files import load_block_graph
     from dipgo_deploy.core.schedule import in_order
+    from dipgo_deploy.graphs.cached_blocks import cached_blocks
 
     neighbor = file.parent / "blocks.json"
     graph = load_block_graph(neighbor) if neighbor.is_file() else None
@@ -196,6 +198,8 @@ def _with_blocks(schedule: Schedule, file: Path) -> tuple[Schedule, BlockGraph |
         schedule.contract.model_digest,
         schedule.granularity,
     ):
+        graph = cached_blocks(schedule)
+    if graph is None:
         return schedule, None
     return in_order(schedule, graph.block_names), graph
 

@@ -33,7 +33,7 @@ from dipgo_deploy.graphs.shapes import infer_specs
 from dipgo_deploy.graphs.simplify import simplify
 from dipgo_deploy.graphs.weights import INLINE_BYTES, WEIGHTS_FILE, externalize, save_weights
 from dipgo_deploy.models import LoadedModel
-from dipgo_deploy.models.loaded_model import canonical_config
+from dipgo_deploy.models.weights_digest import canonical_config
 from dipgo_deploy.supernet import execution_order, match_blocks
 
 __all__ = ["write_trace"]

@@ -18,7 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["cast_copy", "cast_in_place", "keeps_float32", "network_dtype"]
+from dipgo_deploy.core.errors import UsageError
+
+__all__ = ["DTYPES", "check_dtype", "cast_copy", "cast_in_place", "keeps_float32", "network_dtype"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+"""Dtypes that a model may be loaded in, by name."""
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -94,3 +99,9 @@ def _buffers(module: nn.Module) -> Iterator[tuple[nn.Module, str, str, torch.Ten
         for key, buffer in owner._buffers.items():
             if buffer is not None:
                 yield owner, key, f"{path}.{key}", buffer, key not in owner._non_persistent_buffers_set
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise UsageError unless ``dtype`` is a name of DTYPES."""
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")

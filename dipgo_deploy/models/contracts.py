@@ -20,7 +20,8 @@ import numpy as np
 from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, SamplerSpec, installed_versions
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models.loaded_model import LoadedModel
-from dipgo_deploy.models.presets.pipeline_call import check_pipeline, pipeline_defaults
+from dipgo_deploy.models.presets.pipeline_call import PipelineCall, pipeline_defaults
+from dipgo_deploy.models.presets.pipeline_check import check_rows
 from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.samplers import sampler_spec, scheduler_class
 
@@ -55,6 +56,9 @@ _STEPS = 50
 _FLUX = "FluxTransformer2DModel"
 _MAX_SHIFT = {_FLUX: 1.15, "SD3Transformer2DModel": 1.16}
 """Classes whose pipelines shift timesteps by image size, with the shift of the largest image in diffusers."""
+
+_STRENGTH_PIPELINE = "LatentConsistencyModelImg2ImgPipeline"
+"""The pipeline that passes its strength to ``set_timesteps``. Other pipelines leave the first timesteps out."""
 
 _PATCH = 2
 """Side of the square of latent pixels that is one token, for FLUX and Stable Diffusion 3."""
@@ -95,7 +99,8 @@ def make_contract(
         InputError: the model's own scheduler refuses its config, or no program can run it.
         MissingError: a package that the scheduler needs is not installed.
     """
-    check_pipeline(model.folder, guidance or model.guidance)
+    pipeline = model.pipeline_call.pipeline
+    check_rows(pipeline, pipeline_defaults(pipeline) or {}, guidance or model.guidance)
     steps = default_steps(model) if steps is None else steps
     options = dict(sampler_options or {})
     config = {**model.scheduler_config, **options}
@@ -158,18 +163,26 @@ def call_arguments(model: LoadedModel, scheduler: type, config: Mapping[str, Any
         steps: number of sampler steps.
 
     Returns:
-        ``sigmas``, ``mu`` and ``eta``, if the pipeline passes them, the scheduler accepts them and they differ from the
-        scheduler's defaults.
+        ``sigmas``, ``mu``, ``eta`` and ``strength``, if the pipeline passes them, the scheduler accepts them and they
+        differ from the scheduler's defaults.
     """
     return {
         **timestep_arguments(model.class_name, model.latent_shape, scheduler, config, steps),
         **_eta(scheduler, model.pipeline_call.default("eta")),
+        **_strength(scheduler, model.pipeline_call),
     }
 
 
 def _eta(scheduler: Any, eta: float | None) -> dict[str, float]:
     parameter = inspect.signature(getattr(scheduler, "step", _eta)).parameters.get("eta")
     return {} if parameter is None or eta is None or eta == parameter.default else {"eta": eta}
+
+
+def _strength(scheduler: Any, call: PipelineCall) -> dict[str, float]:
+    """How far an image-to-image run of a latent consistency model goes back. It moves all timesteps."""
+    accepted = inspect.signature(scheduler.set_timesteps).parameters
+    passes = call.pipeline == _STRENGTH_PIPELINE and "strength" in accepted
+    return {"strength": call.default("strength")} if passes else {}
 
 
 def timestep_arguments(

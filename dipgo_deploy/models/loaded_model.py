@@ -6,7 +6,6 @@ The sources in ``dipgo_deploy.models.sources`` make one LoadedModel from files, 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -22,20 +21,18 @@ from dipgo_deploy.core.contract import Contract, Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
 from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec
-from dipgo_deploy.models.cast import cast_copy
+from dipgo_deploy.models.cast import DTYPES, cast_copy, check_dtype
 from dipgo_deploy.models.identity import Behaviour, behaviour_of, check_copy
 from dipgo_deploy.models.identity.live import latent_argument
 from dipgo_deploy.models.lora_files import LoraFile
+from dipgo_deploy.models.network_inputs import changed_inputs, conditioning_rows, inputs_of_example, text_lengths
 from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
-from dipgo_deploy.models.weights_digest import WeightsDigest
+from dipgo_deploy.models.weights_digest import WeightsDigest, canonical_config
 
-__all__ = ["DTYPES", "MOST_TOKENS", "LoadedModel", "canonical_config", "check_dtype"]
+__all__ = ["DTYPES", "MOST_TOKENS", "LoadedModel", "check_dtype"]
 
 MOST_TOKENS = 1024
 """Longest text sequence by default. The pipelines of all presets stay below: Stable Diffusion 3 gives up to 589."""
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-"""Dtypes that a model may be loaded in, by name."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,9 @@ class LoadedModel:
     def inputs(self) -> Mapping[str, Input]:
         """The conditioning inputs by name, in call order."""
         if self.preset.example is not None or self.preset.inputs is None:
-            own = self._inputs_of_example()
+            with torch.random.fork_rng(devices=()):
+                example = self._example(1)
+            own = inputs_of_example(example, self.config, self.preset.constant_inputs)
         else:
             own = self.preset.inputs(Network(self.config, self.latent_shape, self.tokens, self.pipeline_call))
         every = {**own, **self.pipeline_call.recorded}
@@ -164,21 +163,6 @@ class LoadedModel:
         if self.text_tokens is not None and self.class_embedder is None and axes and axes[0] <= len(entry.shape):
             return entry.resized(axes[0] - 1, self.text_tokens)
         return entry
-
-    def _inputs_of_example(self) -> dict[str, Input]:
-        """The conditioning inputs of a preset that gives examples only."""
-        inputs: dict[str, Input] = {}
-        with torch.random.fork_rng(devices=()):
-            example = self._example(1)
-        for name, tensor in list(example.items())[1:]:
-            if name == "class_labels":
-                count = self.config.get("num_embeds_ada_norm") or self.config.get("num_class_embeds")
-                inputs[name] = Input((), classes=count, null=count)
-            elif name in self.preset.constant_inputs:
-                inputs[name] = Input.constant(tensor[0].numpy())
-            elif name != TIMESTEP:
-                inputs[name] = Input(tuple(tensor.shape[1:]))
-        return inputs
 
     @property
     def axes(self) -> Mapping[str, Mapping[int, str]]:
@@ -193,8 +177,7 @@ class LoadedModel:
         Text may have up to MOST_TOKENS tokens, unless ``ranges`` says otherwise. Class labels always become the same
         number of tokens.
         """
-        axes = [(entry.shape, *axis) for name, entry in self.inputs.items() for axis in self.axes[name].items()]
-        lengths = {shape[axis - 1] for shape, axis, symbol in axes if symbol == TOKENS}
+        lengths = text_lengths(self.inputs, self.axes)
         if len(lengths) != 1:  # No text, or two texts of different lengths, which one symbol cannot describe.
             return {}
         usual = lengths.pop()
@@ -205,6 +188,11 @@ class LoadedModel:
     def with_tokens(self, tokens: SizeRange) -> LoadedModel:
         """The same model for other lengths of the text sequence."""
         return replace(self, text_tokens=tokens.opt, ranges={**self.ranges, TOKENS: tokens})
+
+    @cached_property
+    def latent_name(self) -> str:
+        """Name of the input that is the latent: the first of the preset's example. The module's own may differ."""
+        return next(iter(self.example_inputs(1)))
 
     def example_inputs(self, rows: int) -> dict[str, torch.Tensor]:
         """Inputs of a forward by name, in call order, the latent first.
@@ -235,13 +223,7 @@ class LoadedModel:
         Returns:
             A copy whose inputs have these names and shapes. Inputs that the config does not ask for have no defaults.
         """
-        traced = {spec.name: spec for spec in specs[1:] if spec.name != TIMESTEP}
-        changed: dict[str, Input | None] = {name: None for name in self.inputs if name not in traced}
-        for name, spec in traced.items():
-            own = self.inputs[name].shape if name in self.inputs else ()
-            shape = tuple(dim if isinstance(dim, int) else own[axis] for axis, dim in enumerate(spec.shape[1:]))
-            if name not in self.inputs or self.inputs[name].shape != shape:
-                changed[name] = _blank(shape, spec.dtype)
+        changed = changed_inputs(self.inputs, specs)
         if not changed:
             return self
         return replace(self, call=replace(self.pipeline_call, recorded={**self.pipeline_call.recorded, **changed}))
@@ -304,19 +286,9 @@ class LoadedModel:
         count = self.num_classes
         if count is not None and (labels.min() < 0 or labels.max() >= count):
             raise UsageError(f"class labels must lie between 0 and {count - 1}, got {sorted(set(classes))}")
-        inputs: dict[str, np.ndarray] = {}
-        for name, entry in self.inputs.items():
-            unconditional, conditional = self._condition(name, entry, labels)
-            rows = torch.cat([unconditional, conditional]) if guidance == "concat" else conditional
-            cast = self._cast(name, rows)
-            inputs[name] = (cast.float() if cast.dtype == torch.bfloat16 else cast).numpy()
-        return inputs
-
-    def _condition(self, name: str, entry: Input, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unconditional and conditional rows of one input."""
-        if name == "encoder_hidden_states" and self.class_embedder is not None:
-            return self.class_embedder(torch.full_like(labels, self.num_classes or 0)), self.class_embedder(labels)
-        return entry.rows(labels)
+        rows = conditioning_rows(self.inputs, labels, guidance == "concat", self.class_embedder)
+        cast = {name: self._cast(name, tensor) for name, tensor in rows.items()}
+        return {name: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for name, t in cast.items()}
 
     def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         # bfloat16 has 8 significant bits: timesteps above 256 would be rounded.
@@ -326,19 +298,3 @@ class LoadedModel:
     def _device(self) -> AbstractContextManager[object]:
         """The default device of new tensors: ``meta`` for a model without weights."""
         return nullcontext() if self.has_weights else torch.device("meta")
-
-
-def _blank(shape: tuple[int, ...], dtype: str) -> Input:
-    """An input without a known default: zeros for whole numbers, standard normal numbers otherwise."""
-    return Input.constant(np.zeros(shape, dtype)) if dtype.startswith("int") else Input(shape)
-
-
-def canonical_config(config: Mapping[str, Any]) -> str:
-    """JSON of a diffusers config with sorted keys, without private and machine-dependent entries."""
-    return json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
-
-
-def check_dtype(dtype: str) -> None:
-    """Raise UsageError unless ``dtype`` is a name of DTYPES."""
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")

@@ -39,7 +39,7 @@ __all__ = [
     "step_arguments",
 ]
 
-_TIMESTEP_ARGUMENTS = ("mu", "sigmas")
+_TIMESTEP_ARGUMENTS = ("mu", "sigmas", "strength")
 _STEP_ARGUMENTS = ("eta",)
 
 _GIVEN_TO_STEP = {"self", "model_output", "timestep", "sample"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-__all__ = ["WeightsDigest"]
+__all__ = ["WeightsDigest", "canonical_config"]
 
 _SAMPLES = 64
 """Elements of each tensor that show whether the tensor changed. Writes through ``.data`` leave no other trace."""
@@ -33,6 +35,11 @@ class WeightsDigest:
         if key not in self._known:
             self._known[key] = _hash(header, state)
         return self._known[key]
+
+
+def canonical_config(config: Mapping[str, Any]) -> str:
+    """JSON of a diffusers config with sorted keys, without private and machine-dependent entries."""
+    return json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True, default=str)
 
 
 def _hash(header: str, state: Mapping[str, torch.Tensor]) -> str:

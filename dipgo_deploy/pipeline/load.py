@@ -1,6 +1,7 @@
 """Load the diffusers pipeline of a bundle: its components, the deployed denoiser and the scheduler of the contract.
 
-A bundle's folder is untrusted input. Components must be classes of diffusers or transformers, weights are read from
+A bundle's folder is untrusted input. Components must be classes of diffusers, of one of its pipelines (such as the
+safety checker of ``stable_diffusion``) or of transformers, weights are read from
 safetensors only, and nothing is downloaded.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dipgo_deploy.bundle.load import load_bundle
@@ -143,11 +145,18 @@ def _checked_index(home: Path) -> Mapping[str, Any]:
 
 
 def _is_known(entry: list[Any]) -> bool:
-    """Whether an entry is of a known library. Parts that belong to one pipeline of diffusers name its module."""
-    from diffusers import pipelines  # noqa: TID251 - the names of its modules
+    if entry in ([None, None], _DEPLOYED):
+        return True
+    library, class_name = entry
+    return isinstance(class_name, str) and (library in _LIBRARIES or _is_pipeline_module(library))
 
-    is_known = entry[0] in (*_LIBRARIES, *dir(pipelines))
-    return entry in ([None, None], _DEPLOYED) or (is_known and isinstance(entry[1], str))
+
+def _is_pipeline_module(library: object) -> bool:
+    """Whether diffusers has pipelines of that name, whose parts are written as ``["stable_diffusion", ...]``."""
+    from diffusers import pipelines  # noqa: TID251 - parts that live beside their pipeline
+
+    module = getattr(pipelines, library, None) if isinstance(library, str) else None
+    return isinstance(module, ModuleType) and module.__name__ == f"{pipelines.__name__}.{library}"
 
 
 def _find_denoiser(home: Path, index: Mapping[str, Any]) -> tuple[str, Path]:

@@ -17,7 +17,10 @@ __all__ = ["Denoiser", "GuidedNetwork"]
 
 
 class Denoiser(Protocol):
-    """A network with named inputs. The latent is the first parameter of its module's forward."""
+    """A network with named inputs.
+
+    The latent is ``latent_name``. Without that attribute, the latent is the first parameter of the module's forward.
+    """
 
     @property
     def module(self) -> nn.Module:
@@ -47,7 +50,7 @@ class GuidedNetwork:
         self.model, self.contract, self.scale = model, contract, guidance_scale
         self.device, self.dtype = next(model.module.parameters()).device, network_dtype(model.module)
         self.sampler_dtype = torch.promote_types(self.dtype, torch.float32)
-        self._latent_name = next(iter(inspect.signature(model.module.forward).parameters))
+        self._latent_name = _latent_name(model)
         self._conditioning = {name: self._cast(torch.as_tensor(rows)) for name, rows in conditioning.items()}
 
     def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -87,3 +90,8 @@ class GuidedNetwork:
             return rows
         unconditional, conditional = rows.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)
+
+
+def _latent_name(model: Denoiser) -> str:
+    name = getattr(model, "latent_name", None)
+    return str(name) if name else next(iter(inspect.signature(model.module.forward).parameters))

@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dipgo_deploy.bench.grid import COMPUTED, DEAD, REUSED, origin_line, read_grid, sampler_line, short_names
+from dipgo_deploy.bench.grid import (
+    COMPUTED,
+    DEAD,
+    REUSED,
+    heading_line,
+    origin_line,
+    read_grid,
+    sampler_line,
+    short_names,
+)
 from dipgo_deploy.core.liveness import plan_steps, pruned_ratio
 from dipgo_deploy.search import DeepCacheOptions, SearchOptions, UniformOptions, schedule_by_rule
 from tests.search.graphs import chain_like, contract_of, unet_like
@@ -42,6 +51,8 @@ def test_the_heading_lines_carry_the_key_figures() -> None:
     assert sampler_line(schedule, grid) == f"DDIM, 20 steps, {calls} network calls; stage blocks, output reuse"
     unpriced = read_grid(schedule)
     assert origin_line(schedule, unpriced) == "random (requested 0.6)" and unpriced.calls >= calls
+    assert heading_line(schedule, unpriced) == f"random (requested 0.6), recorded ratio {schedule.origin['reached']}"
+    assert heading_line(schedule, grid) == origin_line(schedule, grid)
     assert f"at most {unpriced.calls} network calls" in sampler_line(schedule, unpriced)
 
 

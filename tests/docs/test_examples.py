@@ -48,7 +48,7 @@ def test_the_commands_of_the_readme(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("example", ["own_module", "drop_in"])
 def test_an_example_of_the_tutorials(example, tmp_path, monkeypatch):
-    """Every line of the docstring that is a command, one after the other."""
+    """Every line of the docstring that is a command, one after the other, and the Python of the module's page."""
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.chdir(tmp_path)
     script = ROOT / "examples" / f"{example}.py"
@@ -61,3 +61,8 @@ def test_an_example_of_the_tutorials(example, tmp_path, monkeypatch):
         else:
             monkeypatch.setattr("sys.argv", [str(script), *words[1:]])
             runpy.run_path(str(script), run_name="__main__")
+    if example == "own_module":
+        page = (ROOT / "docs" / "tutorials" / "own-module.md").read_text(encoding="utf-8")
+        names: dict[str, object] = {}
+        exec(compile(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1), "own-module.md", "exec"), names)
+        assert names["image"].shape == (1, 3, 16, 16)

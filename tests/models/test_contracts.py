@@ -55,6 +55,21 @@ def test_a_pipeline_folder_takes_the_defaults_of_its_pipeline(name, pipeline, gu
     assert (default_guidance(model), default_steps(model)) == (guidance, steps)
 
 
+def test_image_to_image_of_a_latent_consistency_model_has_the_timesteps_of_its_strength(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    model = replace(
+        in_pipeline("sd", "LatentConsistencyModelImg2ImgPipeline", tmp_path),
+        scheduler_config={"_class_name": "LCMScheduler"},
+    )
+    scheduler = diffusers.LCMScheduler()
+    scheduler.set_timesteps(4, strength=0.8)
+    assert make_contract(model, steps=4).sampler.timesteps == tuple(scheduler.timesteps.tolist())
+    other = in_pipeline("sd", "StableDiffusionImg2ImgPipeline", tmp_path)
+    scheduler.set_timesteps(4)
+    same = replace(other, scheduler_config={"_class_name": "LCMScheduler"})
+    assert make_contract(same, steps=4).sampler.timesteps == tuple(scheduler.timesteps.tolist())
+
+
 def test_libraries_are_silent_while_a_pipeline_class_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

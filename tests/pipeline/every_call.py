@@ -18,7 +18,7 @@ import torch
 
 from tests.pipeline.every_class import annotation, call_names, constructor, denoiser_class, pipeline_classes
 from tests.pipeline.every_denoiser import tiny_denoiser
-from tests.pipeline.every_part import part
+from tests.pipeline.every_part import PARTS, part
 from tests.pipeline.every_rare_part import WIDTH
 
 __all__ = ["SIDE", "STEPS", "Row", "arguments", "flat", "rows", "save"]
@@ -78,14 +78,23 @@ def rows() -> list[Row]:
     return table
 
 
-def save(row: Row, folder: Path) -> None:
-    """Save a tiny pipeline of random weights. Parts that nothing builds are only named in ``model_index.json``."""
-    try:
-        parts = {name: _part(row, name, parameter) for name, parameter in constructor(row.cls).items()}
-    except KeyError:
-        return _save_denoisers(row, folder)
+def save(row: Row, folder: Path) -> tuple[str, ...]:
+    """Save a tiny pipeline of random weights.
+
+    Args:
+        row: the row.
+        folder: the new folder.
+
+    Returns:
+        The classes of parts that nothing builds. With such a part only the denoisers are saved.
+    """
+    parts = {name: _part(row, name, parameter) for name, parameter in constructor(row.cls).items()}
+    if missing := tuple(value.kind for value in parts.values() if isinstance(value, _Missing)):
+        _save_denoisers(row, folder)
+        return missing
     given = {name: value for name, value in parts.items() if value is not _OMIT}
     row.cls(**given, **(row.options or {})).save_pretrained(folder)
+    return ()
 
 
 def _save_denoisers(row: Row, folder: Path) -> None:
@@ -98,6 +107,11 @@ def _save_denoisers(row: Row, folder: Path) -> None:
         if denoiser is not None or parameter.default is parameter.empty:
             index[name] = ["diffusers", denoiser or annotation(parameter)[0]]
     (folder / "model_index.json").write_text(json.dumps(index))
+
+
+@dataclass(frozen=True)
+class _Missing:
+    kind: str
 
 
 _OMIT = object()
@@ -117,7 +131,9 @@ def _part(row: Row, name: str, parameter: Any) -> Any:
     is_optional = parameter.default is not parameter.empty
     if is_optional and not (name in _PICTURES and row.cls.__name__ == "WanImageToVideoPipeline"):
         return _OMIT
-    return None if name in _PICTURES and kinds[-1] == "None" else part(kinds[0], name, row.cls)
+    if name in _PICTURES and kinds[-1] == "None":
+        return None
+    return part(kinds[0], name, row.cls) if kinds[0] in PARTS else _Missing(kinds[0])
 
 
 _PICTURES = ("image_encoder", "image_processor")
@@ -162,7 +178,7 @@ def _inputs(cls: type) -> dict[str, Any]:
         "example_image": _image(), "video": frames, "conditioning_frames": frames, "reference_image": _image(),
         "original_image": _image(), "class_labels": [3] if name == "DiTPipeline" else None, "num_frames": 5,
         "image_embeds": embedded if name.startswith("Kandinsky") else None, "negative_image_embeds": -embedded,
-        "hint": _tensor(1, 4, 8, 8), "control_mask": _mask(),
+        "hint": _tensor(1, 3, 64, 64), "control_mask": _mask(),
         "height": large if sized else None, "width": large if sized else None, "output_type": "np",
         "generator": torch.Generator().manual_seed(5),
         "prompt_embeds": texts if is_wan else None, "negative_prompt_embeds": -texts if is_wan else None,

@@ -19,9 +19,9 @@ _HEAD = """# What works
 Every pipeline class of diffusers {version} whose denoiser has a preset, by the annotations of its constructor. Rows in
 parentheses are other checkpoints of the same class.
 
-A row works if the images of the deployed pipeline equal those of plain diffusers on ONNX Runtime: the denoiser's
-predictions and the output deviate by at most {tolerance:g} of the largest value. The model is tiny, with random weights,
-and the schedule computes every block. The call has the class's defaults, apart from {steps} steps and small sizes.
+A row works if the deployed pipeline equals plain diffusers on ONNX Runtime: the predictions of its denoiser and its
+output deviate by at most {tolerance:g} of the largest value. The model is tiny, with random weights, and the schedule
+computes every block. The call has the defaults of its class, apart from {steps} steps and small sizes.
 
 A row is refused if loading the folder, making the contract or tracing ends in the message that is quoted. No later
 stage fails.
@@ -55,13 +55,12 @@ def page(results: Sequence[Result], version: str, tolerance: float, steps: int) 
     parts = [_HEAD.format(version=version, tolerance=tolerance, steps=steps)]
     for state, heading in SECTIONS.items():
         rows = [result for result in results if result.state == state]
-        parts.append(f"## {heading}: {len(rows)}\n\n" + _works(rows) if state == "works" else "")
-        if state != "works":
-            parts[-1] = f"## {heading}: {len(rows)}\n\n" + _reasons(rows)
+        body = _names(rows) if state == "works" else _reasons(rows)
+        parts.append(f"## {heading}: {len(rows)}\n\n{body}")
     return "\n".join(parts)
 
 
-def _works(rows: Sequence[Result]) -> str:
+def _names(rows: Sequence[Result]) -> str:
     return "".join(f"- `{result.row}`\n" for result in rows)
 
 

@@ -71,11 +71,8 @@ def judge(row: Row, folder: Path) -> Result:
 
 
 def _judge(row: Row, folder: Path) -> tuple[str, str]:
-    try:
-        save(row, folder / "pipeline")
-    except Exception as error:
-        return "not tried", _brief(error)
-    plain = _plain_run(row, folder / "pipeline")
+    missing = save(row, folder / "pipeline")
+    plain = f"no tiny {', '.join(missing)}" if missing else _plain_run(row, folder / "pipeline")
     shape = plain.shape if isinstance(plain, _Run) else None
     with _stage("load"):
         model = load_model(folder / "pipeline")
@@ -85,10 +82,10 @@ def _judge(row: Row, folder: Path) -> tuple[str, str]:
             model = model.with_latent_shape((model.latent_shape[0], SIDE // 2, SIDE // 2))
     with _stage("contract"):
         contract = make_contract(model, steps=STEPS)
+    if isinstance(plain, str):
+        return "not tried", plain
     with _stage("trace"):
         graph = trace(model).blocks
-    if isinstance(plain, str):
-        return "not tried", f"plain diffusers: {plain}"
     with _stage("export", late=True):
         schedule = full_schedule(contract, graph.granularity, "output", tuple(b.name for b in graph.blocks))
         bundle = export(model, schedule, folder / "bundle")
@@ -118,7 +115,7 @@ def _plain_run(row: Row, folder: Path) -> _Run | str:
         raise
     except Exception as error:
         _say()
-        return _brief(error)
+        return f"plain diffusers fails: {_brief(error)}"
 
 
 def _run(row: Row, pipeline: Any) -> _Run:
@@ -170,9 +167,14 @@ def _compare(plain: _Run, deployed: _Run) -> tuple[str, str]:
 
 
 def _deviation(plain: np.ndarray, deployed: np.ndarray) -> float:
-    if plain.shape != deployed.shape or not np.isfinite(plain).all():
+    """The largest deviation in parts of the largest value.
+
+    FLUX predicts the tokens of reference images too, which pipelines cut off and graphs do not have.
+    """
+    own = plain[: len(deployed)]
+    if own.shape != deployed.shape or not np.isfinite(own).all():
         return float("inf")
-    return float(np.abs(plain - deployed).max() / max(np.abs(plain).max(), 1e-6))
+    return float(np.abs(own - deployed).max() / max(np.abs(own).max(), 1e-6))
 
 
 def _brief(error: Exception) -> str:
@@ -205,7 +207,7 @@ def main(words: Sequence[str]) -> None:
         print(f"{result.row}\t{result.state}\t{result.seconds:.1f}\t{result.text}", flush=True)
         results.append(result)
     if "--write" in words:
-        PAGE.write_text(page(results), encoding="utf-8")
+        PAGE.write_text(page(results, diffusers.__version__, TOLERANCE, STEPS), encoding="utf-8")
 
 
 if __name__ == "__main__":

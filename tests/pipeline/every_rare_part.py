@@ -80,7 +80,14 @@ def _clap(name: str, pipeline: str) -> Any:
         vocab_size=40, hidden_size=WIDTH, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         projection_dim=WIDTH, max_position_embeddings=90,
     )  # fmt: skip
-    return transformers.ClapTextModelWithProjection(config)
+    if not pipeline.startswith("Music"):
+        return transformers.ClapTextModelWithProjection(config)
+    audio = transformers.ClapAudioConfig(
+        spec_size=64, window_size=4, num_mel_bins=64, depths=[1, 1], num_attention_heads=[2, 2], num_hidden_layers=2,
+        hidden_size=8, patch_size=2, patch_stride=2, patch_embeds_hidden_size=4, projection_dim=WIDTH,
+    )  # fmt: skip
+    both = transformers.ClapConfig(text_config=config.to_dict(), audio_config=audio.to_dict(), projection_dim=WIDTH)
+    return transformers.ClapModel(both)
 
 
 def _vocoder(name: str, pipeline: str) -> Any:

@@ -176,6 +176,15 @@ def test_a_folder_that_is_no_known_pipeline_is_refused(sd_bundle: Path, tmp_path
         load_pipeline(changed(sd_bundle, tmp_path / "bundle", **entries))
 
 
+def test_a_part_that_lives_beside_its_pipeline_in_diffusers_is_known(sd_bundle: Path, tmp_path: Path):
+    """The safety checker of every published Stable Diffusion 1."""
+    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    folder = changed(sd_bundle, tmp_path / "bundle", safety_checker=checker)
+    assert load_pipeline(folder, safety_checker=None).safety_checker is None
+    with pytest.raises(InputError, match="has no safety_checker, which its pipeline needs: pass safety_checker="):
+        load_pipeline(folder)
+
+
 def test_missing_parts_are_named(sd_bundle: Path, sd_pipeline: Path, tmp_path: Path):
     folder = changed(sd_bundle, tmp_path / "bundle")
     shutil.rmtree(folder / "vae")

@@ -3,7 +3,6 @@
 1. The folder's ``model_index.json`` names the class of the pipeline. Defaults of its call come from its signature.
 2. A few facts are written only in the code of a pipeline. They are listed here by class. A test compares the list with
    real calls (``model_from_pipeline``).
-3. Pipelines that give their denoiser what a schedule has no place for are refused by name.
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dipgo_deploy.core.disk import read_json
-from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.models.pipeline_class import BASE_PIPELINE, pipeline_class
 from dipgo_deploy.models.presets.inputs import Input
 
-__all__ = ["PipelineCall", "check_pipeline", "pipeline_defaults", "read_pipeline_call"]
+__all__ = ["PipelineCall", "pipeline_defaults", "read_pipeline_call"]
 
 _INDEX = "model_index.json"
 
@@ -32,25 +30,11 @@ _EMPTY_PROMPT = 2
 _REFERENCE = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
 """Pipelines that append the tokens of a reference image to the tokens of the latent."""
 
-_OWN_SCALING = ("StableDiffusionLatentUpscalePipeline",)
-"""Pipelines that scale the network's input and output themselves, apart from their scheduler."""
+_WITHOUT_TEXT = ("AudioLDMPipeline", "MusicLDMPipeline")
+"""Pipelines whose text is a class vector alone, although their denoiser has cross-attention layers."""
 
 _CLIP_TOKENS = 77
 """Tokens of the CLIP encoders that Stable Diffusion 3 puts before those of its third encoder."""
-
-_SIDE_NETWORKS = {
-    "controlnet": "the residuals of a ControlNet",
-    "adapter": "the residuals of a T2I-Adapter",
-    "motion_adapter": "a motion adapter",
-}
-"""Components whose outputs a pipeline adds inside its denoiser."""
-
-
-_THIRD_ROW = {
-    "image_guidance_scale": (("none",), "guidance_scale=1"),
-    "pag_scale": (("none", "concat"), "pag_scale=0"),
-}
-"""Arguments that add a third row to every image by default, the layouts without that row, and the call without it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,8 @@ class PipelineCall:
     @classmethod
     def of(cls, pipeline: str | None, **facts: Any) -> PipelineCall:
         """The call of a pipeline class by its name, with further fields."""
-        return cls(pipeline, pipeline in _IMAGE_FIRST, pipeline in _REFERENCE, **facts)
+        without = {"encoder_hidden_states": None} if pipeline in _WITHOUT_TEXT else {}
+        return cls(pipeline, pipeline in _IMAGE_FIRST, pipeline in _REFERENCE, recorded=without, **facts)
 
     @property
     def tokens(self) -> int | None:
@@ -154,34 +139,3 @@ def _pooled_width(folder: Path) -> int | None:
     config = folder / "text_encoder_2" / "config.json"
     width = read_json(config).get("projection_dim") if config.is_file() else None
     return width if isinstance(width, int) else None
-
-
-def check_pipeline(folder: Path | None, guidance: str | None) -> None:
-    """Check that a schedule has a place for what the pipeline of a folder gives its denoiser.
-
-    Args:
-        folder: of the pipeline.
-        guidance: the guidance layout, or None for that of the pipeline's default call.
-
-    Raises:
-        UsageError: the pipeline adds another network's outputs inside the denoiser, scales latents itself, or makes
-            more than two rows an image.
-    """
-    home, index = _index(folder)
-    name = index.get("_class_name")
-    for part, outputs in _SIDE_NETWORKS.items():
-        if home == folder and any(index.get(part) or ()):
-            raise UsageError(
-                f"{name} gives its denoiser {outputs}, for which a graph has no input: give the denoiser's own folder"
-            )
-    if name in _OWN_SCALING:
-        raise UsageError(f"{name} scales latents and outputs itself, which no schedule holds: use another pipeline")
-    if index.get("expand_timesteps") and "image" in (pipeline_defaults(name) or {}):
-        raise UsageError(f"{name} gives every token a timestep of its own, a schedule has one: use a model without")
-    defaults = pipeline_defaults(name if isinstance(name, str) else None) or {}
-    for argument, (layouts, remedy) in _THIRD_ROW.items():
-        if defaults.get(argument) and guidance not in layouts:
-            raise UsageError(
-                f"{name} makes three rows an image for its {argument}, a schedule holds one or two: choose guidance "
-                f"{' or '.join(map(repr, layouts))}, and call the pipeline with {remedy}"
-            )

@@ -17,6 +17,7 @@ from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.models.loaded_model import LoadedModel, check_dtype
 from dipgo_deploy.models.sources.folder import load_folder
 from dipgo_deploy.models.sources.hub import fetch, is_hub_name
+from dipgo_deploy.models.sources.links import refuse_broken_links
 from dipgo_deploy.models.sources.python import is_python_name, model_from_python
 from dipgo_deploy.models.sources.single_file import load_single_file
 from dipgo_deploy.models.sources.weight_files import PICKLES
@@ -63,6 +64,7 @@ def load_model(
     if not name:
         raise InputError(f"the name of the model is empty: {choices}")
     path = _REFERENCE / name if name in REFERENCE_MODELS else Path(source)
+    refuse_broken_links(path, variant)
     is_file = path.is_file() or path.suffix in (".safetensors", ".gguf", *PICKLES)
     on_hub = not is_file and not path.is_dir() and is_hub_name(name)
     _check_applies("variant", variant, name, path.is_dir() or on_hub)

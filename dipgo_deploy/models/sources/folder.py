@@ -15,6 +15,7 @@ from torch import nn
 from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS
+from dipgo_deploy.models.presets.pipeline_check import check_pipeline, present_parts
 from dipgo_deploy.models.sources.foreign import check_library, what_it_is
 from dipgo_deploy.models.sources.module import default_component, model_from_module
 from dipgo_deploy.models.sources.pipeline_scheduler import pipeline_scheduler_config
@@ -50,13 +51,16 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
         The model.
 
     Raises:
-        InputError: the folder holds no supported denoiser, or its files are missing, damaged or pickles.
+        InputError: the folder holds no supported denoiser, no schedule can hold its pipeline's calls, or its files are
+            missing, damaged or pickles.
     """
     if (pipeline := _pipeline_around(folder)) is not None:
         model = load_folder(pipeline, dtype, variant, meta)
         return replace(model, assumptions=(*model.assumptions, _AROUND.format(name=folder.name, pipeline=pipeline)))
     index = _read_config(folder / _INDEX) if (folder / _INDEX).is_file() else None
     component = _component(folder, index)
+    if index is not None:
+        check_pipeline(index.get("_class_name"), present_parts(index), index)
     home = folder if index is None else folder / component
     config = _read_config(home / "config.json")
     class_name = _class_name(config)

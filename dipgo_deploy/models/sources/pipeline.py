@@ -25,6 +25,7 @@ from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.presets import PRESETS, Input, PipelineCall, read_pipeline_call
 from dipgo_deploy.models.presets.inputs import EXTRA, LEADING, REFERENCE
 from dipgo_deploy.models.presets.mmdit import positions
+from dipgo_deploy.models.presets.pipeline_check import check_pipeline
 from dipgo_deploy.models.sources.call_recorder import Recording, record_call
 from dipgo_deploy.models.sources.module import model_from_module
 
@@ -72,6 +73,8 @@ def model_from_pipeline(pipeline: Any, **call: Any) -> LoadedModel:
         InputError: the pipeline has no supported denoiser.
     """
     component, module = _denoiser(pipeline)
+    parts = {part for part, value in pipeline.components.items() if value is not None}
+    check_pipeline(type(pipeline).__name__, parts, pipeline.config)
     recording = record_call(pipeline, module, call)
     first, name = recording.calls[0], type(pipeline).__name__
     latent_name = next(iter(first))
@@ -233,7 +236,7 @@ def _with_recorded(model: LoadedModel, tensors: Mapping[str, torch.Tensor], late
         if own is None or own.shape != recorded.shape or not _same_rows(own, recorded):
             changed[name] = recorded
     assert model.call is not None
-    return replace(model, call=replace(model.call, recorded=changed)) if changed else model
+    return replace(model, call=replace(model.call, recorded={**model.call.recorded, **changed}))
 
 
 def _recorded(own: Input | None, tensor: torch.Tensor, guidance: Guidance | None) -> Input:

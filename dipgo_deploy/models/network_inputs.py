@@ -1,0 +1,106 @@
+"""Conditioning inputs of one network: read off an example or a trace, and the lengths of their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dipgo_deploy.core.program import TIMESTEP
+from dipgo_deploy.core.tensors import TOKENS, TensorSpec
+from dipgo_deploy.models.presets import Input
+
+__all__ = ["changed_inputs", "conditioning_rows", "inputs_of_example", "text_lengths"]
+
+_TEXT = "encoder_hidden_states"
+
+
+def inputs_of_example(
+    example: Mapping[str, torch.Tensor], config: Mapping[str, Any], constants: Collection[str]
+) -> dict[str, Input]:
+    """The conditioning inputs of a preset that gives examples only.
+
+    Args:
+        example: inputs of a call by name, one row each, the latent first.
+        config: the network's config, for its number of classes.
+        constants: inputs whose example is also their default.
+
+    Returns:
+        The inputs by name, in call order.
+    """
+    inputs: dict[str, Input] = {}
+    for name, tensor in list(example.items())[1:]:
+        if name == "class_labels":
+            count = config.get("num_embeds_ada_norm") or config.get("num_class_embeds")
+            inputs[name] = Input((), classes=count, null=count)
+        elif name in constants:
+            inputs[name] = Input.constant(tensor[0].numpy())
+        elif name != TIMESTEP:
+            inputs[name] = Input(tuple(tensor.shape[1:]))
+    return inputs
+
+
+def text_lengths(inputs: Mapping[str, Input], axes: Mapping[str, Mapping[int, str]]) -> set[int]:
+    """The distinct lengths of all texts.
+
+    Args:
+        inputs: the conditioning inputs.
+        axes: symbols of their free axes, the rows being axis 0.
+
+    Returns:
+        The sizes of the axes whose symbol is that of tokens.
+    """
+    free = [(inputs[name].shape, axis, symbol) for name in axes for axis, symbol in axes[name].items()]
+    return {shape[axis - 1] for shape, axis, symbol in free if symbol == TOKENS}
+
+
+def conditioning_rows(
+    inputs: Mapping[str, Input], labels: torch.Tensor, doubled: bool, embedder: Any = None
+) -> dict[str, torch.Tensor]:
+    """The rows of images by their labels.
+
+    Args:
+        inputs: the conditioning inputs.
+        labels: one label per image (B,).
+        doubled: put the unconditional rows before the conditional rows.
+        embedder: turns labels into the text, if the network has a class embedder or prompts.
+
+    Returns:
+        One tensor (rows, ...) for each input.
+    """
+    rows = {}
+    for name, entry in inputs.items():
+        if name == _TEXT and embedder is not None:
+            null = torch.full_like(labels, int(embedder.config["num_classes"]))
+            unconditional, conditional = embedder(null), embedder(labels)
+        else:
+            unconditional, conditional = entry.rows(labels)
+        rows[name] = torch.cat([unconditional, conditional]) if doubled else conditional
+    return rows
+
+
+def changed_inputs(own: Mapping[str, Input], specs: Sequence[TensorSpec]) -> dict[str, Input | None]:
+    """How the inputs of a trace differ from the inputs that a config asks for.
+
+    Args:
+        own: the inputs that the config asks for.
+        specs: the inputs of the trace, the latent first.
+
+    Returns:
+        Inputs of other names or shapes, without defaults. None for an input that the trace lacks.
+    """
+    traced = {spec.name: spec for spec in specs[1:] if spec.name != TIMESTEP}
+    changed: dict[str, Input | None] = {name: None for name in own if name not in traced}
+    for name, spec in traced.items():
+        known = own[name].shape if name in own else ()
+        shape = tuple(dim if isinstance(dim, int) else known[axis] for axis, dim in enumerate(spec.shape[1:]))
+        if name not in own or known != shape:
+            changed[name] = _blank(shape, spec.dtype)
+    return changed
+
+
+def _blank(shape: tuple[int, ...], dtype: str) -> Input:
+    """An input without a known default: zeros for whole numbers, standard normal numbers otherwise."""
+    return Input.constant(np.zeros(shape, dtype)) if dtype.startswith("int") else Input(shape)
