@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.core.tensors import FREE_SIZES, Dim, SizeRange
+from dipgo_deploy.core.tensors import FREE_SIZES, SizeRange
 
 __all__ = [
     "BatchRange",
@@ -98,11 +98,9 @@ class Contract:
         dtype: type of the network's weights and features.
         sampler: the scheduler.
         guidance: how guidance lays out the rows of a batch.
-        latent_shape: the latent of one image, ``(C, H, W)``, or of a video, ``(C, F, H, W)``. With a free height and
-            width, the usual one.
+        latent_shape: the latent of one image, ``(C, H, W)``, or of a video, ``(C, F, H, W)``.
         batch: images per call.
         tokens: lengths of the text sequence. None for a model without text, and in contracts of format 1.1 and before.
-        height, width: sizes of the latent. None means exactly ``latent_shape``.
         versions: versions of the tools, as a record. They are not compared.
     """
 
@@ -114,8 +112,6 @@ class Contract:
     latent_shape: tuple[int, ...]
     batch: BatchRange = BatchRange()
     tokens: SizeRange | None = None
-    height: SizeRange | None = None
-    width: SizeRange | None = None
     versions: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -134,12 +130,6 @@ class Contract:
         """The range of every free size that the contract has, by symbol."""
         ranges = {name: getattr(self, name) for name in FREE_SIZES}
         return {name: allowed for name, allowed in ranges.items() if allowed is not None}
-
-    @property
-    def latent_dims(self) -> tuple[Dim, ...]:
-        """``latent_shape`` with a symbol for each free size."""
-        height, width = (name if getattr(self, name) is not None else None for name in ("height", "width"))
-        return (*self.latent_shape[:-2], height or self.latent_shape[-2], width or self.latent_shape[-1])
 
     def sizes(self, batch: int, chosen: Mapping[str, int] = MappingProxyType({})) -> dict[str, int]:
         """Values of the symbols in a TensorSpec's shape.

@@ -26,20 +26,19 @@ MIB = 2**20
 """Bytes of one MiB."""
 
 Dim = int | str
-"""A size: a number, or a sum of products of symbols and numbers, such as ``"5*rows"`` or ``"height*width/4+tokens"``.
+"""A size: a number, or a sum of products of symbols and numbers, such as ``"5*rows"`` or ``"tokens+256"``.
 
 A product may end in a division without remainder. Symbols:
 
 - ``batch``: images of a call
 - ``rows``: rows of the network's batch, 2 * batch with concatenated guidance
 - ``tokens``: length of the text sequence
-- ``height``, ``width``: of the latent
 """
 
 ROWS, TOKENS = "rows", "tokens"
 """Symbols of the axes that a batch and a text have."""
 
-FREE_SIZES = (TOKENS, "height", "width")
+FREE_SIZES = (TOKENS,)
 """Symbols whose values a caller may choose within the range of the contract, besides the batch."""
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}

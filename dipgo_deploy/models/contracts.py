@@ -118,8 +118,6 @@ def make_contract(
         latent_shape=model.latent_shape,
         batch=batch,
         tokens=model.sizes.get("tokens"),
-        height=model.sizes.get("height"),
-        width=model.sizes.get("width"),
         versions=library_versions(),
     )
 

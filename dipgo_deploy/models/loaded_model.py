@@ -25,14 +25,18 @@ from dipgo_deploy.models.cast import DTYPES, cast_copy, check_dtype
 from dipgo_deploy.models.identity import Behaviour, behaviour_of, check_copy
 from dipgo_deploy.models.identity.live import latent_argument
 from dipgo_deploy.models.lora_files import LoraFile
-from dipgo_deploy.models.network_inputs import changed_inputs, conditioning_rows, inputs_of_example, text_lengths
+from dipgo_deploy.models.network_inputs import (
+    at_length,
+    changed_inputs,
+    conditioning_rows,
+    free_axes,
+    inputs_of_example,
+    size_ranges,
+)
 from dipgo_deploy.models.presets import PRESETS, Input, Network, PipelineCall, Preset, read_pipeline_call
 from dipgo_deploy.models.weights_digest import WeightsDigest, canonical_config
 
-__all__ = ["DTYPES", "MOST_TOKENS", "LoadedModel", "check_dtype"]
-
-MOST_TOKENS = 1024
-"""Longest text sequence by default. The pipelines of all presets stay below: Stable Diffusion 3 gives up to 589."""
+__all__ = ["DTYPES", "LoadedModel", "check_dtype"]
 
 
 @dataclass(frozen=True)
@@ -135,8 +139,8 @@ class LoadedModel:
 
     @property
     def tokens(self) -> int:
-        """Usual length of the text sequence."""
-        if self.class_embedder is not None:
+        """Usual length of the text sequence. Prompts do not change it."""
+        if self._has_labels:
             return int(self.class_embedder.config["tokens"])
         return self.text_tokens or self.pipeline_call.tokens or self.preset.tokens
 
@@ -155,20 +159,13 @@ class LoadedModel:
         else:
             own = self.preset.inputs(Network(self.config, self.latent_shape, self.tokens, self.pipeline_call))
         every = {**own, **self.pipeline_call.recorded}
-        return {name: self._at_length(name, entry) for name, entry in every.items() if entry is not None}
-
-    def _at_length(self, name: str, entry: Input) -> Input:
-        """An input with ``text_tokens`` tokens, if it is a text. Recorded inputs may have another length."""
-        axes = [axis for axis, symbol in self.preset.axes.get(name, {}).items() if symbol == TOKENS]
-        if self.text_tokens is not None and self.class_embedder is None and axes and axes[0] <= len(entry.shape):
-            return entry.resized(axes[0] - 1, self.text_tokens)
-        return entry
+        present = {name: entry for name, entry in every.items() if entry is not None}
+        return at_length(present, self.preset.axes, None if self._has_labels else self.text_tokens)
 
     @property
     def axes(self) -> Mapping[str, Mapping[int, str]]:
         """Symbols of the free axes of conditioning inputs, besides the rows."""
-        axes = {name: self.preset.axes.get(name, {}) for name in self.inputs}
-        return {name: {k: v for k, v in axes[name].items() if k <= len(self.inputs[name].shape)} for name in axes}
+        return free_axes(self.inputs, self.preset.axes)
 
     @cached_property
     def sizes(self) -> Mapping[str, SizeRange]:
@@ -177,13 +174,12 @@ class LoadedModel:
         Text may have up to MOST_TOKENS tokens, unless ``ranges`` says otherwise. Class labels always become the same
         number of tokens.
         """
-        lengths = text_lengths(self.inputs, self.axes)
-        if len(lengths) != 1:  # No text, or two texts of different lengths, which one symbol cannot describe.
-            return {}
-        usual = lengths.pop()
-        if self.class_embedder is not None and not self.class_embedder.config.get("is_text"):
-            return {TOKENS: SizeRange(usual, usual, usual)}
-        return {TOKENS: self.ranges.get(TOKENS, SizeRange(1, usual, max(usual, MOST_TOKENS)))}
+        return size_ranges(self.inputs, self.axes, self.ranges, fixed=self._has_labels)
+
+    @property
+    def _has_labels(self) -> bool:
+        """Whether the text is that of class labels, whose length never changes."""
+        return self.class_embedder is not None and not self.class_embedder.config.get("is_text")
 
     def with_tokens(self, tokens: SizeRange) -> LoadedModel:
         """The same model for other lengths of the text sequence."""

@@ -9,10 +9,24 @@ import numpy as np
 import torch
 
 from dipgo_deploy.core.program import TIMESTEP
-from dipgo_deploy.core.tensors import TOKENS, TensorSpec
+from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec
 from dipgo_deploy.models.presets import Input
 
-__all__ = ["changed_inputs", "conditioning_rows", "inputs_of_example", "text_lengths"]
+__all__ = [
+    "MOST_TOKENS",
+    "at_length",
+    "changed_inputs",
+    "conditioning_rows",
+    "free_axes",
+    "inputs_of_example",
+    "size_ranges",
+]
+
+MOST_TOKENS = 1024
+"""Longest text sequence by default. The pipelines of all presets stay below: Stable Diffusion 3 gives up to 589."""
+
+Axes = Mapping[str, Mapping[int, str]]
+"""Symbols of free axes by input, the rows being axis 0."""
 
 _TEXT = "encoder_hidden_states"
 
@@ -42,18 +56,63 @@ def inputs_of_example(
     return inputs
 
 
-def text_lengths(inputs: Mapping[str, Input], axes: Mapping[str, Mapping[int, str]]) -> set[int]:
-    """The distinct lengths of all texts.
+def free_axes(inputs: Mapping[str, Input], axes: Axes) -> Axes:
+    """The free axes that inputs have.
 
     Args:
         inputs: the conditioning inputs.
-        axes: symbols of their free axes, the rows being axis 0.
+        axes: symbols of free axes, of these and of other inputs.
 
     Returns:
-        The sizes of the axes whose symbol is that of tokens.
+        The part of ``axes`` that exists, with an entry for every input.
     """
-    free = [(inputs[name].shape, axis, symbol) for name in axes for axis, symbol in axes[name].items()]
-    return {shape[axis - 1] for shape, axis, symbol in free if symbol == TOKENS}
+    return {
+        name: {axis: symbol for axis, symbol in axes.get(name, {}).items() if axis <= len(entry.shape)}
+        for name, entry in inputs.items()
+    }
+
+
+def at_length(inputs: Mapping[str, Input], axes: Axes, tokens: int | None) -> dict[str, Input]:
+    """The inputs with texts of another length. Inputs that a real call recorded may have any.
+
+    Args:
+        inputs: the conditioning inputs.
+        axes: symbols of free axes.
+        tokens: length of the text. None keeps the lengths.
+
+    Returns:
+        The inputs.
+    """
+    resized = dict(inputs)
+    for name, symbols in free_axes(inputs, axes).items():
+        for axis in (axis for axis, symbol in symbols.items() if symbol == TOKENS and tokens is not None):
+            resized[name] = resized[name].resized(axis - 1, tokens or 0)
+    return resized
+
+
+def size_ranges(
+    inputs: Mapping[str, Input], axes: Axes, chosen: Mapping[str, SizeRange], *, fixed: bool
+) -> dict[str, SizeRange]:
+    """The range of every symbol that the inputs have.
+
+    Args:
+        inputs: the conditioning inputs.
+        axes: symbols of their free axes.
+        chosen: ranges that replace the default, by symbol.
+        fixed: whether the text has always the same length.
+
+    Returns:
+        The range of ``tokens``, from 1 to MOST_TOKENS by default. Nothing without a text, and nothing for two texts of
+        different lengths, which one symbol cannot describe.
+    """
+    places = [(inputs[name].shape, axis, symbol) for name in axes for axis, symbol in axes[name].items()]
+    lengths = {shape[axis - 1] for shape, axis, symbol in places if symbol == TOKENS}
+    if len(lengths) != 1:
+        return {}
+    usual = lengths.pop()
+    if fixed:
+        return {TOKENS: SizeRange(usual, usual, usual)}
+    return {TOKENS: chosen.get(TOKENS, SizeRange(1, usual, max(usual, MOST_TOKENS)))}
 
 
 def conditioning_rows(

@@ -29,10 +29,12 @@ class PromptTable(nn.Module):
 
     Args:
         rows: tokens of every prompt, (prompts + 1, tokens, dim). The last row belongs to the empty prompt.
+        note: which prompts were cut, empty if all are whole.
     """
 
-    def __init__(self, rows: torch.Tensor) -> None:
+    def __init__(self, rows: torch.Tensor, note: str = "") -> None:
         super().__init__()
+        self.note = note
         self.register_buffer("rows", rows)
         self.config = {"num_classes": len(rows) - 1, "tokens": rows.shape[1], "is_text": True}
         """Keys of a class embedder, and that these are texts. The label ``num_classes`` is the empty prompt."""
@@ -48,7 +50,8 @@ def with_prompts(model: LoadedModel, prompts: Sequence[str]) -> LoadedModel:
 
     Args:
         model: a model of a pipeline folder with one text encoder.
-        prompts: at least one. A prompt that is too long for the encoder is truncated, as in diffusers.
+        prompts: at least one. A prompt that is too long for the encoder is cut, as in diffusers. The table's ``note``
+            says so.
 
     Returns:
         A copy of the model with a PromptTable as its class embedder.
@@ -61,14 +64,14 @@ def with_prompts(model: LoadedModel, prompts: Sequence[str]) -> LoadedModel:
     if not prompts:
         raise UsageError("there is no prompt: give at least one")
     _check_conditioned_on_text(model)
-    rows = _encoded(model, _pipeline(model), (*prompts, ""))
+    rows, note = _encoded(model, _pipeline(model), (*prompts, ""))
     width, expected = rows.shape[-1], model.example_inputs(1)[_INPUT].shape[-1]
     if width != expected:
         raise InputError(
             f"the text encoder of {model.folder} gives tokens of width {width}, but its {model.class_name} takes "
             f"{expected}: use the pipeline that both were trained in"
         )
-    return replace(model, class_embedder=PromptTable(rows))
+    return replace(model, class_embedder=PromptTable(rows, note))
 
 
 def _check_conditioned_on_text(model: LoadedModel) -> None:
@@ -95,8 +98,11 @@ def _pipeline(model: LoadedModel) -> Path:
     return folder
 
 
-def _encoded(model: LoadedModel, folder: Path, prompts: Sequence[str]) -> torch.Tensor:
-    """Last hidden states (prompts, tokens, dim). They are encoded one by one, because a batch might not fit memory."""
+def _encoded(model: LoadedModel, folder: Path, prompts: Sequence[str]) -> tuple[torch.Tensor, str]:
+    """Last hidden states (prompts, tokens, dim), and a note about prompts that are cut.
+
+    Prompts are encoded one by one, because a batch might not fit memory.
+    """
     tokenizer = load_tokenizer(folder)
     # transformers makes a tokenizer even from a folder without a vocabulary.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -104,7 +110,21 @@ def _encoded(model: LoadedModel, folder: Path, prompts: Sequence[str]) -> torch.
     encoder, tokens = load_text_encoder(folder)
     fuse_text_loras(model, "text_encoder", encoder)
     with using_component(folder, "text_encoder"), torch.no_grad():
-        return torch.cat([_hidden(encoder, tokenizer, prompt, tokens) for prompt in prompts])
+        rows = torch.cat([_hidden(encoder, tokenizer, prompt, tokens) for prompt in prompts])
+    return rows, _cut_note(tokenizer, prompts, tokens)
+
+
+def _cut_note(tokenizer: Any, prompts: Sequence[str], tokens: int) -> str:
+    """Which prompts are longer than ``tokens``, empty if none is."""
+    lengths = {prompt: len(tokenizer(prompt, verbose=False).input_ids) for prompt in prompts}
+    long = [prompt for prompt in prompts if lengths[prompt] > tokens]
+    if not long:
+        return ""
+    return (
+        f"{len(long)} of {len(prompts) - 1} prompts are longer than the {tokens} tokens that the text encoder takes, "
+        f"and are cut as in diffusers: the first has {len(long[0].split())} words and {lengths[long[0]]} tokens "
+        f"({long[0][:40]!r}…)"
+    )
 
 
 def _hidden(encoder: Any, tokenizer: Any, prompt: str, tokens: int) -> torch.Tensor:

@@ -68,6 +68,8 @@ def search(
         )
     if options.prompts:
         model = with_prompts(model, options.prompts)
+        if model.class_embedder.note:
+            yield Progress(NOTE, 0, 1, model.class_embedder.note)
     if blocks is None:
         yield Progress("trace", 0, 1)
         blocks = trace(model, granularity=options.granularity, patterns=options.patterns).blocks

@@ -97,15 +97,19 @@ def check_types(bundle: Bundle, report: EngineReport, precision: str) -> None:
 
 
 def check_shapes(bundle: Bundle, report: EngineReport, static: bool) -> None:
-    rows = bundle.contract.rows_per_image
+    contract, values = bundle.contract, bundle.blocks.values
+    rows, usual = contract.rows_per_image, contract.sizes(4)
     inputs = {spec.name for spec in bundle.blocks.inputs}
     for record in report.records:
         shapes = {tensor: io.shape for tensor, io in record.io.items() if tensor in inputs}
-        assert {shape[0] for shape in shapes.values()} <= {4 * rows if static else -1}
-        assert all(shape[1:] == bundle.blocks.values[tensor].shape[1:] for tensor, shape in shapes.items())
+        for tensor, shape in shapes.items():
+            free = tuple(-1 if isinstance(dim, str) else dim for dim in values[tensor].shape)
+            assert shape == (values[tensor].resolve(usual) if static else free)
         for tensor in () if static else shapes:
             profile = record.profile[tensor]
             assert [profile.min[0], profile.opt[0], profile.max[0]] == [rows, 4 * rows, 8 * rows]
+            if tensor == "encoder_hidden_states" and contract.tokens is not None and not contract.tokens.is_fixed:
+                assert [profile.min[1], profile.opt[1], profile.max[1]] == [1, 7, 1024]
         assert not (static and record.profile)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError
+from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.models import load_model, make_contract, model_from_module, with_prompts
 from tests.models.conditioned import unet
 from tests.models.families import FAMILIES, tiny
@@ -66,6 +67,17 @@ def test_the_tokens_are_those_of_the_text_pipeline_of_diffusers(pipeline, prompt
     assert np.abs(ours - torch.cat([negative, prompt]).detach().numpy()).max() <= 1e-6
 
 
+def test_prompts_that_are_cut_are_counted(plain, prompted):
+    words = " ".join(["cat"] * 400)
+    cut = with_prompts(plain, ["a cat", words, f"{words} dog"])
+    assert cut.class_embedder.note.startswith(
+        "2 of 3 prompts are longer than the 16 tokens that the text encoder takes, and are cut as in diffusers: the "
+        "first has 400 words and 1202 tokens ('cat cat"
+    )
+    assert torch.equal(cut.class_embedder(torch.tensor([1])), cut.class_embedder(torch.tensor([2])))
+    assert prompted.class_embedder.note == ""
+
+
 def test_conditioning_by_number_of_the_prompt(prompted):
     table = prompted.class_embedder
     both = prompted.conditioning([1, 0, 1], "concat")["encoder_hidden_states"]
@@ -77,10 +89,10 @@ def test_conditioning_by_number_of_the_prompt(prompted):
         prompted.conditioning([2], "none")
 
 
-def test_a_model_with_prompts_is_the_same_model_with_shorter_examples(plain, prompted):
+def test_a_model_with_prompts_is_the_same_model(plain, prompted):
     assert prompted.digest == plain.digest and make_contract(prompted) == make_contract(plain)
     assert (plain.class_embedder, plain.num_classes, prompted.num_classes) == (None, None, 2)
-    assert prompted.example_inputs(3)["encoder_hidden_states"].shape == (3, 16, 8)
+    assert prompted.example_inputs(3)["encoder_hidden_states"].shape == (3, 77, 8)
     assert prompted.forward(**prompted.example_inputs(2)).shape == (2, 4, 8, 8)
     assert prompted.as_dtype("float64").conditioning([0], "none")["encoder_hidden_states"].dtype == np.float64
 
@@ -92,18 +104,18 @@ def test_the_last_prompts_count_and_a_long_one_is_cut(prompted):
     assert (rows[0] - rows[1]).abs().max() == 0
 
 
-def test_a_trace_of_one_length_is_not_taken_for_another(plain, prompted, tmp_path, monkeypatch):
+def test_prompts_share_the_trace_and_another_range_of_lengths_does_not(plain, prompted, tmp_path, monkeypatch):
     from dipgo_deploy.graphs import trace
 
     monkeypatch.setenv("DIPGO_CACHE", str(tmp_path))
     traced = trace(prompted)
-    assert (traced.blocks.model_digest, traced.blocks.inputs[2].shape) == (plain.digest, ("rows", 16, 8))
+    assert (traced.blocks.model_digest, traced.blocks.inputs[2].shape) == (plain.digest, ("rows", "tokens", 8))
     module = sys.modules[trace.__module__]
     monkeypatch.setattr(module, "write_trace", Mock(side_effect=RuntimeError("traced again")))
-    assert trace(prompted) == trace(prompted, out=traced.folder) == traced
-    for folder in (None, traced.folder):
+    assert trace(plain) == trace(prompted) == trace(prompted, out=traced.folder) == traced
+    for tokens in (SizeRange(16, 16, 16), SizeRange(1, 77, 2048)):
         with pytest.raises(RuntimeError, match="traced again"):
-            trace(plain, out=folder)
+            trace(plain.with_tokens(tokens))
 
 
 def test_models_that_prompts_do_not_belong_to(digits_unet, digits_dit, plain):

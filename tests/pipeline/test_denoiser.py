@@ -80,6 +80,18 @@ def test_the_live_model_draws_the_same(pipeline, bundle, expected):
     assert close(drawn(pipeline, CALL), expected)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_one_bundle_takes_texts_of_every_length(pipeline, plain, bundle, expected, backend):
+    """154 tokens are two windows of CLIP, as tools for long prompts join them."""
+    pipeline.unet = DeployedDenoiser.from_bundle(bundle, backend=backend)
+    embeds = torch.randn(2, 154, 12, generator=torch.Generator().manual_seed(1))
+    longer = {**CALL, "prompt": None, "prompt_embeds": embeds[:1], "negative_prompt_embeds": embeds[1:]}
+    images = drawn(pipeline, longer)
+    with scheduled(plain.unet, bundle.schedule):
+        assert close(images, drawn(plain, longer))
+    assert close(drawn(pipeline, CALL), expected) and not close(images, expected)
+
+
 def test_two_runs_are_equal_and_others_between_them_leave_nothing(pipeline):
     first = drawn(pipeline, CALL)
     other = drawn(pipeline, {**CALL, "prompt": "dogs"}, seed=6)
@@ -144,8 +156,8 @@ REFUSED = {
     "shape": ({"height": 2 * SIDE}, r"latents of shape \(4, 8, 8\), got \(4, 16, 8\)"),
     "batch": ({"num_images_per_prompt": 65}, "takes 1 to 64 images, got 65"),
     "text": (
-        {"prompt": None, "prompt_embeds": torch.zeros(1, 9, 12), "negative_prompt_embeds": torch.zeros(1, 9, 12)},
-        r"encoder_hidden_states must have shape \(2, 7, 12\), got \(2, 9, 12\)",
+        {"prompt": None, "prompt_embeds": torch.zeros(1, 1025, 12), "negative_prompt_embeds": torch.zeros(1, 1025, 12)},
+        "the bundle takes 1 to 1024 tokens, got 1025: pass a shorter text, or make a schedule with a wider range",
     ),
     "attention": ({"cross_attention_kwargs": {"gligen": {}}}, "no input for cross_attention_kwargs"),
 }  # fmt: skip
