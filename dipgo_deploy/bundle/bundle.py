@@ -22,6 +22,7 @@ from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps
 from dipgo_deploy.models import PRESETS, LoadedModel, load_model
 from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.schedulers import own_config
 from dipgo_deploy.models.sources.python import with_weights
 
 __all__ = ["Bundle", "CompiledProgram"]
@@ -95,6 +96,8 @@ class Bundle:
             model = with_weights(self.own_model.as_dtype(contract.dtype), self.weights, contract.model_digest)
         elif contract.model_class in PRESETS:
             model = load_model(self.folder, dtype=contract.dtype)
+            if not (self.folder / "scheduler").is_dir():  # a copy of the denoiser alone
+                model = replace(model, scheduler_config=own_config(contract.sampler), assumptions=())
         else:
             raise InputError(
                 f"{self.folder} holds a {contract.model_class}, for which no preset ships: pass the exported model "

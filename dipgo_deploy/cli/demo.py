@@ -51,8 +51,9 @@ def _next_steps(out: Path, recipe: Recipe) -> str:
             "Then try:",
             f"  dipgo-deploy show {main}",
             f"  dipgo-deploy generate {main} --class 7 --seed 1 --out seven.png",
-            f"  dipgo-deploy search {model} --method dipgo --from-pruner {main}.pruner --ratio 0.6",
-            "  dipgo-deploy search digits-dit --granularity branch --kind residual --method random --ratio 0.5",
+            f"  dipgo-deploy search {model} --method dipgo --from-pruner {main}.pruner --ratio 0.6 --out milder.json",
+            "  dipgo-deploy search digits-dit --granularity branch --kind residual --method random --ratio 0.5 "
+            "--out dit.json",
             f"  dipgo-deploy export {model} --schedule {main}.json --layout segments --out s",
             f"  dipgo-deploy run demo --out {out} --set search.ratio=0.6",
         )

@@ -23,7 +23,7 @@ from textwrap import shorten
 __all__ = ["DipgoError", "GateError", "InputError", "MissingError", "UsageError", "first_line"]
 
 _NOISE = re.compile(
-    r"(Could this error message be improved|If you think this|(Please )?(open|file|report) an (issue|enhancement)).*"
+    r"\(?(Could this error message be improved|If you think this|(Please )?(open|file|report) an (issue|enhancement)).*"
     r"|\b(\w+\.)*[A-Z]\w*(Error|Exception): |https?://\S+",
     re.IGNORECASE,
 )

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from dipgo_deploy.core.blocks import PREDICTION
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.core.tensors import ROWS, SizeRange
 from dipgo_deploy.graphs.exporter_fixes import apply_exporter_fixes
 from dipgo_deploy.models import LoadedModel
@@ -175,8 +175,9 @@ def capture(
     except InputError:
         raise
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise InputError(f"{model.class_name} cannot be exported to ONNX ({lines[-1].strip()})") from error
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = first_line(ValueError(lines[-1] if lines else ""))
+        raise InputError(f"{model.class_name} cannot be exported to ONNX ({reason})") from error
     finally:
         log.setLevel(level)
     assert program is not None and program.exported_program is not None

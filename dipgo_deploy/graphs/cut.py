@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
 from dipgo_deploy.core.blocks import BlockGraph
-from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.core.liveness import residual_name
 from dipgo_deploy.core.program import Graph, Program
 
@@ -31,9 +31,7 @@ def load_master(path: Path) -> ir.Model:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: trace the model again") from None
     except Exception as error:
-        raise InputError(
-            f"{path} is not a readable ONNX graph ({type(error).__name__}): trace the model again"
-        ) from None
+        raise InputError(f"{path} is not a readable ONNX graph ({first_line(error)}): trace the model again") from None
 
 
 def cut_program(master: Path, program: Program, blocks: BlockGraph) -> dict[str, bytes]:

@@ -51,7 +51,8 @@ def with_loras(model: LoadedModel, loras: Sequence[LoraFile]) -> LoadedModel:
     Raises:
         InputError: a file is damaged, has a format that cannot be fused or was made for another model.
         MissingError: peft is not installed.
-        UsageError: diffusers reads no adapters for the model's class, or the model was loaded without weights.
+        UsageError: diffusers reads no adapters for the model's class, the model was loaded without weights, or its own
+            behaviour refers to its module.
     """
     if not loras:
         return model
@@ -65,7 +66,13 @@ def with_loras(model: LoadedModel, loras: Sequence[LoraFile]) -> LoadedModel:
     adapters = [_read(model, lora.path) for lora in loras]
     parts = [_denoiser_part(model, lora.path, file) for lora, file in zip(loras, adapters, strict=True)]
     text_loras = _text_loras(model, loras, adapters)
-    return replace(model, module=_fused(model, loras, adapters, parts), text_loras=text_loras)
+    fused = replace(model, module=_fused(model, loras, adapters, parts), text_loras=text_loras)
+    if changed := model.behaviour.differences(fused.behaviour):
+        raise UsageError(
+            f"this {model.class_name} cannot take a LoRA, for {changed[0]} refers to the module itself: fuse the LoRA "
+            "before the module's behaviour is changed"
+        )
+    return fused
 
 
 def _read(model: LoadedModel, path: Path) -> Adapter:

@@ -11,7 +11,7 @@ from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.sampler import LinearSampler, OpaqueSampler
 from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.samplers import sampler_spec
-from dipgo_deploy.models.schedulers import scheduler_options, scheduler_type
+from dipgo_deploy.models.schedulers import own_config, scheduler_type
 
 __all__ = ["sampler_note"]
 
@@ -47,12 +47,11 @@ def sampler_note(spec: SamplerSpec) -> str:
 
 def _linear_options(spec: SamplerSpec) -> dict[str, Any]:
     """The fewest options that make a sampler linear. Empty if there are none."""
-    options = scheduler_options(scheduler_type(spec.class_name))
-    own = {key: value for key, value in spec.config_dict.items() if key in options}
-    arguments = {key: value for key, value in spec.config_dict.items() if key not in options}
+    own = own_config(spec)
+    arguments = {key: value for key, value in spec.config_dict.items() if key not in own}
     for choice in _choices(spec):
         try:
-            changed = sampler_spec(None, spec.steps, {**own, "_class_name": spec.class_name}, choice, arguments)
+            changed = sampler_spec(None, spec.steps, own, choice, arguments)
             if isinstance(read_sampler(changed), LinearSampler):
                 return choice
         except DipgoError:

@@ -31,6 +31,7 @@ __all__ = [
     "is_flow_scheduler",
     "is_recorded_as",
     "noise_arguments",
+    "own_config",
     "record_scheduler",
     "scheduler_from_spec",
     "scheduler_options",
@@ -117,6 +118,12 @@ def step_arguments(spec: SamplerSpec) -> dict[str, Any]:
     """The recorded arguments of ``step``, besides output, timestep, sample and generator."""
     config, names = spec.config_dict, call_argument_names(scheduler_type(spec.class_name))
     return {key: config[key] for key in _STEP_ARGUMENTS if key in names and key in config}
+
+
+def own_config(spec: SamplerSpec) -> dict[str, Any]:
+    """The scheduler config of a recorded sampler, with its class and without arguments of the scheduler's calls."""
+    options = scheduler_options(scheduler_type(spec.class_name))
+    return {"_class_name": spec.class_name, **{k: v for k, v in spec.config_dict.items() if k in options}}
 
 
 def noise_arguments(scheduler: SchedulerMixin, seed: int, batch: int) -> dict[str, list[torch.Generator]]:

@@ -34,6 +34,7 @@ from dipgo_deploy.pipeline.checks import CallCheck, CallSizes, SchedulerCheck
 from dipgo_deploy.pipeline.replaced_members import missing_part, replaced_members
 from dipgo_deploy.pipeline.stepping import StepPrograms
 from dipgo_deploy.pipeline.trajectory import DeployedTrajectory
+from dipgo_deploy.supernet.surgery import lock_of
 
 __all__ = ["DeployedDenoiser"]
 
@@ -232,8 +233,9 @@ class DeployedDenoiser(ModelMixin, ConfigMixin, metaclass=_ReplacementType):
         if not self._warned:
             warnings.warn(f"the PyTorch model runs instead of the bundle: {refusal}", stacklevel=4)
             self._warned = True
-        module = self.bundle.live_model.module.to(self.location.device)
-        return module(*args, **kwargs)
+        module = self.bundle.live_model.module
+        with lock_of(module):
+            return module.to(self.location.device)(*args, **kwargs)
 
 
 @cache

@@ -8,6 +8,7 @@ safetensors only, and nothing is downloaded.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from dipgo_deploy.core.disk import path_inside, read_json
 from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, first_line
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.models.contracts import CONCAT_GUIDANCE_CLASSES
+from dipgo_deploy.models.other_denoisers import other_denoisers_note
 from dipgo_deploy.models.schedulers import scheduler_from_spec
 from dipgo_deploy.models.sources.weight_files import only_variant
 from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging, suppress_transformers_logging
@@ -53,7 +55,7 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, trust_weights: 
             such as ``torch_dtype`` or components that replace the folder's own.
 
     Returns:
-        A pipeline of the class that the folder names.
+        A pipeline of the class that the folder names. A warning names its other denoisers, which stay in PyTorch.
 
     Raises:
         InputError: the folder holds no complete pipeline, or a part that is not of diffusers or transformers.
@@ -87,6 +89,9 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, trust_weights: 
     # Set again: diffusers ignores a denoiser that is passed where it is an optional argument (Wan).
     setattr(pipeline, name, denoiser)
     denoiser.watch(pipeline)
+    present = {part: entry for part, entry in index.items() if pipeline.components.get(part, entry) is not None}
+    if note := other_denoisers_note(present, name):
+        warnings.warn(note, stacklevel=2)
     return pipeline
 
 

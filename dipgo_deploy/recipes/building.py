@@ -36,6 +36,10 @@ class Trace(Stage):
             **division,
         }
 
+    def results(self) -> list[Path]:
+        """The block graph."""
+        return [self.blocks]
+
     def run(self) -> Work[list[Path]]:
         """Trace, and keep the block graph."""
         yield Progress("loading the model", 0, 2)
@@ -74,6 +78,10 @@ class Search(Stage):
         others = [None if latency is None else Path(latency), self._start]
         return [self.blocks, *(path for path in others if path is not None)]
 
+    def results(self) -> list[Path]:
+        """The schedule and the pruner."""
+        return [self.path(".json"), self.pruner]
+
     def prepare(self, changed: Collection[str]) -> None:
         """Drop a pruner that was trained on other inputs."""
         if set(changed) - {f"{self.table}.{name}" for name in self._CUT}:
@@ -107,6 +115,10 @@ class Export(Stage):
     def files(self) -> list[Path]:
         """The schedule and its blocks."""
         return [self.path(".json"), self.blocks]
+
+    def results(self) -> list[Path]:
+        """The bundle."""
+        return [self.bundle]
 
     def prepare(self, changed: Collection[str]) -> None:
         """Drop our own folder if its manifest is lost: export refuses to overwrite a folder that is not a bundle."""

@@ -47,6 +47,10 @@ class Verify(BundleStage):
         """The bundle."""
         return self._bundle_files(self.bundle, self._on_engines)
 
+    def results(self) -> list[Path]:
+        """The result of the verification."""
+        return [self.path(".verify.json")]
+
     def run(self) -> Work[list[Path]]:
         """Verify. Raises GateError if the bundle fails, after its numbers are written."""
         yield Progress("comparing backends", 0, 1)
@@ -77,6 +81,10 @@ class Draw(BundleStage):
         """The schedule, its blocks, the bundle and the pruner."""
         pruner = [] if self._pruner is None else [self._pruner]
         return [self.path(".json"), self.blocks, self.bundle / BUNDLE_FILE, *pruner]
+
+    def results(self) -> list[Path]:
+        """The pictures."""
+        return [self.path(suffix) for suffix in (".png", "-scores.png", "-grid.png")]
 
     def run(self) -> Work[list[Path]]:
         """Draw."""
@@ -118,6 +126,10 @@ class Bench(BundleStage):
         """The bundles."""
         on_engines = self.job.recipe.run.on_engines
         return [file for bundle in self._bundles for file in self._bundle_files(bundle, on_engines)]
+
+    def results(self) -> list[Path]:
+        """The document and its picture."""
+        return [self.job.out / "bench.json", self.job.out / "bench.png"]
 
     def run(self) -> Work[list[Path]]:
         """Measure, and keep the document and its picture."""

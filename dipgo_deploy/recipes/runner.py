@@ -70,7 +70,8 @@ def run_recipe(
 
     Raises:
         UsageError: an unknown kind, or keys that do not fit each other.
-        InputError: another run writes to ``out``, or a stage finds a damaged file.
+        InputError: another run writes to ``out``, a file there was not made by a run, or a stage finds a damaged
+            file.
         MissingError: a target that cannot be built here and is not optional.
         GateError: a verification failed.
     """
@@ -82,6 +83,7 @@ def run_recipe(
     stages = [stage for stage in stages_of(job) if stage.kind in KINDS[:last]]
     _check(job, stages)
     check_target(out, folder=True)
+    _check_own(stages, out.absolute())
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / _LOCK, timeout=0):
@@ -98,6 +100,14 @@ def _check(job: Job, stages: list[Stage]) -> None:
     for stage in stages:
         if isinstance(stage, BuildEngine):
             stage.refusal()
+
+
+def _check_own(stages: list[Stage], out: Path) -> None:
+    """Raise InputError if a stage that never ran in ``out`` would replace a file or folder there."""
+    recorded = load_record(out).stages
+    for stage in stages:
+        if stage.name not in recorded and (path := next((path for path in stage.results() if path.exists()), None)):
+            raise InputError(f"{path} was not made by a run in {out}: choose another out folder, or move it away")
 
 
 def _run_all(

@@ -88,6 +88,10 @@ class Stage(ABC):
         """The files that the stage reads."""
         return []
 
+    def results(self) -> list[Path]:
+        """The files and folders that the stage replaces."""
+        return []
+
     def versions(self) -> Mapping[str, str]:
         """Versions of the software on which the outputs depend."""
         return {"package version": __version__, "format version": FORMAT_VERSION}

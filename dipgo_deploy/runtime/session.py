@@ -2,11 +2,15 @@
 
 Nothing is decided or allocated while images are made. A run overwrites everything that it reads: first the caller
 fills the input slots, then every call fills slots for later calls. A sampler with a history starts again.
+
+A session holds the values of one run. Threads that call ``run`` wait for each other. A run that is made call by call is
+refused once another run has begun.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -21,11 +25,16 @@ from dipgo_deploy.runtime.program_check import check_slots
 
 __all__ = ["Session"]
 
+_OTHER_RUN = (
+    "another run has begun in the middle of this run, and a session makes one run at a time: open a session for each "
+    "thread, or call run, which waits"
+)
+
 
 class Session:
     """A program on a backend, for one batch size, one guidance scale and one value of every free size.
 
-    It makes one run at a time.
+    It makes one run at a time, see above.
 
     Args:
         program: the calls.
@@ -64,6 +73,8 @@ class Session:
 
             self._stepper = SamplerStepper(program.contract.sampler)
         self.calls: tuple[BoundCall, ...] = tuple(self._bind(call) for call in program.calls)
+        self._lock = threading.RLock()
+        self._run_id = (0, 0)  # number and thread of the run that was begun last
         self._cuda_graph = cuda_graph
         self._replay: BoundCall | None = None
 
@@ -94,9 +105,10 @@ class Session:
             UsageError: an input is missing, unknown, not finite, or of a wrong shape or dtype.
             GateError: the images are not finite, and ``check_finite`` is set.
         """
-        self.begin(noise, conditioning, seed)
-        self.go()
-        images = self.slot(self.program.image)
+        with self._lock:
+            self.begin(noise, conditioning, seed)
+            self.go()
+            images = self.slot(self.program.image)
         if check_finite and not np.isfinite(images).all():
             _check_inputs({"noise": noise, **conditioning})
             raise not_finite_error("the latents of this run", self.program.contract)
@@ -119,15 +131,22 @@ class Session:
             raise UsageError(
                 f"conditioning {mismatched[0]!r} is {problem}: the program takes {', '.join(slots) or 'none'}"
             )
-        self._write("noise", self.program.noise, noise)
-        for name, slot in slots.items():
-            self._write(f"conditioning {name!r}", slot, conditioning[name])
-        if self._stepper is not None:
-            self._stepper.restart(self.batch, seed)
+        with self._lock:
+            self._run_id = (self._run_id[0] + 1, threading.get_ident())
+            self._write("noise", self.program.noise, noise)
+            for name, slot in slots.items():
+                self._write(f"conditioning {name!r}", slot, conditioning[name])
+            if self._stepper is not None:
+                self._stepper.restart(self.batch, seed)
 
     def go(self) -> None:
-        """Make all calls of the run that ``begin`` started. On a GPU the calls are queued, and this returns at once."""
-        with self.backend.running():
+        """Make all calls of the run that ``begin`` started. On a GPU the calls are queued, and this returns at once.
+
+        Raises UsageError if another thread has begun a run since.
+        """
+        with self._lock, self.backend.running():
+            if self._run_id[1] != threading.get_ident():
+                raise UsageError(_OTHER_RUN)
             for call in (self._replay,) if self._replay else self.calls:
                 call()
         # The first run is made call by call, because a capture must not load or allocate anything.
@@ -146,10 +165,16 @@ class Session:
 
         Yields:
             The index of a call and the call, after it is made. ``slot`` shows the values.
+
+        Raises:
+            UsageError: an input does not fit, or another run has begun since.
         """
         self.begin(noise, conditioning, seed)
+        run_id = self._run_id
         for index, (call, bound_call) in enumerate(zip(self.program.calls, self.calls, strict=True)):
-            with self.backend.running():
+            with self._lock, self.backend.running():
+                if self._run_id != run_id:
+                    raise UsageError(_OTHER_RUN)
                 bound_call()
             yield index, call
 

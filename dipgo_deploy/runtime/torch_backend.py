@@ -8,6 +8,7 @@ wrongly taken for dead shows in the image.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from dipgo_deploy.runtime.backend import BoundCall
 from dipgo_deploy.runtime.memory import TorchMemory
 from dipgo_deploy.supernet.backup import FeatureTemplate, block_input, flatten_feature
 from dipgo_deploy.supernet.network import Denoiser
-from dipgo_deploy.supernet.surgery import gated
+from dipgo_deploy.supernet.surgery import gated, lock_of
 
 __all__ = ["ExampleDenoiser", "TorchBackend"]
 
@@ -156,7 +157,7 @@ class TorchBackend(TorchMemory):
             return feature
 
         inputs = {name: tensor.to(self.device) for name, tensor in self.model.example_inputs(1).items()}
-        with gated(self.model.module, self.names, record):
+        with lock_of(self.model.module), gated(self.model.module, self.names, record):
             self.model.forward(**inputs)
         return _DryRun(templates, features, inputs)
 
@@ -182,11 +183,11 @@ class _GatedCall:
     @torch.no_grad()
     def __call__(self) -> None:
         inputs = {name: self._value(name, dead) for name, dead in self._dry.inputs.items()}
-        if self._is_plain:
-            output = self._backend.compiled("", self._backend.model.forward)(**inputs)
-        else:
-            with gated(self._backend.model.module, self._backend.names, self._gate):
-                output = self._backend.model.forward(**inputs)
+        module = self._backend.model.module
+        gates: Any = nullcontext() if self._is_plain else gated(module, self._backend.names, self._gate)
+        forward = self._backend.model.forward
+        with lock_of(module), gates:
+            output = (self._backend.compiled("", forward) if self._is_plain else forward)(**inputs)
         self._write(self._backend.blocks.prediction, output)
 
     def _gate(self, block: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

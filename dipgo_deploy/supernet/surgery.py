@@ -10,17 +10,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError, UsageError
 
-__all__ = ["Gate", "execution_order", "gated", "match_blocks"]
+__all__ = ["Gate", "execution_order", "gated", "lock_of", "match_blocks"]
 
 Gate = Callable[[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """``gate(block, forward, args, kwargs) -> feature``."""
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+
+def lock_of(module: nn.Module) -> Any:
+    """A reentrant lock for runs of a live module. Two threads must not put gates into a module at once."""
+    return _LOCKS.setdefault(module, RLock())
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Build the engines of a set of graphs. Engines that are up to date stay, engines of other bundles are copied.
 
-Each engine is built by a process of its own (trt/worker.py). An engine is complete when its record is written, so an
-interrupted build goes on at the next graph.
+Each engine is built by a process of its own (trt/worker.py), which ends with this process. An engine is complete when
+its record is written, so an interrupted build goes on at the next graph.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -114,7 +115,7 @@ def _build(job: EngineJob, running: set[subprocess.Popen[str]]) -> EngineRecord:
     record_file.unlink(missing_ok=True)
     log.unlink(missing_ok=True)  # Opening a link would write to the file that it points to.
     with log.open("w", encoding="utf-8") as stream:
-        command = [sys.executable, "-m", "dipgo_deploy.trt.worker"]
+        command = [sys.executable, "-m", "dipgo_deploy.trt.worker", str(os.getpid())]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.PIPE, text=True, errors="replace"
         )

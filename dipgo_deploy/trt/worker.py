@@ -1,13 +1,16 @@
-"""The worker process, which builds one engine: ``python -m dipgo_deploy.trt.worker``, with the job as JSON on stdin.
+"""The worker process, which builds one engine: ``python -m dipgo_deploy.trt.worker PARENT``, the job as JSON on stdin.
 
-The end of the process frees all memory of the library, and a crash of the library ends only the worker. Standard output
-is the build log. The engine is written first and its record last, so an engine without a record is incomplete.
+The end of the process frees all memory of the library, and a crash of the library ends only the worker. On Linux the
+worker ends with its parent, also if the parent is killed. Standard output is the build log. The engine is written first
+and its record last, so an engine without a record is incomplete.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,13 +20,16 @@ from dipgo_deploy.core.contract import installed_versions
 from dipgo_deploy.core.digests import sha256_of
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.engine import EngineRecord
-from dipgo_deploy.core.errors import DipgoError, InputError
+from dipgo_deploy.core.errors import DipgoError, InputError, first_line
 from dipgo_deploy.core.files import save_engine_record
 from dipgo_deploy.trt.job import EngineJob, job_from_json
 from dipgo_deploy.trt.network import check_types, fix_shapes, parse_network, tensors_of
 from dipgo_deploy.trt.target import Target, load_target
 
-__all__ = ["activation_bytes_in", "build_engine", "build_logger", "main"]
+__all__ = ["activation_bytes_in", "build_engine", "build_logger", "end_with_parent", "main"]
+
+_PR_SET_PDEATHSIG = 1
+"""The option of prctl(2) that chooses the signal a process gets when its parent ends."""
 
 _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+)")
 
@@ -164,11 +170,26 @@ def _peak_memory() -> int:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()) or first_line(error)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process as soon as its parent ends. Only Linux can do that.
+
+    Args:
+        parent: process id of the parent. If that process has ended already, this process ends at once.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def main() -> int:
     """Build the job on stdin. Returns the exit code of an error, whose message is the last line of stderr."""
+    if len(sys.argv) > 1:
+        end_with_parent(int(sys.argv[1]))
     try:
         build_engine(job_from_json(sys.stdin.read()))
     except DipgoError as error:

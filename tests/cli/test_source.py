@@ -122,9 +122,26 @@ def test_guidance_and_steps_are_the_models_own_unless_asked_for(config, tmp_path
     assert run(["search", *meta, "--guidance-layout", "none", "--steps", "5", "--out", asked]) == 0
     assert "made for DDIMScheduler, guidance layout none\nnetwork calls: " in capsys.readouterr().out
     imported = ["import-schedule", *meta[:3], "--from", "deepcache", "--interval", "2", "--out", own]
-    assert run([*imported, "--json"]) == 0
+    assert run([*imported, "--force", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["guidance"] == "concat"
     assert load_schedule(Path(own)).contract.sampler.steps == 7
+
+
+def test_a_sampler_that_does_not_fold_is_said_with_an_option_that_makes_it_fold(config, tmp_path, capsys):
+    search = ["search", "--random-weights", config, "--meta", "--steps", "4", "--sampler", "ddim", "--json"]
+    search += ["--out", str(tmp_path / "schedule.json"), "--ratio", "0.5"]
+    changed = [*search, "--sampler-option", "clip_sample=true", "--force"]
+    assert run(changed) == 0
+    out, err = capsys.readouterr()
+    assert "note: DDIMScheduler clips its sample" in err and "--sampler-option clip_sample=false folds it" in err
+    assert json.loads(out.splitlines()[-1])["sampler_not_linear"] == "clips its sample"
+    assert run([*search, "--sampler-option", "clip_sample=false", "--force"]) == 0
+    out, err = capsys.readouterr()
+    assert "note:" not in err and json.loads(out.splitlines()[-1])["sampler_not_linear"] is None
+    contract = load_schedule(tmp_path / "schedule.json").contract
+    assert contract.sampler.config_dict["clip_sample"] is False
+    assert run([*search, "--sampler-option", "clip_sample", "--force"]) == 2
+    assert "give KEY=VALUE, such as clip_sample=false" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["search", "import-schedule", "profile"])

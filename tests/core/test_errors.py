@@ -14,7 +14,13 @@ from dipgo_deploy.core.errors import first_line
         (StopIteration(), "no reason given"),
         (KeyError("unet.r"), "'unet.r' is missing"),
         (RuntimeError("Error(s) in loading:\n\tsize  mismatch\n\tmore"), "Error(s) in loading: size mismatch"),
-        (RuntimeError("no kernel. Could this error message be improved?  If so, report it."), "no kernel"),
+        (
+            RuntimeError(
+                "Expected d >= 0 to be true, but got false.  (Could this error message be improved?  If so, please "
+                "report an enhancement request to PyTorch.)"
+            ),
+            "Expected d >= 0 to be true, but got false",
+        ),
         (OSError("bad file. Please open an issue: https://github.com/x/y/issues/new"), "bad file"),
         (RuntimeError("torch.cuda.OutOfMemoryError: too large"), "too large"),
         (ValueError("word " * 100), "word " * 59 + "…"),

@@ -69,7 +69,10 @@ def test_folders_without_a_model(tmp_path: Path, digits_unet) -> None:
     with pytest.raises(InputError, match="holds a AutoencoderKL, supported are"):
         load_model(copy)
     (copy / "model_index.json").write_text('{"vae": ["diffusers", "AutoencoderKL"]}')
-    with pytest.raises(InputError, match="names neither unet nor transformer"):
+    with pytest.raises(InputError, match="names neither unet nor transformer: give a diffusion pipeline"):
+        load_model(copy)
+    (copy / "model_index.json").write_text('{"decoder": ["diffusers", "UNet2DConditionModel"]}')
+    with pytest.raises(InputError, match="names neither unet nor transformer: give the .* folder .*decoder"):
         load_model(copy)
 
 

@@ -163,6 +163,19 @@ def test_shapes_without_weights_take_no_lora(tmp_path: Path, peft):
         with_loras(replace(model, module=model.module.to("meta")), [LoraFile(path)])
 
 
+def test_behaviour_of_the_module_is_kept_or_refused(tmp_path: Path, peft):
+    path, _ = adapter("sd", tmp_path)
+    model = tiny("sd")
+    model.module.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    assert with_loras(model, [LoraFile(path)]).behaviour.entries == model.behaviour.entries != {}
+    original = model.module.forward
+    model.module.forward = lambda *args, **kwargs: original(*args, **kwargs)
+    with pytest.raises(
+        UsageError, match="cannot take a LoRA, for .* refers to the module itself: fuse the LoRA before"
+    ):
+        with_loras(model, [LoraFile(path)])
+
+
 def test_a_lora_of_another_model_is_refused(tmp_path: Path, peft):
     path, _ = adapter("sd3", tmp_path)
     with pytest.raises(InputError, match="adapts nothing of this UNet2DConditionModel: use a LoRA that was made for"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from dipgo_deploy.core.contract import Guidance
 from tests.pipeline.every_class import annotation, call_names, constructor, denoiser_class, pipeline_classes
 from tests.pipeline.every_denoiser import tiny_denoiser
 from tests.pipeline.every_part import PARTS, part
@@ -36,13 +37,17 @@ class Row:
 
     Attributes:
         cls: the pipeline's class.
-        kind: which checkpoint of the class, empty for the usual one.
+        kind: which checkpoint or call of the class, empty for the usual one.
         options: constructor arguments that are not parts.
+        call: arguments that differ from the default call.
+        guidance: the layout that such a call needs, None for that of the default call.
     """
 
     cls: type
     kind: str = ""
-    options: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
+    guidance: Guidance | None = None
 
     @property
     def name(self) -> str:
@@ -50,16 +55,32 @@ class Row:
         return self.cls.__name__ + (f" ({self.kind})" if self.kind else "")
 
 
-_MORE = {
-    "StableDiffusionXLImg2ImgPipeline": [("refiner", {"requires_aesthetics_score": True})],
+_TWO = {"options": {"boundary_ratio": 0.5}}
+_WITHOUT_PAG = ("pag_scale=0", {"call": {"pag_scale": 0.0}, "guidance": "concat"})
+_WITHOUT_TEXT = ("guidance_scale=1", {"call": {"guidance_scale": 1.0}, "guidance": "none"})
+
+_MORE: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]] = {
+    "StableDiffusionXLImg2ImgPipeline": [("refiner", {"options": {"requires_aesthetics_score": True}})],
+    "StableDiffusionPipeline": [("with safety checker", {})],
     "StableDiffusionInpaintPipeline": [("4 channels", {})],
     "StableDiffusionXLInpaintPipeline": [("4 channels", {})],
     "PixArtAlphaPipeline": [("1024", {})],
     "FluxPipeline": [("schnell", {})],
-    "WanPipeline": [("2.2, two transformers", {"boundary_ratio": 0.5}), ("2.2, 5B", {"expand_timesteps": True})],
-    "WanImageToVideoPipeline": [("2.2, two transformers", {"boundary_ratio": 0.5})],
-}
-"""Further checkpoints of a class, with constructor arguments that are not parts."""
+    "WanPipeline": [("2.2, two transformers", _TWO), ("2.2, 5B", {"options": {"expand_timesteps": True}})],
+    "WanImageToVideoPipeline": [
+        ("2.2, two transformers", _TWO), ("2.2, 5B", {"options": {"expand_timesteps": True}})
+    ],
+    "StableDiffusionPAGPipeline": [_WITHOUT_PAG],
+    "StableDiffusionXLPAGPipeline": [_WITHOUT_PAG],
+    "StableDiffusion3PAGPipeline": [_WITHOUT_PAG],
+    "PixArtSigmaPAGPipeline": [_WITHOUT_PAG],
+    "StableDiffusionInstructPix2PixPipeline": [_WITHOUT_TEXT],
+    "StableDiffusionXLInstructPix2PixPipeline": [_WITHOUT_TEXT],
+    "StableDiffusionPipelineSafe": [
+        ("sld_guidance_scale=0", {"call": {"sld_guidance_scale": 0.0}, "guidance": "concat"})
+    ],
+}  # fmt: skip
+"""Further checkpoints of a class, and calls that a refusal of the default call names."""
 
 _MARIGOLD = {"default_denoising_steps": STEPS, "default_processing_resolution": SIDE}
 _CLOZE_OPTIONS = {"resolution": SIDE}
@@ -74,7 +95,8 @@ def rows() -> list[Row]:
     """Every class, and further checkpoints of some."""
     table = []
     for name, cls in pipeline_classes().items():
-        table += [Row(cls, "", _OPTIONS.get(name)), *(Row(cls, kind, options) for kind, options in _MORE.get(name, ()))]
+        table.append(Row(cls, options=_OPTIONS.get(name, {})))
+        table += [Row(cls, kind, **fields) for kind, fields in _MORE.get(name, ())]
     return table
 
 
@@ -93,7 +115,7 @@ def save(row: Row, folder: Path) -> tuple[str, ...]:
         _save_denoisers(row, folder)
         return missing
     given = {name: value for name, value in parts.items() if value is not _OMIT}
-    row.cls(**given, **(row.options or {})).save_pretrained(folder)
+    row.cls(**given, **row.options).save_pretrained(folder)
     return ()
 
 
@@ -120,13 +142,15 @@ _NO_CHECKER = {"safety_checker": None, "requires_safety_checker": False, "waterm
 
 def _part(row: Row, name: str, parameter: Any) -> Any:
     """A part, None for a part that the checkpoints lack, or _OMIT for the constructor's default."""
+    if name == "safety_checker" and "checker" in row.kind:
+        return part("StableDiffusionSafetyChecker", name, row.cls)
     if name in _NO_CHECKER:
         return _NO_CHECKER[name]
     denoiser, kinds = denoiser_class(parameter), annotation(parameter)
     if denoiser is not None:
         is_second = name.endswith("_2")
         return _OMIT if is_second and "two" not in row.kind else tiny_denoiser(denoiser, row.name, int(is_second))
-    if name == "feature_extractor" and not _has_pictures(row.cls):
+    if name == "feature_extractor" and not (_has_pictures(row.cls) or "checker" in row.kind):
         return None
     is_optional = parameter.default is not parameter.empty
     if is_optional and not (name in _PICTURES and row.cls.__name__ == "WanImageToVideoPipeline"):
@@ -203,11 +227,11 @@ _CLASS_CALLS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def arguments(cls: type) -> dict[str, Any]:
-    """The arguments of the default call of a class, with a fresh generator."""
-    known = call_names(cls)
-    given = {name: value for name, value in _inputs(cls).items() if name in known and value is not None}
-    return given | dict(_CLASS_CALLS.get(cls.__name__, {}))
+def arguments(row: Row) -> dict[str, Any]:
+    """The arguments of a row's call, with a fresh generator."""
+    known = call_names(row.cls)
+    given = {name: value for name, value in _inputs(row.cls).items() if name in known and value is not None}
+    return given | dict(_CLASS_CALLS.get(row.cls.__name__, {})) | dict(row.call)
 
 
 def flat(output: Any) -> np.ndarray:

@@ -107,6 +107,7 @@ _CHANGES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     (r"^StableDiffusion3.*Inpaint", {"in_channels": 16, "out_channels": 16}),
     (r"^FluxControl(Img2Img|Inpaint)?Pipeline", {"in_channels": 32, "out_channels": 16}),
     (r"^FluxFill|^VisualCloze", {"in_channels": 48, "out_channels": 16}),
+    (r"schnell", {"guidance_embeds": False}),
     (r"^WanImageToVideo", {"in_channels": 12, "image_dim": WIDTH}),
     (r"^LucyEdit", {"in_channels": 8}),
 )  # fmt: skip

@@ -57,6 +57,14 @@ def _text_config(width: int, **more: Any) -> Any:
     return transformers.CLIPTextConfig(**{**TEXT, "hidden_size": width, **more}, max_position_embeddings=77)
 
 
+def _safety_checker(name: str, pipeline: str) -> Any:
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+
+    text = _text_config(WIDTH, projection_dim=WIDTH).to_dict()
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision_config().to_dict(), projection_dim=WIDTH)
+    return StableDiffusionSafetyChecker(config)
+
+
 def _clip_tokenizer(name: str, pipeline: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         save_tokenizer(Path(folder))
@@ -157,6 +165,7 @@ PARTS: Mapping[str, Callable[[str, str], Any]] = {
     **RARE,
     "CLIPTextModel": _clip_text,
     "CLIPTextModelWithProjection": _clip_text_projected,
+    "StableDiffusionSafetyChecker": _safety_checker,
     "CLIPTokenizer": _clip_tokenizer,
     "PythonBackend": _clip_tokenizer,
     "T5EncoderModel": _t5,

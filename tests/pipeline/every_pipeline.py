@@ -81,7 +81,7 @@ def _judge(row: Row, folder: Path) -> tuple[str, str]:
         elif shape is not None and len(shape) == 2:
             model = model.with_latent_shape((model.latent_shape[0], SIDE // 2, SIDE // 2))
     with _stage("contract"):
-        contract = make_contract(model, steps=STEPS)
+        contract = make_contract(model, steps=STEPS, guidance=row.guidance)
     if isinstance(plain, str):
         return "not tried", plain
     with _stage("trace"):
@@ -134,7 +134,7 @@ def _run(row: Row, pipeline: Any) -> _Run:
     denoiser.register_forward_pre_hook(before, with_kwargs=True)
     denoiser.register_forward_hook(after)
     torch.manual_seed(7)
-    output = flat(pipeline(**arguments(row.cls)))
+    output = flat(pipeline(**arguments(row)))
     return _Run(shapes[0], predictions, output)
 
 

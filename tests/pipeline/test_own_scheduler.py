@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from dipgo_deploy.bundle import Bundle, load_bundle
+from dipgo_deploy.bundle.write import copy_bundle
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.models import load_model, make_contract
+from dipgo_deploy.models.samplers import sampler_spec
 from dipgo_deploy.pipeline import DeployedDenoiser, RefusedCall
 from tests.models.sources.test_pipeline_scheduler import with_scheduler
 from tests.pipeline.pipelines import SIDE, drawn
@@ -68,3 +70,10 @@ def test_a_scheduler_that_skips_its_first_step_is_refused_before_it_fails(sd_bun
     pipeline.unet.watch(pipeline)
     with pytest.raises(RefusedCall, match="has its first timestep twice, so diffusers skips the first step .*: choose"):
         drawn(pipeline, call)
+
+
+def test_a_copy_of_the_denoiser_alone_keeps_the_scheduler_of_its_contract(sd_bundle, tmp_path):
+    copy_bundle(load_bundle(sd_bundle), tmp_path / "copy")
+    model, sampler = load_bundle(tmp_path / "copy").model, load_bundle(sd_bundle).contract.sampler
+    assert model.scheduler_config["_class_name"] == sampler.class_name and model.assumptions == ()
+    assert sampler_spec(None, sampler.steps, model.scheduler_config) == sampler

@@ -223,3 +223,13 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path):
     with pytest.raises(InputError, match="another run writes to"):
         run_tiny(tmp_path, text=RULE)
     first.close()
+
+
+@pytest.mark.parametrize("name", ["fora", "fora.json", "bench.png", "stage.blocks.json"])
+def test_files_and_folders_that_no_run_made_are_not_replaced(tmp_path, name):
+    own = tmp_path / "out" / name
+    own.mkdir(parents=True)
+    (own / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match=f"{name} was not made by a run in .*: choose another out folder, or move"):
+        run_tiny(tmp_path, text=RULE, until=None)
+    assert (own / "thesis.txt").read_text() == "years of work"

@@ -1,16 +1,21 @@
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.blocks import ZERO_MACS
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import GateError, InputError, UsageError
 from dipgo_deploy.core.program import Combine, Graph, Program, Run, Sample, Term
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.models.samplers import sampler_spec
+from dipgo_deploy.runtime import RunOptions, open_session
+from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.memory import NumpyMemory, TorchMemory
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.supernet.stepper import SamplerStepper
@@ -250,3 +255,47 @@ def test_memory_dtypes():
         TorchMemory(dtype="int8")
     with pytest.raises(UsageError, match="device 'tpu' is unknown"):
         TorchMemory("tpu")
+
+
+class Slow(AddTimestep):
+    """A network that takes its time between reading and writing, so that threads meet inside it."""
+
+    def bind_run(self, run: Run, buffers: Mapping, sizes: Mapping):
+        call = super().bind_run(run, buffers, sizes)
+        return lambda: (time.sleep(0.01), call(), time.sleep(0.01))
+
+
+def test_threads_that_share_a_session_wait_for_each_other():
+    session = Session(program(), Slow(), 2)
+    conditioning = [{"c": np.array([k, k + 1], np.int64)} for k in range(4)]
+    alone = [session.run(NOISE * k, {"cond": inputs["c"]}) for k, inputs in enumerate(conditioning)]
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda k: session.run(NOISE * k, {"cond": conditioning[k]["c"]}), range(4))
+        assert all(np.array_equal(one, other) for one, other in zip(made, alone, strict=True))
+
+
+def test_a_run_call_by_call_is_refused_once_another_has_begun():
+    session = Session(program(), AddTimestep(), 2)
+    inputs = NOISE, {"cond": np.zeros(2, np.int64)}
+    steps = session.iterate(*inputs)
+    next(steps)
+    session.run(*inputs)
+    with pytest.raises(
+        UsageError, match="another run has begun in the middle of this run, .* or call run, which waits"
+    ):
+        next(steps)
+    session.begin(*inputs)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(session.begin, *inputs).result()
+    with pytest.raises(UsageError, match="open a session for each thread"):
+        session.go()
+
+
+def test_sessions_of_one_live_model_do_not_gate_it_at_once(sd_bundle):
+    bundle = load_bundle(sd_bundle)
+    inputs = run_inputs(bundle.model, bundle.contract, (3,))
+    sessions = [open_session(bundle, 1, RunOptions("torch"), guidance_scale=4.0) for _ in range(2)]
+    expected = sessions[0].run(*inputs)
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda session: session.run(*inputs), sessions))
+    assert all(np.array_equal(images, expected) for images in made)

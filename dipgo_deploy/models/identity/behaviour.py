@@ -36,9 +36,12 @@ _WITHOUT_EFFECT = frozenset(
     "_gradient_checkpointing_func _backward_hooks _backward_pre_hooks _is_full_backward_hook _state_dict_hooks "
     "_state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks _forward_hooks_always_called "
     "_forward_hooks_with_kwargs _forward_pre_hooks_with_kwargs _compiled_call_impl _is_hf_initialized "
-    "_hf_peft_config_loaded is_quantized _is_torch_compile call_super_init dump_patches".split()
+    "_hf_peft_config_loaded _diffusers_hook is_quantized _is_torch_compile call_super_init dump_patches".split()
 )
-"""Attributes that do not change what a forward gives without gradients. The config has a digest of its own."""
+"""Attributes that do not change what a forward gives without gradients. The config has a digest of its own.
+
+``_diffusers_hook`` is where diffusers keeps hooks. ``cache_context`` makes an empty one, and ``live`` refuses others.
+"""
 
 _SHOWN = 3
 

@@ -23,7 +23,7 @@ _LARGE = 128
 """``sample_size`` of PixArt-alpha's model of 1024 pixels."""
 
 _IMAGE_TOKENS = 257
-"""Tokens of the CLIP image encoder of Wan's image-to-video pipeline."""
+"""Tokens of the CLIP image encoder of Wan's image-to-video pipeline, if the folder does not say them."""
 
 
 def _dit_inputs(network: Network) -> dict[str, Input]:
@@ -63,7 +63,8 @@ def _wan_inputs(network: Network) -> dict[str, Input]:
                 "this WanTransformer3DModel takes two images a row, first and last frame, which no input holds: use a "
                 "model of one image"
             )
-        inputs["encoder_hidden_states_image"] = Input((_IMAGE_TOKENS, int(config["image_dim"])))
+        tokens = network.call.image_tokens or _IMAGE_TOKENS
+        inputs["encoder_hidden_states_image"] = Input((tokens, int(config["image_dim"])))
     return inputs | extra_inputs(network)
 
 

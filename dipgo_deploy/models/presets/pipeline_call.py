@@ -47,6 +47,7 @@ class PipelineCall:
         reference: whether tokens of a reference image follow the latent's tokens (FLUX Kontext).
         pooled_width: width of the pooled text embedding. None if unknown.
         is_image_text: whether one token of an image's encoder stands in place of the text.
+        image_tokens: tokens of the pipeline's image encoder, with its class token. None if unknown.
         has_aesthetic_score: whether time ids end with an aesthetic score (the refiner of SDXL).
         recorded: conditioning inputs of a real call, which replace those of the preset. None removes an input.
     """
@@ -56,6 +57,7 @@ class PipelineCall:
     reference: bool = False
     pooled_width: int | None = None
     is_image_text: bool = False
+    image_tokens: int | None = None
     has_aesthetic_score: bool = False
     recorded: Mapping[str, Input | None] = field(default_factory=dict)
 
@@ -118,6 +120,7 @@ def read_pipeline_call(folder: Path | None) -> PipelineCall:
     return PipelineCall.of(
         name if isinstance(name, str) else None,
         pooled_width=_pooled_width(home),
+        image_tokens=_image_tokens(home),
         is_image_text="image_encoder" in index and "tokenizer" not in index,
         has_aesthetic_score=bool(index.get("requires_aesthetics_score")),
     )
@@ -139,3 +142,11 @@ def _pooled_width(folder: Path) -> int | None:
     config = folder / "text_encoder_2" / "config.json"
     width = read_json(config).get("projection_dim") if config.is_file() else None
     return width if isinstance(width, int) else None
+
+
+def _image_tokens(folder: Path) -> int | None:
+    """Tokens of a CLIP image encoder: a square of patches and the class token."""
+    path = folder / "image_encoder" / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    size, patch = (config.get(name) for name in ("image_size", "patch_size"))
+    return (size // patch) ** 2 + 1 if isinstance(size, int) and isinstance(patch, int) and patch > 0 else None

@@ -14,6 +14,7 @@ from torch import nn
 
 from dipgo_deploy.core.errors import InputError, first_line
 from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
+from dipgo_deploy.models.other_denoisers import other_denoisers_note
 from dipgo_deploy.models.presets import PRESETS
 from dipgo_deploy.models.presets.pipeline_check import check_pipeline, present_parts
 from dipgo_deploy.models.sources.foreign import check_library, what_it_is
@@ -73,6 +74,7 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
         check_weight_files(home, class_name, variant)
         module = _from_pretrained("diffusers", class_name, home, DTYPES[dtype], variant)
     has_embedder = index is not None and _EMBEDDER in index
+    note = other_denoisers_note(index or {}, component)
     return model_from_module(
         module,
         dtype=dtype,
@@ -80,6 +82,7 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
         component=component,
         scheduler_config=pipeline_scheduler_config(folder, index, component, module),
         class_embedder=_class_embedder(folder / _EMBEDDER, meta) if has_embedder else None,
+        assumptions=(note,) if note else (),
     )
 
 
@@ -110,7 +113,9 @@ def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
         if name in index:
             check_library(folder, name, index)
             return name
-    raise InputError(f"{folder / 'model_index.json'} names neither unet nor transformer: give a diffusion pipeline")
+    others = [name for name, entry in index.items() if isinstance(entry, list) and entry[-1] in PRESETS]
+    remedy = f"give the denoiser's own folder {folder / others[0]}" if others else "give a diffusion pipeline"
+    raise InputError(f"{folder / _INDEX} names neither unet nor transformer: {remedy}")
 
 
 def _class_embedder(home: Path, meta: bool) -> nn.Module:

@@ -101,4 +101,6 @@ def _read_checkpoint(path: Path, model_class: type, architecture: RandomConfig, 
         raise InputError(
             f"{path} cannot be loaded as {model_class.__name__} ({line}): give its config.json as config"
         ) from None
+    # diffusers notes that everything is on one device. A module from a folder has no such note.
+    vars(module).pop("hf_device_map", None)
     return module

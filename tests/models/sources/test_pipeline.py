@@ -20,6 +20,8 @@ from tests.models.conditioned import CONDITIONED, TOKENS, build, pix2pix, unet
 
 STEPS = 4
 
+MASK = [1] * 3 + [0] * (TOKENS - 3)
+
 
 @pytest.fixture(scope="module", params=CONDITIONED)
 def case(request, tmp_path_factory):
@@ -52,6 +54,7 @@ def test_a_saved_pipeline_gets_the_inputs_of_its_real_call(case, tmp_path: Path)
 def test_the_call_leaves_the_pipeline_as_it_was(case) -> None:
     _, pipeline, called = case
     assert "forward" not in vars(called.module) and "step" not in vars(pipeline.scheduler)
+    assert not called.behaviour, "the model is that of its files"
     assert called.steps == STEPS and called.module is getattr(pipeline, called.component)
 
 
@@ -104,13 +107,13 @@ def test_other_inputs_of_a_call_become_inputs_with_their_values(tmp_path: Path) 
     """A mask of the text, which no preset has, is traced because the call passes it."""
     pipeline = build("inpaint", tmp_path)
     pipeline.unet.register_forward_pre_hook(
-        lambda module, args, kwargs: (args, {**kwargs, "encoder_attention_mask": torch.tensor([[1, 1, 0]] * 2)}),
+        lambda module, args, kwargs: (args, {**kwargs, "encoder_attention_mask": torch.tensor([MASK] * 2)}),
         with_kwargs=True,
     )
     model = model_from_pipeline(pipeline, **CONDITIONED["inpaint"].arguments())
     mask = model.inputs["encoder_attention_mask"]
-    assert mask.shape == (3,) and mask.value.tolist() == [1, 1, 0]
-    assert model.conditioning([0], "concat")["encoder_attention_mask"].tolist() == [[1, 1, 0]] * 2
+    assert mask.value.tolist() == MASK
+    assert model.conditioning([0], "concat")["encoder_attention_mask"].tolist() == [MASK] * 2
 
 
 @pytest.mark.parametrize(

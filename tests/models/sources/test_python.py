@@ -94,7 +94,7 @@ def test_a_bundle_of_a_users_module_needs_the_module(own_module: Path, capsys: p
     )
     wide = ["--model", "own_denoiser:wide", "--target", "rtx", "--gpu", "sm89", "--dry-run"]
     refused(["build-engine", bundle, *wide], "is not the model that", capsys)
-    words = "which a pipeline has to decode: run a session of it in Python"
+    words = "which a pipeline has to decode: name an array of latents"
     refused(["generate", bundle, "--model", "own_denoiser:chain"], words, capsys, 2)
 
 
