@@ -62,6 +62,17 @@ def test_views_state_what_is_fixed() -> None:
     assert "all but rows is fixed" in " ".join(render(blocks_view(GRAPH)).split())
 
 
+def test_views_state_the_range_of_a_text_and_why_it_has_none() -> None:
+    free = replace(GRAPH, sizes={"tokens": SizeRange(1, 77, 1024)})
+    assert "all but rows and tokens (1 to 1024, counted at 77) is fixed" in " ".join(render(blocks_view(free)).split())
+    fixed = replace(GRAPH, sizes={"tokens": SizeRange(7, 7, 7)}, refused={"tokens": "it has a table"})
+    text = " ".join(render(blocks_view(fixed)).split())
+    assert "all but rows is fixed; tokens is fixed at 7, because it has a table" in text
+    schedule = schedule_of("deepcache", 0.2, 6, interval=3)
+    contract = replace(schedule.contract, tokens=SizeRange(1, 77, 1024))
+    assert "1 to 64 images, 1 to 1024 tokens" in render(schedule_view(replace(schedule, contract=contract)))
+
+
 def test_schedule_view_marks_forecasts_and_what_is_computed_in_vain() -> None:
     graph = chain_like()
     options = SearchOptions("deepcache", 0.5, settings=DeepCacheOptions(2, 1))
