@@ -16,6 +16,7 @@ from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.core.sampler import LinearSampler, Update
 from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.search import DeepCacheOptions, SearchOptions, method_options, schedule_by_rule
 from tests.search.graphs import chain_like, contract_of, unet_like
