@@ -68,7 +68,7 @@ def bundle_of(model: LoadedModel, folder: Path) -> Path:
 def engines(bundles: Mapping[str, Bundle]) -> dict[str, object]:
     """Bytes, activations and seconds of the engines of each bundle, for one image and the bundle's text lengths."""
     options = EngineOptions(target="rtx", gpus=("sm89",), batch=BatchRange(1, 1, 1), check_finite=False)
-    rows = {}
+    rows: dict[str, object] = {}
     for kind, bundle in bundles.items():
         records = finish(build_bundle_engines(bundle, options)).records
         rows[kind] = {

@@ -52,9 +52,9 @@ def blocks_view(graph: BlockGraph) -> RenderableType:
 
 def _sizes_text(graph: BlockGraph) -> str:
     """The free sizes, and why a size is fixed that might have been free."""
-    free = [f"{name} {size} (counted at {size.opt})" for name, size in graph.sizes.items() if not size.is_fixed]
-    fixed = [f"{name} fixed at {graph.sizes[name].opt}: {reason}" for name, reason in graph.refused.items()]
-    return "; ".join([f"free: {', '.join(['rows', *free])}", *fixed])
+    free = [f"{name} ({size}, counted at {size.opt})" for name, size in graph.sizes.items() if not size.is_fixed]
+    reasons = [f"{name} is fixed at {graph.sizes[name]}, because {reason}" for name, reason in graph.refused.items()]
+    return "; ".join([f"all but {' and '.join(['rows', *free])} is fixed", *reasons])
 
 
 def _stored(graph: BlockGraph, blocks: Iterable[Block]) -> str:

@@ -30,6 +30,7 @@ def verify(
     bundle: BundleFolder,
     images: Annotated[int | None, typer.Option(min=1, help="Trajectories to compare. Default: 4.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their noise.")] = 1000,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Text length. Default: the usual one.")] = None,
     guidance_scale: GuidanceScale = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Relative tolerance of one call. Default: 1e-4, in half precision 2e-2.")
@@ -53,13 +54,14 @@ def verify(
     """Verify BUNDLE: does the program compute what the schedule says, and how near is the schedule to the full run?"""
     if backend == "torch":
         raise UsageError("--backend torch is the reference of every verification: choose onnxruntime, tensorrt or rtx")
-    if against is not None and (once or tolerance is not None):
-        raise UsageError("--against compares images of two bundles: leave --once and --tolerance out")
+    if against is not None and (once or tolerance is not None or tokens is not None):
+        raise UsageError("--against compares images of two bundles: leave --once, --tokens and --tolerance out")
     if once:
-        if guidance_scale is not None or min_psnr is not None or backend != "onnxruntime" or device == "cuda":
+        chosen = guidance_scale is not None or min_psnr is not None or tokens is not None
+        if chosen or backend != "onnxruntime" or device == "cuda":
             raise UsageError(
-                "--once compares single calls on the CPU: leave --guidance-scale, --min-psnr, --backend and --device "
-                "cuda out"
+                "--once compares single calls on the CPU: leave --guidance-scale, --min-psnr, --tokens, --backend and "
+                "--device cuda out"
             )
         _verify_once(bundle, own_model, images or 1, seed, tolerance, as_json)
         return
@@ -72,6 +74,7 @@ def verify(
     options = VerifyOptions(
         images=images or 4,
         seed=seed,
+        tokens=tokens,
         guidance_scale=guidance_scale,
         local_tolerance=tolerance,
         min_psnr_db=min_psnr,

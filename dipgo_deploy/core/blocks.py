@@ -14,7 +14,7 @@ from typing import Literal
 
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.tensors import SizeRange, TensorSpec, check_specs
+from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec, check_specs
 
 __all__ = [
     "BLOCKS_FILE",
@@ -195,7 +195,8 @@ def fit_contract(contract: Contract, graph: BlockGraph) -> Contract:
     Returns:
         The contract, with no range that is wider than the graph's.
     """
-    return replace(contract, **{name: _narrow(contract.ranges.get(name), size) for name, size in graph.sizes.items()})
+    traced = graph.sizes.get(TOKENS)
+    return contract if traced is None else replace(contract, tokens=_narrow(contract.tokens, traced))
 
 
 def _narrow(wanted: SizeRange | None, traced: SizeRange) -> SizeRange:

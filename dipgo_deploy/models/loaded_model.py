@@ -185,6 +185,10 @@ class LoadedModel:
         """The same model for other lengths of the text sequence."""
         return replace(self, text_tokens=tokens.opt, ranges={**self.ranges, TOKENS: tokens})
 
+    def at_sizes(self, sizes: Mapping[str, int]) -> LoadedModel:
+        """The same model with inputs of other sizes, by symbol."""
+        return replace(self, text_tokens=sizes.get(TOKENS, self.text_tokens))
+
     @cached_property
     def latent_name(self) -> str:
         """Name of the input that is the latent: the first of the preset's example. The module's own may differ."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.blocks import BlockGraph, fit_contract
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.progress import Progress, Work
@@ -73,6 +73,9 @@ def search(
     if blocks is None:
         yield Progress("trace", 0, 1)
         blocks = trace(model, granularity=options.granularity, patterns=options.patterns).blocks
+    for name, reason in blocks.refused.items():
+        yield Progress(NOTE, 0, 1, f"{name} is fixed at {blocks.sizes[name]}, because {reason}")
+    contract = fit_contract(contract, blocks)
     schedule = yield from _schedule(Problem(model, blocks, contract, options))
     if options.max_graphs is not None:
         schedule = limit_graphs(schedule, blocks, options.max_graphs)

@@ -17,6 +17,7 @@ from dipgo_deploy.core.precision import is_half
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.run_options import BackendName, RunOptions
 from dipgo_deploy.core.schedule import full_schedule
+from dipgo_deploy.core.tensors import TOKENS
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import open_session
@@ -54,7 +55,10 @@ class Ladder:
         self.local = local_tolerance(options, contract.dtype)
         self.free = options.free_tolerance or (HALF if self.half else SINGLE)[1]
         self.scale = contract.guidance_scale(options.guidance_scale)
-        self.inputs = run_inputs(bundle.model, contract, range(options.seed, options.seed + options.images))
+        self.sizes = {} if options.tokens is None else {TOKENS: options.tokens}
+        contract.sizes(options.images, self.sizes)  # Refuses a length outside the contract.
+        model = bundle.model.at_sizes(self.sizes)
+        self.inputs = run_inputs(model, contract, range(options.seed, options.seed + options.images))
         self.image = np.empty(0)
         self._arbiter = "float64"
 
@@ -84,7 +88,7 @@ class Ladder:
     def _engines(self, reference: Recording) -> Rung:
         """The engines compared with ONNX Runtime in the bundle's own precision."""
         options = self.options
-        session = open_session(self.bundle, options.images, options.run, guidance_scale=self.scale)
+        session = open_session(self.bundle, options.images, options.run, guidance_scale=self.scale, sizes=self.sizes)
         recording = record_run(session, self.inputs, options.seed)
         self.image = recording.image
         if half := {slot.dtype for slot in session.program.slots if is_half(slot.dtype)}:
@@ -97,7 +101,8 @@ class Ladder:
         options = self.options
         is_verified = backend == options.run.backend
         run = replace(options.run, device=options.device) if is_verified else RunOptions(backend, options.device)
-        return open_session(self.bundle, self.options.images, run, guidance_scale=self.scale, compiled=compiled)
+        images, scale = self.options.images, self.scale
+        return open_session(self.bundle, images, run, guidance_scale=scale, sizes=self.sizes, compiled=compiled)
 
     def _gates_open(self) -> Rung:
         """One forward of the plain model, and one under the surgery with every block computed."""
@@ -136,7 +141,7 @@ class Ladder:
         model = self.bundle.live_model.as_dtype(dtype)
         # In half precision only the network is cast, because the slots between calls stay as they are.
         backend = TorchBackend(model, self.bundle.blocks, program, dtype=None if is_half(dtype) else dtype)
-        return model, Session(program, backend, self.options.images, self.scale)
+        return model, Session(program, backend, self.options.images, self.scale, sizes=self.sizes)
 
     def _compare(self, name: str, session: Session, recording: Recording, reference: Recording) -> Rung:
         """Local and free-running deviation of ``session``, whose run is ``recording``, from ``reference``."""

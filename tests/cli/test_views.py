@@ -16,6 +16,7 @@ from dipgo_deploy.core.bundle import BundleManifest, FileRecord
 from dipgo_deploy.core.program import Layout, Program, memory_bytes
 from dipgo_deploy.core.sampler import LinearSampler, Update
 from dipgo_deploy.core.schedule import Schedule
+from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.lowering import LowerOptions, lower
 from dipgo_deploy.search import DeepCacheOptions, SearchOptions, method_options, schedule_by_rule
 from tests.search.graphs import chain_like, contract_of, unet_like
@@ -60,6 +61,17 @@ def test_views_state_what_is_fixed() -> None:
     spec = GRAPH.inputs[0]
     assert f"inputs: {spec.name} {X.join(map(str, spec.shape))}" in render(blocks_view(GRAPH))
     assert "all but rows is fixed" in " ".join(render(blocks_view(GRAPH)).split())
+
+
+def test_views_state_the_range_of_a_text_and_why_it_has_none() -> None:
+    free = replace(GRAPH, sizes={"tokens": SizeRange(1, 77, 1024)})
+    assert "all but rows and tokens (1 to 1024, counted at 77) is fixed" in " ".join(render(blocks_view(free)).split())
+    fixed = replace(GRAPH, sizes={"tokens": SizeRange(7, 7, 7)}, refused={"tokens": "it has a table"})
+    text = " ".join(render(blocks_view(fixed)).split())
+    assert "all but rows is fixed; tokens is fixed at 7, because it has a table" in text
+    schedule = schedule_of("deepcache", 0.2, 6, interval=3)
+    contract = replace(schedule.contract, tokens=SizeRange(1, 77, 1024))
+    assert "1 to 64 images, 1 to 1024 tokens" in render(schedule_view(replace(schedule, contract=contract)))
 
 
 def test_schedule_view_marks_forecasts_and_what_is_computed_in_vain() -> None:

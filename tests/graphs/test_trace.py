@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from dipgo_deploy.core.blocks import fit_contract
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.files import load_block_graph
+from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.graphs import load_trace, trace
 from dipgo_deploy.graphs.weights import read_layout
-from dipgo_deploy.models import Preset, model_from_module
+from dipgo_deploy.models import Preset, make_contract, model_from_module
 from tests.graphs.onnx_text import open_session, run_session
 from tests.graphs.surgery import EVERY_TRACE, deviation, example, record
 
@@ -126,6 +128,38 @@ def test_a_module_of_the_user_has_the_granularities_of_its_preset(tmp_path, monk
     ]
     with pytest.raises(UsageError, match="TwoParts has no granularity 'stage': choose whole"):
         trace(model, granularity="stage")
+
+
+class Positions(nn.Module):
+    """Adds a table of seven rows to its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.table = nn.Conv2d(1, 1, 1), nn.Parameter(torch.randn(7, 3))
+
+    def forward(self, sample, timestep, encoder_hidden_states):
+        text = (encoder_hidden_states + self.table).mean((1, 2))
+        return self.first(sample) * text[:, None, None, None]
+
+
+def test_a_text_length_that_the_exporter_fixes_is_recorded_with_the_reason(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DIPGO_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    inputs = {"sample": (1, 4, 4), "timestep": (), "encoder_hidden_states": (7, 3)}
+    preset = Preset(
+        {"whole": ("first",)}, lambda *given: {name: torch.ones(given[2], *shape) for name, shape in inputs.items()},
+        lambda module, **inputs: module(**inputs), lambda _: (1, 4, 4),
+    )  # fmt: skip
+    model = model_from_module(Positions(), preset=preset)
+    assert model.sizes == {"tokens": SizeRange(1, 7, 1024)}
+    blocks = trace(model, granularity="whole").blocks
+    assert blocks.inputs[2].shape == ("rows", 7, 3) and blocks.sizes == {"tokens": SizeRange(7, 7, 7)}
+    assert "tokens 7" in blocks.refused["tokens"] or "cannot be exported" in blocks.refused["tokens"]
+    contract = fit_contract(make_contract(model, sampler="ddim", steps=2), blocks)
+    with pytest.raises(UsageError, match="tokens is 8, but the contract takes 7: change tokens, or make a schedule"):
+        contract.sizes(1, {"tokens": 8})
+    monkeypatch.setattr(sys.modules["dipgo_deploy.graphs.trace"], "write_trace", lambda *_: pytest.fail("traced again"))
+    assert trace(model, granularity="whole").blocks == blocks
 
 
 def test_a_folder_that_holds_something_else_is_kept(tmp_path) -> None:
