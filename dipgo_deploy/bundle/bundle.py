@@ -95,7 +95,7 @@ class Bundle:
         if self.own_model is not None:
             model = with_weights(self.own_model.as_dtype(contract.dtype), self.weights, contract.model_digest)
         elif contract.model_class in PRESETS:
-            model = load_model(self.folder, dtype=contract.dtype)
+            model = self._load_model()
             if not (self.folder / "scheduler").is_dir():  # a copy of the denoiser alone
                 model = replace(model, scheduler_config=own_config(contract.sampler), assumptions=())
         else:
@@ -110,6 +110,21 @@ class Bundle:
         inputs = [replace(spec, shape=spec.resolve(usual)) for spec in self.blocks.inputs]
         return model.for_contract(contract).with_inputs(inputs)
 
+    def _load_model(self) -> LoadedModel:
+        """The model as its files hold it. Weights of a changed module may have names that its class does not know."""
+        try:
+            return load_model(self.folder, dtype=self.contract.dtype)
+        except InputError:
+            if not self.manifest.behaviour:
+                raise
+        raise self._asks_for_model()
+
+    def _asks_for_model(self) -> InputError:
+        return InputError(
+            f"{self.folder} was made from a live {self.contract.model_class} with behaviour of its own "
+            f"({self.manifest.behaviour}), which its files do not hold: pass that model as own_model"
+        )
+
     @cached_property
     def live_model(self) -> LoadedModel:
         """The PyTorch model, to be run: its forward is the one that was traced.
@@ -121,10 +136,7 @@ class Bundle:
         if self.own_model is not None or not (own or model.behaviour) or model.has_digest(self.contract.model_digest):
             return model
         if own:
-            raise InputError(
-                f"{self.folder} was made from a live {self.contract.model_class} with behaviour of its own ({own}), "
-                "which its files do not hold: pass that model as own_model"
-            )
+            raise self._asks_for_model()
         raise InputError(
             f"a {self.contract.model_class} does something else in this process ({model.behaviour.summary}) than in "
             f"{self.folder}: undo that change, or export the bundle again"

@@ -82,7 +82,11 @@ Config = Annotated[
 Meta = Annotated[bool, typer.Option("--meta", help="Load shapes only: no weights, almost no memory.")]
 OwnModel = Annotated[
     str | None,
-    typer.Option("--model", metavar="MODULE:ATTRIBUTE", help="The exported model, if its class is your own."),
+    typer.Option(
+        "--model",
+        metavar="MODULE:ATTRIBUTE",
+        help="The exported model, if its class is your own or you changed the module.",
+    ),
 ]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, as export wrote it.")]
 Granularity = Annotated[

@@ -123,6 +123,10 @@ def search(
         raise UsageError(f"{out} would be the schedule and the pruner: give --out another name")
     check_target(out)
     replacing.check_kind(out, "schedule", force)
+    if from_pruner is not None:
+        from dipgo_deploy.search.dipgo.pruner_file import read_record
+
+        read_record(from_pruner)  # Refuses another file before the model is loaded.
     if picture is not None:
         if picture.suffix not in (".png", ".svg"):
             raise UsageError(f"{picture} ends in neither .png nor .svg: name a picture")

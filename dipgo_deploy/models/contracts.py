@@ -114,7 +114,7 @@ def make_contract(
         model_digest=model.digest,
         dtype=model.dtype,
         sampler=spec,
-        guidance=guidance or default_guidance(model),
+        guidance=_checked_guidance(model, guidance or default_guidance(model)),
         latent_shape=model.latent_shape,
         batch=batch,
         tokens=model.sizes.get("tokens"),
@@ -130,6 +130,19 @@ def _check_variance(sampler: SamplerSpec) -> None:
             f"{sampler.class_name} reads a variance from the network's output, which no schedule keeps: choose sampler "
             "dpmpp-2m, or another one that draws no noise"
         )
+
+
+def _checked_guidance(model: LoadedModel, guidance: Guidance) -> Guidance:
+    """The layout. Raises UsageError for concatenated rows of a model that knows no image without a class."""
+    entries = [] if model.class_embedder is not None else list(model.inputs.values())
+    classes = [entry for entry in entries if entry.classes is not None]
+    has_text = any(entry.classes is None and entry.value is None for entry in entries)
+    if guidance == "concat" and classes and not has_text and all(entry.null is None for entry in classes):
+        raise UsageError(
+            f"this {model.class_name} has no label for an image without a class, so guidance would change nothing: "
+            "choose guidance 'none'"
+        )
+    return guidance
 
 
 def default_guidance(model: LoadedModel) -> Guidance:

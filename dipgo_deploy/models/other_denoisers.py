@@ -63,6 +63,6 @@ def _takes_time(library: object, class_name: object) -> bool:
         return False
     with suppress_diffusers_logging():
         kind = getattr(diffusers, class_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)):
-        return False
-    return not _TIMES.isdisjoint(inspect.signature(kind.forward).parameters)
+    forward: Any = getattr(kind, "forward", None)
+    is_network = isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin) and forward is not None
+    return is_network and not _TIMES.isdisjoint(inspect.signature(forward).parameters)

@@ -86,10 +86,11 @@ def test_a_pruner_knows_its_prompts(pipeline, tmp_path, capsys, monkeypatch):
     record = read_record(tmp_path / "s.pruner")
     assert (record.prompts, record.classes) == (("a cat",), ())
     capsys.readouterr()
-    refused(search(pipeline, tmp_path, "a dog", *dipgo), "another prompts (('a cat',), not ('a dog',))", capsys)
+    other = search(pipeline, tmp_path, "a dog", *dipgo, "--force")
+    refused(other, "another prompts (('a cat',), not ('a dog',))", capsys)
     cut = ("--method", "dipgo", "--from-pruner", tmp_path / "s.pruner")
     refused(search(pipeline, tmp_path, "a cat", *cut), "belongs to training", capsys, 2)
     encode = Mock(wraps=with_prompts)
     monkeypatch.setattr("dipgo_deploy.search.run.with_prompts", encode)
-    assert run(words(search(pipeline, tmp_path, None, *cut))) == 0
+    assert run(words(search(pipeline, tmp_path, None, *cut, "--force"))) == 0
     assert encode.call_args.args[1] == ("a cat",)

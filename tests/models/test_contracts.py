@@ -13,7 +13,15 @@ import diffusers
 import numpy as np
 import pytest
 
-from dipgo_deploy.models import load_model, load_random, make_contract, read_random_config, shipped_configs
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.models import (
+    load_model,
+    load_random,
+    make_contract,
+    model_from_module,
+    read_random_config,
+    shipped_configs,
+)
 from dipgo_deploy.models.contracts import default_guidance, default_steps, timestep_arguments
 from tests.models.families import FAMILIES, tiny
 
@@ -99,6 +107,17 @@ def test_a_bare_denoiser_takes_the_defaults_of_its_class(name: str) -> None:
 def test_a_guidance_distilled_unet_has_no_unconditional_rows(tmp_path: Path) -> None:
     model = in_pipeline("sd", "LatentConsistencyModelPipeline", tmp_path)
     assert default_guidance(replace(model, config={**model.config, "time_cond_proj_dim": 8})) == "none"
+
+
+def test_classes_without_a_null_class_leave_guidance_nothing_to_do() -> None:
+    unet = diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(8,), norm_num_groups=4, num_class_embeds=5,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    model = model_from_module(unet, scheduler_config={"clip_sample": False})
+    assert make_contract(model, sampler="ddim", steps=2).guidance == "none"
+    with pytest.raises(UsageError, match="no label for an image without a class.*choose guidance 'none'"):
+        make_contract(model, sampler="ddim", steps=2, guidance="concat")
 
 
 def test_requested_values_win() -> None:

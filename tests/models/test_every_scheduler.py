@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dipgo_deploy.bundle import load_bundle
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.schedule import full_schedule
-from dipgo_deploy.models import load_model, make_contract
+from dipgo_deploy.models import LoadedModel, load_model, make_contract
 from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 from dipgo_deploy.runtime.open import make_backend
 from dipgo_deploy.runtime.session import Session
@@ -110,6 +111,11 @@ def plain_latents(folder: Path, inputs: dict[str, torch.Tensor]) -> np.ndarray |
     return None
 
 
+def loaded(folder: Path) -> LoadedModel:
+    """The model of a folder, for the length of the text in ``inputs``."""
+    return replace(load_model(folder, meta=True), text_tokens=7)
+
+
 def our_latent(contract: Any, bundle: Any, inputs: dict[str, torch.Tensor]) -> np.ndarray:
     """The last latent of the program that computes every block at every step."""
     schedule = full_schedule(contract, bundle.schedule.granularity, "output", bundle.blocks.block_names)
@@ -123,7 +129,7 @@ def check_cell(name: str, options: dict[str, Any], bundle: Any, source: Path, fo
     with_scheduler(source, folder, name, options)
     expected = plain_latents(folder, inputs)
     try:
-        contract = make_contract(load_model(folder, meta=True), steps=STEPS)
+        contract = make_contract(loaded(folder), steps=STEPS)
     except DipgoError as refusal:
         message = str(refusal)
         assert expected is None, f"plain diffusers runs it, but: {message}"
@@ -147,7 +153,7 @@ def test_latents_are_those_of_plain_diffusers_or_the_refusal_is_clean(
 
 def test_a_wrong_sampler_would_be_seen(sd_bundle, sd_pipeline, tmp_path, inputs):
     folder = with_scheduler(sd_pipeline, tmp_path / "model", "KDPM2DiscreteScheduler", {})
-    contract = make_contract(load_model(folder, meta=True), sampler="heun", steps=STEPS)
+    contract = make_contract(loaded(folder), sampler="heun", steps=STEPS)
     expected = plain_latents(folder, inputs)
     latent = our_latent(contract, load_bundle(sd_bundle), inputs)
     assert np.abs(latent - expected[-1]).max() > 10 * TOLERANCE * np.abs(expected).max()

@@ -66,7 +66,7 @@ def _names(rows: Sequence[Result]) -> str:
 
 def _reasons(rows: Sequence[Result]) -> str:
     lines = [f"| `{result.row}` | {_cell(result.text)} |\n" for result in rows]
-    return "".join(["| Pipeline | Message |\n", "| --- | --- |\n", *lines])
+    return "".join(["| Pipeline | Stage: message |\n", "| --- | --- |\n", *lines])
 
 
 def _cell(text: str) -> str:

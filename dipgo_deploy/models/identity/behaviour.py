@@ -116,7 +116,10 @@ def behaviour_of(module: nn.Module, forward: Callable[..., Any] | None = None) -
         The behaviour, empty for a module as its class makes it.
     """
     describer = Describer(module)
-    pristine = _pristine(type(module), _config_text(module))
+    # Buffers of a weights file are compared there, and may take seconds to compute.
+    has_buffers = any(part._non_persistent_buffers_set for part in module.modules())
+    kind: Any = type(module)
+    pristine = _pristine(kind, _config_text(module), has_buffers)
     entries: dict[str, str] = {}
     for path, part in _parts(module, describer).items():
         plain, prefix = pristine.get(path, _Part()), f"{path}." if path else ""
@@ -202,12 +205,13 @@ def _config_text(module: nn.Module) -> str:
 
 
 @lru_cache(maxsize=8)
-def _pristine(kind: Any, config: str) -> Mapping[str, _Part]:
+def _pristine(kind: Any, config: str, has_buffers: bool) -> Mapping[str, _Part]:
     """The submodules of a module that its class makes from its config. Empty where the class has no config."""
     if not config or not hasattr(kind, "from_config"):
         return {}
+    device = _meta_parameters() if has_buffers else torch.device("meta")
     try:
-        with suppress_diffusers_logging(), torch.random.fork_rng(devices=()), _meta_parameters():
+        with suppress_diffusers_logging(), torch.random.fork_rng(devices=()), device:
             module = kind.from_config(json.loads(config)).eval()
     except Exception:  # A class of anyone else may need more than its config, and then all of it counts.
         return {}

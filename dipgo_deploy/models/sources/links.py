@@ -34,9 +34,11 @@ def _needed(folder: Path, variant: str | None) -> Iterator[Path]:
         return
     yield folder / _INDEX
     yield from _files(folder, variant)
-    if not (folder / _INDEX).is_file():
+    try:
+        index = read_json(folder / _INDEX)
+    except InputError:  # Whoever reads the index refuses it, in words of its own.
         return
-    for name, entry in read_json(folder / _INDEX).items():
+    for name, entry in index.items():
         if isinstance(entry, list) and entry != [None, None]:
             yield folder / name
             yield from _files(folder / name, variant)
