@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import typer
 from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["GroupedCommand", "GroupedCommands"]
@@ -56,7 +55,7 @@ _COLUMN = 24
 class GroupedCommand(TyperCommand):
     """A command whose options are printed in groups."""
 
-    def format_options(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then options group by group."""
         parameters = self.get_params(ctx)
         _write(formatter, "Arguments", ctx, (one for one in parameters if one.param_type_name == "argument"))
@@ -68,7 +67,7 @@ class GroupedCommand(TyperCommand):
 class GroupedCommands(TyperGroup):
     """The program, whose commands are printed in groups with their whole first sentence."""
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands group by group."""
         grouped = {name for names in _COMMANDS.values() for name in names}
         others = tuple(name for name in self.list_commands(ctx) if name not in grouped)
@@ -88,7 +87,7 @@ def _groups(command: str | None, options: Iterable[Any]) -> Iterator[tuple[str, 
     yield from ((title, tuple(grouped.intersection(names))) for title, names in _OPTIONS.items())
 
 
-def _write(formatter: Any, title: str, ctx: typer.Context, parameters: Iterable[Any]) -> None:
+def _write(formatter: Any, title: str, ctx: Any, parameters: Iterable[Any]) -> None:
     """Write one group. A group without parameters is left out."""
     records = [record for one in parameters if (record := one.get_help_record(ctx))]
     if records:

@@ -2,7 +2,8 @@
 
 1. A Squeeze of an axis longer than 1 is removed (`drop_void_squeezes`).
 2. A known size that is read at run time becomes a constant (`fold_known_sizes`).
-3. Weights on the meta device get placeholder numbers (`put_placeholders`). They belong to models that are traced
+3. A Concat of float32 and half precision computes in float32 (`widen_mixed_concats`).
+4. Weights on the meta device get placeholder numbers (`put_placeholders`). They belong to models that are traced
    without weights, and the optimiser stops at initializers without numbers.
 """
 
@@ -11,13 +12,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir  # noqa: TID251 - the home of onnx_ir
 
-__all__ = ["apply_exporter_fixes", "drop_void_squeezes", "fold_known_sizes", "put_placeholders"]
+__all__ = ["apply_exporter_fixes", "drop_void_squeezes", "fold_known_sizes", "put_placeholders", "widen_mixed_concats"]
 
 
 def apply_exporter_fixes(model: ir.Model) -> None:
     """Apply all fixes in place."""
     drop_void_squeezes(model.graph)
     fold_known_sizes(model.graph)
+    widen_mixed_concats(model.graph)
     put_placeholders(model.graph)
 
 
@@ -61,6 +63,26 @@ def fold_known_sizes(graph: ir.Graph) -> None:
         value = ir.Value(name=name, shape=constant.shape, type=ir.TensorType(ir.DataType.INT64), const_value=constant)
         graph.register_initializer(value)
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
+
+
+def widen_mixed_concats(graph: ir.Graph) -> None:
+    """Cast half-precision inputs of a Concat to float32, if another input is float32.
+
+    PyTorch promotes them, ONNX forbids different types. SDXL in half precision joins its text embeddings with
+    embeddings of sizes, which diffusers computes in float32.
+    """
+    for node in [node for node in graph if node.op_type == "Concat"]:
+        if ir.DataType.FLOAT not in [value.dtype for value in node.inputs if value is not None]:
+            continue
+        for index, value in enumerate(node.inputs):
+            if value is None or value.dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+                continue
+            name = f"{value.name}_{node.name}_float32"
+            cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", ir.DataType.FLOAT.value)], name=name)
+            cast.outputs[0].name, cast.outputs[0].shape = name, value.shape
+            cast.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+            graph.insert_before(node, cast)
+            node.replace_input_with(index, cast.outputs[0])
 
 
 _SMALL = 4096

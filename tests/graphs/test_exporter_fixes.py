@@ -13,6 +13,7 @@ from dipgo_deploy.graphs.exporter_fixes import (
     drop_void_squeezes,
     fold_known_sizes,
     put_placeholders,
+    widen_mixed_concats,
 )
 
 FLOAT, INT = ir.TensorType(ir.DataType.FLOAT), ir.TensorType(ir.DataType.INT64)
@@ -113,3 +114,20 @@ def test_placeholders_take_no_memory_and_differ():
     assert a.dtype == b.dtype == large.dtype and a.dtype.name == "bfloat16" and not np.array_equal(a, b)
     assert large.shape == (1 << 20, 1 << 20) and large.strides == (0, 0)
     assert np.array_equal(graph.initializers["real"].const_value.numpy(), np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("types", "casts"),
+    [(("FLOAT16", "FLOAT"), 1), (("FLOAT", "BFLOAT16", "FLOAT16"), 2), (("FLOAT16", "FLOAT16"), 0), (("INT64",), 0)],
+)
+def test_a_concat_of_several_float_types_computes_in_float32(types: tuple[str, ...], casts: int) -> None:
+    kinds = [ir.DataType[name] for name in types]
+    values = [
+        ir.Value(name=f"x{index}", shape=ir.Shape(["rows", 4]), type=ir.TensorType(kind))
+        for index, kind in enumerate(kinds)
+    ]
+    concat = ir.Node("", "Concat", values, [ir.AttrInt64("axis", -1)], name="concat")
+    graph = ir.Graph(values, concat.outputs, nodes=[concat], opset_imports={"": 20}, name="g")
+    widen_mixed_concats(graph)
+    assert [node.op_type for node in graph] == ["Cast"] * casts + ["Concat"]
+    assert len({value.dtype for value in concat.inputs}) == 1
