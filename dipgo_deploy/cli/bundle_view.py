@@ -54,7 +54,8 @@ def _sizes_text(graph: BlockGraph) -> str:
     """The free sizes, and why a size is fixed that might have been free."""
     free = [f"{name} {size} (counted at {size.opt})" for name, size in graph.sizes.items() if not size.is_fixed]
     fixed = [f"{name} fixed at {graph.sizes[name].opt}: {reason}" for name, reason in graph.refused.items()]
-    return "; ".join([f"free: {', '.join(['rows', *free])}", *fixed])
+    start = f"free: {', '.join(['rows', *free])}" if free else "all but rows is fixed"
+    return "; ".join([start, *fixed])
 
 
 def _stored(graph: BlockGraph, blocks: Iterable[Block]) -> str:
