@@ -21,7 +21,9 @@ def cached_blocks(schedule: Schedule) -> BlockGraph | None:
         The blocks of a trace with the model's digest and the same blocks. None if the cache has no such trace.
     """
     contract = schedule.contract
-    for folder in sorted((cache_folder() / "traces").glob(f"{contract.model_class}-*")):
+    folders = (cache_folder() / "traces").glob(f"{contract.model_class}-*")
+    # Traces of an older version of the program stay in the cache, so the newest comes first.
+    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             graph = load_block_graph(folder / BLOCKS_FILE)
         except InputError:  # an interrupted or older trace
