@@ -58,9 +58,10 @@ def export(
     from dipgo_deploy.bundle import export as export_bundle
 
     options = ExportOptions(layout=layout, max_graphs=max_graphs, dtype="float16" if fp16 else None, replace=force)
-    say_sampler_note(requested.contract.sampler)
     with working(f"exporting {source.label}"):
-        folder = export_bundle(source.load(), requested, out, options)
+        loaded = source.load()
+        say_sampler_note(requested.contract.sampler)
+        folder = export_bundle(loaded, requested, out, options)
     program = load_program(folder / "program.json")
     slots = memory_bytes(program, batch=1)["slots"]
     graphs = [graph.name for graph in program.graphs]

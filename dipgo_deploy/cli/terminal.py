@@ -56,7 +56,12 @@ def result(renderable: Any) -> None:
 
 
 def _plain(renderable: RenderableType) -> str:
-    """The text of a renderable for programs: no colour, no box, no spaces at the end of a line."""
+    """The text of a renderable for programs: no colour, no box, no spaces at the end of a line.
+
+    Lines of plain text are never broken, because they hold paths.
+    """
+    if isinstance(renderable, str):
+        return renderable
     from rich.console import Console
 
     from dipgo_deploy.cli.table_layout import fitted, without_boxes

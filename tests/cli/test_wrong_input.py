@@ -109,7 +109,7 @@ class TestBenchDocument:
         picture = tmp_path / "p.svg"
         assert run(["show", str(bench), str(bench), "--out", str(picture)]) == 0
         text = capsys.readouterr().out
-        assert picture.read_text().startswith("<?xml") and text.count("deepcache  ") == 2
+        assert picture.read_text().startswith("<?xml") and text.count("deepcache  ") == 4  # two tables in two parts
         assert run(["show", str(bench), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["document"] == json.loads(bench.read_text())
         assert run(["show", str(bench), str(bench), "--json"]) == 0

@@ -203,7 +203,7 @@ def test_a_crafted_bundle_writes_and_deletes_nothing_elsewhere(
     (outside / "precious.txt").write_text("mine")
     home.parent.mkdir()
     home.symlink_to(outside)
-    with pytest.raises(InputError, match="is not a path inside .*: the files were tampered with"):
+    with pytest.raises(InputError, match="is a link, and nothing is written through links"):
         build(bundle, FLOAT32)
     home.unlink()
     home.symlink_to("..")

@@ -78,7 +78,7 @@ def test_numbers_that_are_not_finite_are_found_by_a_run(tmp_path: Path) -> None:
 def test_the_finite_run_comes_before_a_build_and_only_before_a_build(tmp_path: Path, fake_builds, monkeypatch) -> None:
     bundle = few_graphs(tiny("dit"), tmp_path / "half", shares=(1, 0), dtype="float16")
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "run", lambda *_: np.full(1, np.inf))
+        patch.setattr(Session, "run", lambda *_, **__: np.full(1, np.inf))
         with pytest.raises(GateError, match="not finite"):
             finish(build_bundle_engines(bundle, FLOAT32))
         assert fake_builds == []

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import MethodType
 from typing import Any
 
 import torch
@@ -174,13 +175,19 @@ def _parts(module: nn.Module, describer: Describer) -> dict[str, _Part]:
         for name, value in {"class": type(part), **vars(part)}.items():
             if name in _HOOKS:
                 value = _hooks(value, getattr(part, f"{name}_with_kwargs"))
-            if name not in _WITHOUT_EFFECT and (value or name not in _HOOKS):
+            if name not in _WITHOUT_EFFECT and (value or name not in _HOOKS) and not _is_own(part, name, value):
                 texts[name] = describer.text(value)
                 foreign |= {name} if describer.is_foreign else set()
         transient = part._non_persistent_buffers_set
         buffers = {name: value for name, value in part._buffers.items() if name in transient and value is not None}
         parts[path] = _Part(frozenset(foreign), texts, buffers)
     return parts
+
+
+def _is_own(part: nn.Module, name: str, value: Any) -> bool:
+    """Whether an attribute is the method of the class itself, as tools leave it that replace and restore a forward."""
+    is_bound = isinstance(value, MethodType) and value.__self__ is part
+    return is_bound and getattr(type(part), name, None) is value.__func__
 
 
 def _hooks(hooks: Mapping[int, Any], with_kwargs: Mapping[int, bool]) -> list[tuple[Any, bool]]:

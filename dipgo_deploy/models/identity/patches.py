@@ -23,6 +23,9 @@ _SEARCHED = ("torch", "diffusers", "transformers", "peft")
 _ADDED = ("smart_apply",)
 """Methods that transformers adds to ``nn.Module`` when it initializes a model. No forward calls them."""
 
+_DEVICES = ("torch.cuda", "torch.mps", "torch.xpu", "torch.npu", "torch.backends")
+"""Modules that ask and set devices. Their functions do not change what a forward gives."""
+
 _LOADING = ("diffusers.models.modeling_utils", "diffusers.configuration_utils", "diffusers.loaders", "diffusers.utils")
 """Modules that load and save. No forward calls them."""
 
@@ -82,7 +85,8 @@ class _Search:
         for name in names & scope.keys():
             value = scope[name]
             if isinstance(value, ModuleType):
-                if value.__name__.startswith("torch") and value.__name__ != module:
+                is_searched = value.__name__.startswith("torch") and not value.__name__.startswith(_DEVICES)
+                if is_searched and value.__name__ != module:
                     self._visit_names(value.__name__, vars(value), names - {name})
             elif _is_foreign(value, module):
                 self.patches[f"{module}.{name}"] = value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -17,6 +16,7 @@ from dipgo_deploy.models.loaded_model import DTYPES, LoadedModel
 from dipgo_deploy.models.other_denoisers import other_denoisers_note
 from dipgo_deploy.models.presets import PRESETS
 from dipgo_deploy.models.presets.pipeline_check import check_pipeline, present_parts
+from dipgo_deploy.models.sources.config_file import read_config
 from dipgo_deploy.models.sources.foreign import check_library, what_it_is
 from dipgo_deploy.models.sources.module import default_component, model_from_module
 from dipgo_deploy.models.sources.pipeline_scheduler import pipeline_scheduler_config
@@ -58,12 +58,12 @@ def load_folder(folder: Path, dtype: str, variant: str | None = None, meta: bool
     if (pipeline := _pipeline_around(folder)) is not None:
         model = load_folder(pipeline, dtype, variant, meta)
         return replace(model, assumptions=(*model.assumptions, _AROUND.format(name=folder.name, pipeline=pipeline)))
-    index = _read_config(folder / _INDEX) if (folder / _INDEX).is_file() else None
+    index = read_config(folder / _INDEX) if (folder / _INDEX).is_file() else None
     component = _component(folder, index)
     if index is not None:
         check_pipeline(index.get("_class_name"), present_parts(index), index)
     home = folder if index is None else folder / component
-    config = _read_config(home / "config.json")
+    config = read_config(home / "config.json")
     class_name = _class_name(config)
     if class_name not in PRESETS:
         raise InputError(f"{home} holds a {class_name}, supported are {', '.join(PRESETS)}: use another model")
@@ -100,7 +100,7 @@ def _pipeline_around(folder: Path) -> Path | None:
     home = folder.absolute()
     if home.name not in _DENOISERS or (home / _INDEX).is_file() or not (home.parent / _INDEX).is_file():
         return None
-    entry = _read_config(home.parent / _INDEX).get(home.name)
+    entry = read_config(home.parent / _INDEX).get(home.name)
     return home.parent if isinstance(entry, list) and (home / "config.json").is_file() else None
 
 
@@ -108,7 +108,7 @@ def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
     if index is None:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} has neither model_index.json nor config.json{what_it_is(folder)}")
-        return default_component(str(_read_config(folder / "config.json").get("_class_name", "")))
+        return default_component(str(read_config(folder / "config.json").get("_class_name", "")))
     for name in _DENOISERS:
         if name in index:
             check_library(folder, name, index)
@@ -121,22 +121,12 @@ def _component(folder: Path, index: Mapping[str, Any] | None) -> str:
 def _class_embedder(home: Path, meta: bool) -> nn.Module:
     from dipgo_deploy.models.class_embedder import ClassEmbedder
 
-    config = _read_config(home / "config.json")
+    config = read_config(home / "config.json")
     if meta:
         with torch.device("meta"):
             embedder: nn.Module = ClassEmbedder.from_config(config)
         return embedder
     return _from_pretrained(ClassEmbedder.__module__, ClassEmbedder.__name__, home)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore the diffusers folder") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path} does not hold a JSON object: restore the diffusers folder")
-    return config
 
 
 def _from_pretrained(

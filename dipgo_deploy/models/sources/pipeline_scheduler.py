@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import nn
 
-from dipgo_deploy.core.disk import read_json
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.models.pipeline_class import pipeline_class
 from dipgo_deploy.models.schedulers import SCHEDULER_ERRORS, scheduler_type
+from dipgo_deploy.models.sources.config_file import read_config
 from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging, suppress_transformers_logging
 
 __all__ = ["pipeline_scheduler_config"]
@@ -51,7 +51,7 @@ def pipeline_scheduler_config(
     scheduler = None
     config: dict[str, Any] = {}
     if path.is_file():
-        config = read_json(path)
+        config = read_config(path)
         if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
             config["_class_name"] = entry[1]
         scheduler = _built(config)

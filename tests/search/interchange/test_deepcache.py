@@ -55,7 +55,7 @@ def drawn(model: LoadedModel) -> Callable[[str], tuple[Any, Any]]:
     given = torch.as_tensor(model.conditioning([3], "concat")["encoder_hidden_states"])
 
     def pipeline(sampler: str) -> tuple[Any, Any]:
-        scheduler = scheduler_from_spec(sampler_spec(sampler, STEPS, SCHEDULER))
+        scheduler = scheduler_from_spec(sampler_spec(sampler, STEPS, model.scheduler_config))
         parts = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
         pipe = StableDiffusionPipeline(
             unet=model.module, vae=tiny_vae(4), scheduler=scheduler, requires_safety_checker=False, **parts
