@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from resumable import Row, completed
 
-from dipgo_deploy.bench.plain import PLAIN_SAMPLERS, Variant, variants
 from dipgo_deploy.core.blocks import BlockGraph, Kind
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.metrics import median_interval, percentiles, psnr_db
@@ -31,6 +30,7 @@ from dipgo_deploy.core.progress import Progress, finish
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, load_model, make_contract
+from dipgo_deploy.models.sampler_variants import PLAIN_SAMPLERS, Variant, variants
 from dipgo_deploy.search import RULES, DipgoOptions, SearchOptions, schedule_by_rule, search
 from dipgo_deploy.search.calibration import Calibration, calibrate, images_of
 from dipgo_deploy.search.dipgo.options import PRESETS

@@ -27,16 +27,14 @@ from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import sampler_spec
 from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.sampler_variants import SPACINGS
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.generate import Inputs, run_inputs
 from dipgo_deploy.runtime.open import engine_records, make_backend, open_session
 from dipgo_deploy.runtime.session import Session
 from dipgo_deploy.trt.target import load_target
 
-__all__ = ["SPACINGS", "Contender", "FullNetwork", "Start", "measure_start"]
-
-SPACINGS = ("linspace", "leading", "trailing")
-"""How diffusers chooses timesteps (``timestep_spacing``)."""
+__all__ = ["Contender", "FullNetwork", "Start", "measure_start"]
 
 _CONVERGED = ("ddim", "flow-euler")
 

@@ -1,90 +1,30 @@
-"""The plain samplers that a schedule has to beat: their numbers of steps, variants and timesteps.
-
-A plain sampler's timestep spacing and noise levels are each worth several dB, so every sampler gets its best variant.
-"""
+"""The plain samplers that a schedule has to beat: their numbers of steps, best variants and timesteps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from dipgo_deploy.bench.contenders import SPACINGS, Contender, FullNetwork
+from dipgo_deploy.bench.contenders import Contender, FullNetwork
 from dipgo_deploy.bench.entries import Entry
 from dipgo_deploy.bench.report import LeftOut
 from dipgo_deploy.bench.stage_sizes import TUNING
 from dipgo_deploy.bench.timing import Stage, labels_of
-from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.metrics import psnr_db
 from dipgo_deploy.core.progress import Work
-from dipgo_deploy.core.sampler import SamplerReading
-from dipgo_deploy.models import sampler_spec
-from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.models.sampler_variants import PLAIN_SAMPLERS, Variant, variants
 from dipgo_deploy.models.time_grid import ddim_on_grid
 from dipgo_deploy.runtime.generate import generate_batches
 
-__all__ = ["PLAIN_SAMPLERS", "Variant", "comparable_steps", "on_time_grids", "plain_samplers", "variants"]
-
-PLAIN_SAMPLERS = {"ddim": "DDIM", "dpmpp-2m": "DPM++ 2M", "unipc": "UniPC"}
-"""Names in ``dipgo_deploy.models``, and titles in reports."""
-
-_FINAL_SIGMAS = ("zero", "sigma_min")
+__all__ = ["comparable_steps", "on_time_grids", "plain_samplers"]
 
 _ALIKE = 0.1
 """Latencies closer than this share count as equal, so plain samplers run at only one of the two."""
 
 _NOT_A_NUMBER = 1e6
 """Replaces NaN in images of a diverged variant, so that the variant loses and all comparisons stay finite."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A sampler under one choice of spacing and noise levels, which ``label`` describes."""
-
-    label: str
-    spec: SamplerSpec
-    reading: SamplerReading
-
-
-def variants(name: str, steps: int, scheduler_config: Mapping[str, Any]) -> Iterator[Variant]:
-    """Every way to run a sampler, without duplicates.
-
-    Args:
-        name: a key of `PLAIN_SAMPLERS`.
-        steps: number of steps of the sampler.
-        scheduler_config: the model's noise schedule. Choices that the noise schedule does not allow are skipped.
-
-    Yields:
-        Variants with distinct coefficients.
-    """
-    seen: set[SamplerReading] = set()
-    for label, overrides in _choices(name):
-        try:
-            spec = sampler_spec(name, steps, scheduler_config, overrides)
-            reading = read_sampler(spec)
-        except DipgoError:
-            continue  # this noise schedule does not allow the spacing or the sigma option
-        # Equal coefficients at other timesteps are another variant: the network sees other times.
-        key = replace(reading, input_scales=(*reading.input_scales, *spec.timesteps))
-        if key not in seen:
-            seen.add(key)
-            yield Variant(label, spec, reading)
-
-
-def _choices(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Labels and scheduler options to try."""
-    if name == "ddim":
-        yield from ((spacing, {"timestep_spacing": spacing}) for spacing in SPACINGS)
-        return
-    for final in _FINAL_SIGMAS:
-        ends = {"final_sigmas_type": final}
-        suffix = "" if final == "zero" else ", sigma_min"
-        yield from ((spacing + suffix, {"timestep_spacing": spacing, **ends}) for spacing in SPACINGS)
-        # Karras noise levels depend on the ends alone, which every spacing shares: one spacing is enough.
-        yield f"karras{suffix}", {"timestep_spacing": "linspace", "use_karras_sigmas": True, **ends}
 
 
 def comparable_steps(calls: Iterable[int], full_calls: int, speedups: Iterable[float]) -> list[int]:

@@ -11,12 +11,13 @@ import pytest
 
 from dipgo_deploy.bench import BenchOptions, BenchReport, bench, load_report, to_json, write_report
 from dipgo_deploy.bench.contenders import FullNetwork
-from dipgo_deploy.bench.plain import comparable_steps, plain_samplers, variants
+from dipgo_deploy.bench.plain import comparable_steps, plain_samplers
 from dipgo_deploy.bundle import export, load_bundle
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.progress import Progress, finish
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.models import make_contract
+from dipgo_deploy.models.sampler_variants import variants
 from dipgo_deploy.runtime.generate import generate_batches
 from dipgo_deploy.search import DeepCacheOptions, SearchOptions, schedule_by_rule
 
