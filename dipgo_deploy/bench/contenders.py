@@ -26,6 +26,7 @@ from dipgo_deploy.core.sampler import SamplerReading
 from dipgo_deploy.core.schedule import Schedule, full_schedule
 from dipgo_deploy.lowering import lower
 from dipgo_deploy.models import sampler_spec
+from dipgo_deploy.models.full_run import full_run_of
 from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.sampler_variants import SPACINGS
 from dipgo_deploy.runtime.backend import Backend
@@ -96,9 +97,9 @@ class FullNetwork:
         return Contender(entry.name, "schedule", session, backend, start)
 
     def full(self) -> Contender:
-        """The full run of the bundle's contract."""
+        """The full run of the bundle's contract. For a learned sampler, the run that it stands in for."""
         session, start = measure_start(
-            lambda: self.session(self.contract.sampler), self._inputs, self.options.run.device
+            lambda: self.session(full_run_of(self.contract.sampler)), self._inputs, self.options.run.device
         )
         return Contender(FULL, "full", session, self.backend_name, start)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dipgo_deploy.bundle import Bundle, CompiledProgram
 from dipgo_deploy.core.blocks import PREDICTION
-from dipgo_deploy.core.contract import check_same_contract
+from dipgo_deploy.core.contract import Contract, check_same_contract
 from dipgo_deploy.core.errors import InputError, UsageError
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.schedule import Schedule
 from dipgo_deploy.graphs.weights import read_layout
+from dipgo_deploy.models.full_run import full_run_of
 
 __all__ = ["FULL", "Entry", "bench_entries", "weight_bytes"]
 
@@ -61,13 +62,18 @@ def bench_entries(bundles: Sequence[Bundle], schedules: Sequence[tuple[str, Sche
         raise UsageError("a bench needs at least one bundle, got none: name a folder that export wrote")
     folders = [bundle.folder.resolve() for bundle in bundles]
     _check_names([*(folder.name for folder in folders), *(name for name, _ in schedules)])
-    contract = bundles[0].manifest.contract
+    contract = _of_full_run(bundles[0].manifest.contract)
     for bundle in bundles[1:]:
-        check_same_contract(contract, bundle.manifest.contract, f"{bundle.folder}")
+        check_same_contract(contract, _of_full_run(bundle.manifest.contract), f"{bundle.folder}")
     for name, schedule in schedules:
-        check_same_contract(contract, schedule.contract, f"schedule {name}")
+        check_same_contract(contract, _of_full_run(schedule.contract), f"schedule {name}")
     own = [Entry(folder.name, bundle, bundle.schedule) for folder, bundle in zip(folders, bundles, strict=True)]
     return (*own, *(_compiled(name, schedule, bundles) for name, schedule in schedules))
+
+
+def _of_full_run(contract: Contract) -> Contract:
+    """A contract with the sampler of its full run, which a learned sampler stands in for."""
+    return replace(contract, sampler=full_run_of(contract.sampler))
 
 
 def _check_names(names: Sequence[str]) -> None:

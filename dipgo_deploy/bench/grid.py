@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.learned_sampler import read_learned_sampler
 from dipgo_deploy.core.liveness import plan_steps
 from dipgo_deploy.core.schedule import Schedule
 
@@ -16,6 +17,7 @@ __all__ = [
     "REUSED",
     "ScheduleGrid",
     "heading_line",
+    "learned_lines",
     "origin_line",
     "read_grid",
     "sampler_line",
@@ -98,6 +100,8 @@ def origin_line(schedule: Schedule, grid: ScheduleGrid) -> str:
         Such as ``evolutionary, pruned ratio 0.793 (requested 0.8), search cost 300 trajectories``.
     """
     origin = schedule.origin
+    if "full_run" in origin:
+        return f"{origin.get('method', 'schedule')}, {schedule.steps} calls in place of {origin['full_run']}"
     ratio = f", pruned ratio {grid.ratio:.3f}" if grid.ratio is not None else ""
     requested = f" (requested {origin['ratio']})" if origin.get("ratio") else ""
     # Older schedule files call the search cost "spent".
@@ -117,7 +121,7 @@ def heading_line(schedule: Schedule, grid: ScheduleGrid) -> str:
         Such as ``deepcache (requested 0.5), recorded ratio 0.492``.
     """
     recorded = schedule.origin.get("reached")
-    if grid.exact or recorded is None:
+    if grid.exact or recorded is None or "full_run" in schedule.origin:
         return origin_line(schedule, grid)
     measure = "of the time" if "latency" in schedule.origin else ""
     return " ".join(f"{origin_line(schedule, grid)}, recorded ratio {recorded} {measure}".split())
@@ -139,6 +143,34 @@ def sampler_line(schedule: Schedule, grid: ScheduleGrid) -> str:
         f"{sampler.class_name.removesuffix('Scheduler')}, {schedule.steps} steps, {calls}; "
         f"{schedule.granularity} blocks, {schedule.kind} reuse"
     )
+
+
+def learned_lines(schedule: Schedule) -> list[str]:
+    """Quality and times of a schedule with a learned sampler.
+
+    Args:
+        schedule: the schedule.
+
+    Returns:
+        One line each. Empty for other schedules.
+    """
+    origin, lines = schedule.origin, []
+    if "score_db" in origin and "teacher" in origin:
+        plain = f", {origin['best_plain']} {origin['best_plain_db']} dB" if "best_plain_db" in origin else ""
+        lines = [f"PSNR to the teacher on held-out images: {origin['score_db']} dB{plain}; teacher {origin['teacher']}"]
+    try:
+        learned = read_learned_sampler(schedule.contract.sampler.config_dict["samplers"][0])
+    except (LookupError, TypeError, ValueError):
+        return lines
+    lines += [f"network times: {_times(learned.timesteps)}; at most {learned.memory} outputs a step"]
+    if learned.grid:
+        lines += [f"fitted to the states at: {_times(learned.grid)}"]
+    return lines
+
+
+def _times(times: tuple[float, ...]) -> str:
+    digits = 1 if max(times) > 10 else 4
+    return ", ".join(f"{time:.{digits}f}" for time in times)
 
 
 def short_names(blocks: tuple[str, ...], width: int = 24) -> list[str]:

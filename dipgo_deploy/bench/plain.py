@@ -14,6 +14,7 @@ from dipgo_deploy.bench.timing import Stage, labels_of
 from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.metrics import psnr_db
 from dipgo_deploy.core.progress import Work
+from dipgo_deploy.models.full_run import full_run_of
 from dipgo_deploy.models.sampler_variants import PLAIN_SAMPLERS, Variant, variants
 from dipgo_deploy.models.time_grid import ddim_on_grid
 from dipgo_deploy.runtime.generate import generate_batches
@@ -111,7 +112,7 @@ def on_time_grids(network: FullNetwork, entries: Sequence[Entry]) -> Iterator[Co
         One contender per distinct time grid, or the reason why DDIM does not run there. A schedule that computes the
         prediction at every step has the full run's grid and is skipped.
     """
-    seen = {network.contract.sampler.timesteps}
+    seen = {full_run_of(network.contract.sampler).timesteps}
     for entry in entries:
         if entry.time_grid in seen:
             continue

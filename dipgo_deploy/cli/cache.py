@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def cache(
     kind: Annotated[
-        Literal["traces", "engines", "digests"] | None, typer.Option(help="Only this kind. Default: all kinds.")
+        Literal["traces", "engines", "digests", "teachers"] | None,
+        typer.Option(help="Only this kind. Default: all kinds."),
     ] = None,
     clear: Annotated[
         bool,
@@ -27,7 +28,7 @@ def cache(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the user's cache: traces, notes of engines and digests of large files. With --clear, empty it."""
+    """List the user's cache: traces, notes of engines, digests of large files, trajectories. With --clear, empty it."""
     from dipgo_deploy.core.disk import cache_folder
     from dipgo_deploy.core.user_cache import CACHE_KINDS, cache_entries, clear_cache
 

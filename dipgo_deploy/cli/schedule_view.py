@@ -9,7 +9,16 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from dipgo_deploy.bench.grid import COMPUTED, DEAD, ScheduleGrid, heading_line, read_grid, sampler_line, short_names
+from dipgo_deploy.bench.grid import (
+    COMPUTED,
+    DEAD,
+    ScheduleGrid,
+    heading_line,
+    learned_lines,
+    read_grid,
+    sampler_line,
+    short_names,
+)
 from dipgo_deploy.cli.program_view import contract_line
 from dipgo_deploy.core.blocks import BlockGraph
 from dipgo_deploy.core.schedule import Schedule
@@ -52,6 +61,7 @@ class _ScheduleView:
         schedule, cells = self.schedule, self.cells
         yield Text(heading_line(schedule, cells), style="bold")
         yield Text(sampler_line(schedule, cells))
+        yield from map(Text, learned_lines(schedule))
         yield Text(contract_line(schedule.contract))
         marks = _marks(cells)
         for line in self._lines(marks, min(_WIDTH, options.max_width)):

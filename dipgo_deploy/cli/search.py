@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.progress import Work
     from dipgo_deploy.core.schedule import Schedule
 
-_METHODS = "dipgo, uniform, deepcache, fora, random, best-random, evolutionary or dpcache."
+_METHODS = "fit, dipgo, uniform, deepcache, fora, random, best-random, evolutionary or dpcache."
 
 
 def search(
@@ -64,12 +64,20 @@ def search(
     lora: Lora = None,
     kind: Annotated[Literal["output", "residual"], typer.Option(help="What is stored for reuse.")] = "output",
     interval: Annotated[int | None, typer.Option(help="Steps from one full step to the next, at any ratio.")] = None,
-    calls: Annotated[int | None, typer.Option(help="Number of computed steps, at any ratio (uniform).")] = None,
+    calls: Annotated[
+        int | None, typer.Option(help="Network calls: computed steps (uniform), or steps of the learned sampler (fit).")
+    ] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks per end in shallow steps (deepcache).")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed. Default: 0.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Random schedules to evaluate (best-random).")] = None,
     population: Annotated[int | None, typer.Option(help="Schedules of a generation (evolutionary).")] = None,
-    trajectories: Annotated[int | None, typer.Option(help="Budget in full trajectories (evolutionary).")] = None,
+    trajectories: Annotated[
+        int | None, typer.Option(help="Budget in full trajectories (evolutionary), or trajectories to fit (fit).")
+    ] = None,
+    teacher: Annotated[
+        Literal["full", "converged"] | None, typer.Option(help="Run to fit: the full run or the exact one (fit).")
+    ] = None,
+    memory: Annotated[int | None, typer.Option(help="Outputs that one step of a learned sampler reads (fit).")] = None,
     images: Annotated[int | None, typer.Option(help="Images for evaluating schedules. Default: 8.")] = None,
     conditions: Annotated[
         Path | None, typer.Option(help="File of class numbers or prompts, one a line, to search on.")
@@ -106,7 +114,7 @@ def search(
     settings = method_options(
         method, preset, interval=interval, calls=calls, depth=depth, candidates=candidates, population=population,
         trajectories=trajectories, iterations=iterations, polish=polish, order=order, pruner=pruner,
-        from_pruner=from_pruner,
+        from_pruner=from_pruner, teacher=teacher, memory=memory,
     )  # fmt: skip
     if from_pruner is not None and seed is not None:
         # SearchOptions cannot tell seed 0 from a seed that is left out.

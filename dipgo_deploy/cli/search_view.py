@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["draw_schedule", "say_sampler_note", "search_summary", "search_text"]
 
 
+_OF_LEARNED = ("full_run", "teacher", "score_db", "best_plain", "best_plain_db")
+"""Entries of ``origin`` that describe a learned sampler."""
+
+
 def say_sampler_note(sampler: SamplerSpec) -> None:
     """Print why a sampler does not fold into the program. Prints nothing for a linear sampler."""
     from dipgo_deploy.models.sampler_note import sampler_note
@@ -52,7 +56,10 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
     kept, full = schedule_macs(schedule, graph), graph.macs
     table, fixed = options.latency, options.settings is not None and options.settings.decides_ratio
     by_time = {"time_ratio": ratio_of(schedule, graph, options)} if table else {}
+    origin = schedule.origin
+    learned = {key: origin[key] for key in _OF_LEARNED if key in origin}
     return {
+        **learned,
         "asked_ratio": None if fixed else options.ratio,
         "ratio": pruned_ratio(schedule, graph),
         "highest_ratio": highest_ratio(graph, schedule.steps, options),
@@ -71,6 +78,8 @@ def search_summary(schedule: Schedule, graph: BlockGraph, options: SearchOptions
 
 def search_text(summary: Mapping[str, Any], method: str) -> str:
     """The summary that `search_summary` made, as lines."""
+    if "full_run" in summary:
+        return "\n".join([*_learned_lines(summary, method), *_size_lines(summary)])
     requested = "" if summary["asked_ratio"] is None else f" (requested {summary['asked_ratio']:g})"
     lines = [f"{method}: ratio {summary['ratio']:.4f}{requested}"]
     if "time_ratio" in summary:
@@ -78,11 +87,25 @@ def search_text(summary: Mapping[str, Any], method: str) -> str:
         lines += [f"ratio of MACs: {summary['ratio']:.4f}"]
     lines += [f"made for {summary['sampler']}, guidance layout {summary['guidance']}"]
     lines += [f"network calls: {summary['calls']} of {summary['steps']}"]
-    lines += [f"lowers to {count_text(summary['graphs'], 'graph')}, slots {mib_text(summary['slot_bytes'])} per image"]
+    return "\n".join([*lines, *_size_lines(summary)])
+
+
+def _learned_lines(summary: Mapping[str, Any], method: str) -> list[str]:
+    """What a search for a learned sampler found, next to the best plain sampler."""
+    lines = [f"{method}: {summary['calls']} network calls in place of {summary['full_run']}"]
+    lines += [f"made for {summary['sampler']}, guidance layout {summary['guidance']}"]
+    lines += [f"held-out images: {float(summary['score_db']):.1f} dB PSNR to the teacher ({summary['teacher']})"]
+    if "best_plain" in summary:
+        lines += [f"best plain sampler: {float(summary['best_plain_db']):.1f} dB, {summary['best_plain']}"]
+    return lines
+
+
+def _size_lines(summary: Mapping[str, Any]) -> list[str]:
+    lines = [f"lowers to {count_text(summary['graphs'], 'graph')}, slots {mib_text(summary['slot_bytes'])} per image"]
     for convention in ("papers", "full"):
         kept, full = summary["macs"][convention], summary["full_macs"][convention]
         lines += [f"MACs per image ({convention}): {macs_text(kept)} of {macs_text(full)}"]
-    return "\n".join(lines)
+    return lines
 
 
 def draw_schedule(path: Path, schedule: Schedule, graph: BlockGraph, pruner: Path | None) -> None:

@@ -4,7 +4,8 @@ Deterministic samplers are linear in the latents and the model outputs so far. L
 ``e_i`` the (guided) output of call i. Then
 
 1. ``x_0 = initial_scale * noise``,
-2. call i feeds the network ``input_scales[i] * x_i``,
+2. call i feeds the network ``input_scales[i] * x_i``. A learned sampler may feed it a combination of its own instead,
+   ``sum_j a_j x_(i-j) + sum_j b_j e_(i-1-j)`` with the coefficients of ``inputs[i]``,
 3. ``x_(i+1) = sum_j a_j x_(i-j) + sum_j b_j e_(i-j)`` with the coefficients of ``updates[i]``.
 
 A seed gives the same noise everywhere in the project.
@@ -22,7 +23,7 @@ __all__ = ["LinearSampler", "OpaqueSampler", "SamplerReading", "Update", "noise_
 
 @dataclass(frozen=True)
 class Update:
-    """Coefficients of one step, newest first: ``latents[j]`` of ``x_(i-j)``, ``outputs[j]`` of ``e_(i-j)``."""
+    """Coefficients of one combination, newest first: ``latents[j]`` of ``x_(i-j)``, ``outputs[j]`` of ``e_(i-j)``."""
 
     latents: tuple[float, ...]
     outputs: tuple[float, ...]
@@ -30,11 +31,15 @@ class Update:
 
 @dataclass(frozen=True)
 class LinearSampler:
-    """A linear sampler, with one entry of ``input_scales`` and ``updates`` per network call."""
+    """A linear sampler, with one entry of ``input_scales`` and ``updates`` per network call.
+
+    ``inputs`` is empty, or has one entry per network call. Its outputs begin with ``e_(i-1)``.
+    """
 
     initial_scale: float
     input_scales: tuple[float, ...]
     updates: tuple[Update, ...]
+    inputs: tuple[Update, ...] = ()
 
 
 @dataclass(frozen=True)

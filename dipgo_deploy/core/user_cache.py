@@ -4,7 +4,8 @@
 2. ``engines``: notes of the engines that this machine built, which are trusted for that reason, and timing caches.
    The engines themselves lie in bundles.
 3. ``digests``: digests of large files, so that a load does not read them again.
-4. Locks are empty files. They stay, because another process may hold one.
+4. ``teachers``: trajectories that learned samplers are fitted to.
+5. Locks are empty files. They stay, because another process may hold one.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from dipgo_deploy.core.errors import InputError
 
 __all__ = ["CACHE_KINDS", "CacheEntry", "CacheKind", "cache_entries", "clear_cache", "mark_used"]
 
-CacheKind = Literal["traces", "engines", "digests"]
+CacheKind = Literal["traces", "engines", "digests", "teachers"]
 """What an entry of the cache is for."""
 
-CACHE_KINDS: tuple[CacheKind, ...] = ("traces", "engines", "digests")
+CACHE_KINDS: tuple[CacheKind, ...] = ("traces", "engines", "digests", "teachers")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def _what(kind: CacheKind, path: Path) -> str:
     if kind == "traces":
         blocks = _document(path / "blocks.json")
         return f"{blocks['model_class']} at {blocks['granularity']}" if "granularity" in blocks else "unfinished trace"
+    if kind == "teachers":
+        return "trajectories"
     if path.suffix == ".timing":
         return f"timing cache of {path.stem}"
     if path.parent.name == "trusted":

@@ -39,7 +39,7 @@ class Emission:
         self.specs |= {value: graph.values[name] for name, value in self.conditioning.items()}
         self.inputs = ("noise", *self.conditioning.values())
         self.image = "noise"
-        self._entering = ("noise", 1.0)  # the latent before the current step, and its scale at the network's input
+        self._entering = [Term("noise", 1.0)]  # what enters the network at the current step
 
     def emit_trajectory(self, sampler: SamplerReading) -> None:
         """Emit all steps, from the noise to the image."""
@@ -47,7 +47,7 @@ class Emission:
         if sampler.initial_scale != 1.0:
             latents = [self._combine("x0", self._latent, [Term("noise", sampler.initial_scale)], 0)]
         for plan in self.plans:
-            self._entering = (latents[-1], sampler.input_scales[plan.step])
+            self._entering = self._input_terms(plan.step, sampler, latents)
             if plan.is_call:
                 self._emit_graphs(plan)
             target = f"x{plan.step + 1}"
@@ -56,7 +56,8 @@ class Emission:
                 self.specs[target] = self._latent
                 self.calls.append(Sample(plan.step, latents[-1], output, target))
             else:
-                self._combine(target, self._latent, self._update_terms(plan.step, sampler.updates, latents), plan.step)
+                terms = self._update_terms(plan.step, sampler.updates[plan.step], latents)
+                self._combine(target, self._latent, terms, plan.step)
             latents.append(target)
         self.image = latents[-1]
 
@@ -66,12 +67,17 @@ class Emission:
             self.calls.append(Combine(target, tuple(terms), step, copies))
         return target
 
-    def _update_terms(self, step: int, updates: Sequence[Update], latents: Sequence[str]) -> list[Term]:
-        update = updates[step]
-        terms = [Term(latents[step - j], c) for j, c in enumerate(update.latents) if c != 0.0]
+    def _input_terms(self, step: int, sampler: SamplerReading, latents: Sequence[str]) -> list[Term]:
+        if isinstance(sampler, OpaqueSampler) or not sampler.inputs:
+            return [Term(latents[-1], sampler.input_scales[step])]
+        return self._update_terms(step - 1, sampler.inputs[step], latents)
+
+    def _update_terms(self, newest: int, update: Update, latents: Sequence[str]) -> list[Term]:
+        """The terms of a combination of all latents so far and the outputs up to step ``newest``."""
+        terms = [Term(latents[-1 - j], c) for j, c in enumerate(update.latents) if c != 0.0]
         for j, c in enumerate(update.outputs):
             if c != 0.0:
-                terms += self._output_terms(step - j, c)
+                terms += self._output_terms(newest - j, c)
         return merge_terms(terms)
 
     def _output_terms(self, step: int, coefficient: float) -> list[Term]:
@@ -121,16 +127,16 @@ class Emission:
         return self.graph.values[self.graph.block_of_name[block_of_stored(self.graph, name)].features[0]]
 
     def _network_input(self, name: str, step: int) -> str:
-        latent, scale = self._entering
         if name in self.conditioning:
             return self.conditioning[name]
         if name == TIMESTEP:
             return ""
         spec = self.graph.values[name]
         copies = self.schedule.contract.rows_per_image
-        if copies == 1 and scale == 1.0 and spec.dtype == self._latent.dtype:
-            return latent
-        return self._combine(f"in{step}", spec, [Term(latent, scale)], step, copies)
+        is_latent = self._entering == [Term(self._entering[0].slot, 1.0)]
+        if copies == 1 and is_latent and spec.dtype == self._latent.dtype:
+            return self._entering[0].slot
+        return self._combine(f"in{step}", spec, self._entering, step, copies)
 
     def _read(self, name: str, step: int) -> str:
         """The value of a graph's input at ``step``: a value of this step, or a backup."""

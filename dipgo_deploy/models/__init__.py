@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dipgo_deploy.models.contracts import make_contract
+from dipgo_deploy.models.learned_check import check_learned
+from dipgo_deploy.models.learned_scheduler import LearnedScheduler
 from dipgo_deploy.models.loaded_model import LoadedModel
 from dipgo_deploy.models.presets import PRESETS, Preset, patterns_for
 from dipgo_deploy.models.prompts import with_prompts
@@ -17,8 +19,10 @@ __all__ = [
     "PRESETS",
     "REFERENCE_MODELS",
     "SAMPLERS",
+    "LearnedScheduler",
     "LoadedModel",
     "Preset",
+    "check_learned",
     "load_model",
     "load_random",
     "make_contract",

@@ -7,6 +7,8 @@
 3. Check the result on random numbers of several magnitudes. A sampler that clips, thresholds or draws noise fails here,
    and its own ``step`` runs at run time.
 
+A learned sampler's config holds its coefficients, so nothing is read off.
+
 The scheduler keeps its own float32 constants, because it samples with them. Only the samples are float64.
 """
 
@@ -26,7 +28,14 @@ from torch.overrides import TorchFunctionMode
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.sampler import LinearSampler, OpaqueSampler, SamplerReading, Update
-from dipgo_deploy.models.schedulers import SCHEDULER_ERRORS, cause, noise_arguments, scheduler_from_spec, step_arguments
+from dipgo_deploy.models.schedulers import (
+    LEARNED,
+    SCHEDULER_ERRORS,
+    cause,
+    noise_arguments,
+    scheduler_from_spec,
+    step_arguments,
+)
 
 __all__ = ["next_latent", "read_sampler"]
 
@@ -65,6 +74,11 @@ def read_sampler(spec: SamplerSpec) -> SamplerReading:
         InputError: the scheduler cannot be built (see scheduler_from_spec), fails during its run, or gives values that
             are not finite.
     """
+    if spec.class_name == LEARNED:
+        # Its steps read more than a basis can tell apart, and its config holds the coefficients.
+        scheduler: Any = scheduler_from_spec(spec)
+        sampler: LinearSampler = scheduler.sampler.linear
+        return sampler
     unit = np.eye(spec.calls + 1)
     basis = _run(spec, unit[:1], unit[1:, None])
     updates = _shortest_updates(basis.latents[:, 0])

@@ -1,4 +1,4 @@
-"""Why a sampler does not fold into a program, and which options would make it fold."""
+"""What a user should know of a sampler: why it does not fold into a program, and what it was learned for."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from dipgo_deploy.core.errors import DipgoError
 from dipgo_deploy.core.sampler import LinearSampler, OpaqueSampler
 from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.samplers import sampler_spec
-from dipgo_deploy.models.schedulers import own_config, scheduler_type
+from dipgo_deploy.models.schedulers import LEARNED, own_config, scheduler_type
 
-__all__ = ["sampler_note"]
+__all__ = ["guidance_note", "sampler_note"]
+
+_SAME_SCALE = 1e-6
+"""Guidance scales that differ by less are the same."""
 
 _LINEAR_VALUES: Mapping[str, Any] = {
     "clip_sample": False,
@@ -43,6 +46,21 @@ def sampler_note(spec: SamplerSpec) -> str:
     advice = f"{remedy} folds it, and changes the images" if remedy else "another --sampler may fold"
     reason = f"{spec.class_name} {reading.reason}"
     return f"note: {reason}, so its own step runs after each of its {spec.calls} calls: {advice}"
+
+
+def guidance_note(spec: SamplerSpec, guidance_scale: float) -> str:
+    """A warning where a guidance scale is not one that a sampler was learned for, "" elsewhere."""
+    made_for = spec.config_dict.get("made_for") if spec.class_name == LEARNED else None
+    learned_for = made_for.get("guidance_range") if isinstance(made_for, dict) else None
+    if not (isinstance(learned_for, list) and learned_for and all(isinstance(s, int | float) for s in learned_for)):
+        return ""
+    if min(learned_for) - _SAME_SCALE <= guidance_scale <= max(learned_for) + _SAME_SCALE:
+        return ""
+    low, high = (f"{scale:g}" for scale in (min(learned_for), max(learned_for)))
+    return (
+        f"the sampler was learned for guidance scale {low if low == high else f'{low} to {high}'}, the run has "
+        f"{guidance_scale:g}: expect worse images, or search with --guidance-scale {guidance_scale:g}"
+    )
 
 
 def _linear_options(spec: SamplerSpec) -> dict[str, Any]:

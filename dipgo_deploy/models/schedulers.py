@@ -18,12 +18,14 @@ import torch
 
 from dipgo_deploy.core.contract import SamplerSpec
 from dipgo_deploy.core.errors import InputError, MissingError, UsageError, first_line
+from dipgo_deploy.models.learned_scheduler import LearnedScheduler
 from dipgo_deploy.models.suppress_logging import suppress_diffusers_logging
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin  # noqa: TID251 - the home of diffusers
 
 __all__ = [
+    "LEARNED",
     "SCHEDULER_ERRORS",
     "call_argument_names",
     "cause",
@@ -38,6 +40,9 @@ __all__ = [
     "scheduler_type",
     "step_arguments",
 ]
+
+LEARNED = LearnedScheduler.__name__
+"""Class name of learned samplers, the only schedulers that are not of diffusers."""
 
 _TIMESTEP_ARGUMENTS = ("mu", "sigmas", "strength")
 _STEP_ARGUMENTS = ("eta",)
@@ -75,6 +80,8 @@ def record_scheduler(scheduler: SchedulerMixin, steps: int, arguments: Mapping[s
     check_step(type(scheduler))
     arguments = {key: _json_value(key, value) for key, value in arguments.items()}
     _check_arguments(scheduler, arguments)
+    if isinstance(scheduler, LearnedScheduler):
+        _set_timesteps(scheduler, steps, arguments)  # Only the sampler of that number of steps is recorded.
     # DPMSolverSinglestep changes its own config for some numbers of steps, so the config is recorded before.
     config = json.dumps({**_recorded_config(scheduler), **arguments}, sort_keys=True, allow_nan=False)
     _set_timesteps(scheduler, steps, arguments)
@@ -121,7 +128,12 @@ def step_arguments(spec: SamplerSpec) -> dict[str, Any]:
 
 
 def own_config(spec: SamplerSpec) -> dict[str, Any]:
-    """The scheduler config of a recorded sampler, with its class and without arguments of the scheduler's calls."""
+    """The scheduler config of a recorded sampler, with its class and without arguments of the scheduler's calls.
+
+    For a learned sampler, the config of the model's own scheduler.
+    """
+    if (base := spec.config_dict.get("base")) and spec.class_name == LEARNED:
+        return dict(base)
     options = scheduler_options(scheduler_type(spec.class_name))
     return {"_class_name": spec.class_name, **{k: v for k, v in spec.config_dict.items() if k in options}}
 
@@ -170,6 +182,9 @@ def cause(error: BaseException) -> str:
 
 def is_flow_scheduler(class_name: str, config: Mapping[str, Any]) -> bool:
     """Whether a scheduler of this class and config is for flow-matching models."""
+    if class_name == LEARNED:
+        base = config.get("base") or {}
+        return is_flow_scheduler(str(base.get("_class_name", "")), base)
     return "flow" in class_name.lower() or bool(config.get("use_flow_sigmas"))
 
 
@@ -186,11 +201,14 @@ def is_recorded_as(scheduler: SchedulerMixin, spec: SamplerSpec) -> bool:
 
 
 def scheduler_type(name: str) -> Any:
-    """The diffusers scheduler class of that name.
+    """The scheduler class of that name, of diffusers or LearnedScheduler.
 
-    Raises InputError if diffusers has no such scheduler, MissingError if a required package is absent.
+    Raises InputError if there is no such scheduler, MissingError if a required package is absent.
     """
     import diffusers  # noqa: TID251 - the home of diffusers
+
+    if name == LEARNED:
+        return LearnedScheduler
 
     cls = getattr(diffusers, name, None)
     # diffusers puts a placeholder in the place of a class whose packages are absent.
@@ -209,8 +227,9 @@ def scheduler_options(cls: type) -> dict[str, Any]:
 
 def _recorded_config(scheduler: Any) -> dict[str, Any]:
     config: dict[str, Any] = {}
+    learned = {"samplers": [scheduler.sampler.document]} if isinstance(scheduler, LearnedScheduler) else {}
     for key, default in scheduler_options(type(scheduler)).items():
-        value = scheduler.config.get(key, default)
+        value = learned.get(key, scheduler.config.get(key, default))
         # DPM-Solver's lambda_min_clipped is -inf by default, which JSON lacks.
         if not (isinstance(value, float) and math.isinf(value) and value == default):
             config[key] = _json_value(key, value)

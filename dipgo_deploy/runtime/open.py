@@ -7,6 +7,7 @@ process.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -23,6 +24,7 @@ from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.run_options import RunOptions
 from dipgo_deploy.core.tensors import TensorSpec
 from dipgo_deploy.lowering import StepProgram
+from dipgo_deploy.models.sampler_note import guidance_note
 from dipgo_deploy.runtime.backend import Backend
 from dipgo_deploy.runtime.memory import NO_CUDA_GRAPH
 from dipgo_deploy.runtime.session import Session
@@ -74,6 +76,8 @@ def open_session(
         InputError: engines are missing or do not fit this machine.
     """
     check_batch(bundle, batch)
+    if note := guidance_note((compiled.program if compiled else bundle).contract.sampler, guidance_scale):
+        warnings.warn(note, stacklevel=2)
     if run.on_engines:
         if compiled is not None:
             raise UsageError(f"backend {run.backend} runs a bundle's own engines: export the schedule and build them")

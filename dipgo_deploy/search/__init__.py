@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dipgo_deploy.core.callable_package import make_callable
 from dipgo_deploy.search.dipgo.options import DipgoOptions
+from dipgo_deploy.search.fit.options import FitOptions
 from dipgo_deploy.search.method_options import (
     BestRandomOptions,
     DeepCacheOptions,
@@ -41,6 +42,7 @@ __all__ = [
     "DipgoOptions",
     "DpcacheOptions",
     "EvolutionOptions",
+    "FitOptions",
     "ForaOptions",
     "RandomOptions",
     "SearchOptions",

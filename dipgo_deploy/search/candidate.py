@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dipgo_deploy.core.blocks import BlockGraph, Kind
-from dipgo_deploy.core.contract import Contract
+from dipgo_deploy.core.contract import Contract, SamplerSpec
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.core.schedule import Schedule, check_schedule
 
@@ -28,11 +28,15 @@ ComputeSets = Sequence[frozenset[str]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Compute sets, the pruned ratio they reach, and a text record of how they were made."""
+    """Compute sets, the pruned ratio they reach, and a text record of how they were made.
+
+    ``sampler`` is a sampler of the candidate's own. None keeps that of the contract.
+    """
 
     computed: ComputeSets
     ratio: float
     knobs: Mapping[str, str] = field(default_factory=dict)
+    sampler: SamplerSpec | None = None
 
 
 def sets_from_mask(mask: np.ndarray, names: Sequence[str]) -> list[frozenset[str]]:

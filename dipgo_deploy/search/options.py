@@ -11,6 +11,7 @@ from dipgo_deploy.core.blocks import Kind
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.search.dipgo.options import PRESETS, DipgoOptions
+from dipgo_deploy.search.fit.options import FitOptions
 from dipgo_deploy.search.method_options import (
     BestRandomOptions,
     DeepCacheOptions,
@@ -75,6 +76,7 @@ METHODS: Mapping[str, Method] = {
     "best-random": Method(BestRandomOptions, "random_schedules:best_of_random", "evaluator"),
     "evolutionary": Method(EvolutionOptions, "evolution:evolutionary", "evaluator"),
     "dpcache": Method(DpcacheOptions, "dynamic_programming:dynamic_programming", "evaluator"),
+    "fit": Method(FitOptions, "fit.search:fit", "model"),
     "dipgo": Method(DipgoOptions, "dipgo.search:dipgo", "model", PRESETS),
 }
 """Every method by name. A new method is one options dataclass and one entry here."""

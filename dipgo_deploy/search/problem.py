@@ -71,6 +71,8 @@ def schedule_of(candidate: Candidate, graph: BlockGraph, contract: Contract, opt
         **({"latency": options.latency.target} if options.latency else {}),
         **candidate.knobs,
     }
+    if candidate.sampler is not None:
+        contract = replace(contract, sampler=candidate.sampler)
     return schedule_from_sets(graph, contract, options.kind, candidate.computed, origin)
 
 

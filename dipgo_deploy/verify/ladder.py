@@ -19,6 +19,7 @@ from dipgo_deploy.core.run_options import BackendName, RunOptions
 from dipgo_deploy.core.schedule import full_schedule
 from dipgo_deploy.core.tensors import TOKENS
 from dipgo_deploy.models import LoadedModel
+from dipgo_deploy.models.full_run import full_run_of
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import open_session
 from dipgo_deploy.runtime.session import Session
@@ -181,7 +182,8 @@ class Ladder:
     def schedule_psnr(self) -> dict[str, float]:
         """PSNR of the bundle's images to the full run's in dB: the worst image, p10 and median."""
         own = self.bundle.schedule
-        full = self.bundle.compile(full_schedule(own.contract, own.granularity, own.kind, own.blocks))
+        contract = replace(own.contract, sampler=full_run_of(own.contract.sampler))
+        full = self.bundle.compile(full_schedule(contract, own.granularity, own.kind, own.blocks))
         full_images = self._open("onnxruntime", full).run(*self.inputs, seed=self.options.seed)
         psnr = psnr_db(self.image, full_images)
         return {"worst": float(psnr.min()), "p10": float(np.percentile(psnr, 10)), "p50": float(np.median(psnr))}

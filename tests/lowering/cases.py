@@ -98,7 +98,10 @@ def made_up_sampler(steps: int, memory: tuple[int, int], rng: np.random.Generato
 
     updates = [Update(*(coefficients(min(m, i + 1)) for m in memory)) for i in range(steps)]
     scales = tuple(float(s) for s in rng.choice([1.0, 0.5, 1.3], steps))
-    return LinearSampler(float(rng.choice([1.0, 1.7])), scales, tuple(updates))
+    # Inputs of their own read one output less than the step after them, down to the first noise.
+    own = [Update(coefficients(i + 1), coefficients(i)[:i] if i else ()) for i in range(steps)]
+    inputs = tuple(own) if memory[0] == 3 else ()
+    return LinearSampler(float(rng.choice([1.0, 1.7])), scales, tuple(updates), inputs)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def rollout(
     history: dict[str, list[np.ndarray]] = {}
     latents, outputs, moments = [sampler.initial_scale * noise], [], []
     for step, timestep in enumerate(schedule.contract.sampler.timesteps):
-        rows = np.concatenate([latents[-1]] * schedule.contract.rows_per_image) * sampler.input_scales[step]
+        entering = _entering(sampler, step, latents, outputs)
+        rows = np.concatenate([entering] * schedule.contract.rows_per_image)
         given = {graph.inputs[0].name: rows, "timestep": np.full(len(rows), timestep), **conditioning}
         values, stored, backups = _network(graph, schedule, step, given, history)
         for name, array in stored.items():
@@ -82,6 +83,17 @@ def rollout(
         latents.append(_sampled(sampler, step, latents, outputs))
         moments.append(Moment(values, stored, backups, outputs[-1], latents[-1]))
     return moments
+
+
+def _entering(sampler: SamplerReading, step: int, latents: list[np.ndarray], outputs: list[np.ndarray]) -> np.ndarray:
+    if isinstance(sampler, OpaqueSampler) or not sampler.inputs:
+        return latents[-1] * sampler.input_scales[step]
+    update = sampler.inputs[step]
+    total = np.zeros_like(latents[-1])
+    for coefficients, values in ((update.latents, latents), (update.outputs, outputs)):
+        for j, c in enumerate(coefficients):
+            total += c * values[len(values) - 1 - j]
+    return total
 
 
 def _network(

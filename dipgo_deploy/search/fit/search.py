@@ -1,0 +1,157 @@
+"""The closed-form fit as a whole.
+
+1. The teacher's trajectories are recorded, or read from the cache. Half of them are held out.
+2. Coefficients are fitted on every candidate time grid. The grid with the best held-out images is kept.
+3. The times are moved one after another, with the coefficients fitted again at each try.
+4. The best plain sampler of as many calls is the floor: where it is better on the held-out images, it is the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from dipgo_deploy.core.blocks import BlockGraph
+from dipgo_deploy.core.contract import Contract, SamplerSpec
+from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.learned_sampler import LearnedSampler
+from dipgo_deploy.core.progress import Progress, Work
+from dipgo_deploy.models.full_run import full_run_of
+from dipgo_deploy.models.learned_scheduler import LearnedScheduler
+from dipgo_deploy.models.schedulers import own_config, record_scheduler
+from dipgo_deploy.search.candidate import Candidate
+from dipgo_deploy.search.dipgo.options import DipgoOptions
+from dipgo_deploy.search.fit.floor import Plain, best_plain
+from dipgo_deploy.search.fit.grids import time_grids
+from dipgo_deploy.search.fit.moves import improve_times
+from dipgo_deploy.search.fit.options import FitOptions
+from dipgo_deploy.search.fit.student import Student, Times, Trial
+from dipgo_deploy.search.fit.teacher import Images, Teacher, record_teacher, teacher_spec
+from dipgo_deploy.search.options import NOTE
+from dipgo_deploy.search.problem import Problem
+
+__all__ = ["best_fit", "fit", "images_of_search", "learned_spec", "whole_calls"]
+
+_FIRST_SEED = DipgoOptions().first_seed
+"""First seed of the teacher's images. A bench draws other noise."""
+
+_SEEDS_OF_A_SEARCH = 10_000
+"""Distance between the images of searches whose seeds differ by 1."""
+
+
+def fit(problem: Problem) -> Work[Candidate]:
+    """Fit a learned sampler in closed form.
+
+    Args:
+        problem: model, blocks, contract and options, with FitOptions for settings.
+
+    Returns:
+        A generator of Progress whose result is the candidate, with a sampler of its own.
+
+    Raises:
+        UsageError: the teacher draws noise, or the model's noise schedule has no such number of calls.
+    """
+    settings = problem.options.settings_as(FitOptions)
+    images = images_of_search(problem, 2 * settings.trajectories, problem.options.seed * _SEEDS_OF_A_SEARCH)
+    teacher = yield from record_teacher(images, (yield from teacher_spec(images, settings.teacher)))
+    student = Student(teacher, settings.trajectories, settings.history, settings.ridge)
+    trial = yield from best_fit(student, own_config(problem.contract.sampler), settings)
+    held_out = images.part(settings.trajectories, settings.trajectories)
+    plain = yield from best_plain(held_out, teacher.images[settings.trajectories :], settings.calls)
+    learned = replace(trial.sampler(teacher.initial_scale), fitted=_record(settings, teacher, student, trial))
+    spec, knobs = learned_spec(learned, images), _knobs(problem, teacher, trial.score, plain)
+    if plain is not None and plain.score >= trial.score:
+        yield Progress(
+            NOTE, 1, 1,
+            f"{plain.name} is better than the fit on held-out images ({plain.score:.2f} against {trial.score:.2f} dB), "
+            "so the schedule takes that sampler",
+        )  # fmt: skip
+        spec, knobs = plain.spec, {**knobs, "sampler": plain.name, "score_db": f"{plain.score:.3f}"}
+    return whole_calls(problem.graph, problem.contract, spec, knobs)
+
+
+def images_of_search(problem: Problem, count: int, first: int = 0) -> Images:
+    """The images that a search draws, seeds and classes in turn.
+
+    Args:
+        problem: the search.
+        count: number of images.
+        first: distance of their seeds from the first seed of all searches.
+
+    Returns:
+        The images.
+    """
+    model, options = problem.model, problem.options
+    known = options.classes or tuple(range(model.num_classes or 1))
+    seeds = tuple(range(_FIRST_SEED + first, _FIRST_SEED + first + count))
+    labels = tuple(known[index % len(known)] for index in range(count))
+    return Images(model, problem.contract, seeds, labels, problem.contract.guidance_scale(options.guidance_scale))
+
+
+def best_fit(student: Student, scheduler_config: dict[str, Any], settings: FitOptions) -> Work[Trial]:
+    """Fit on every candidate grid, then move the times of the best.
+
+    Args:
+        student: fits chains.
+        scheduler_config: of the model's own scheduler.
+        settings: calls and sweeps.
+
+    Returns:
+        A generator of Progress whose result is the best trial.
+    """
+    ends = student.teacher.times[0], student.teacher.times[-1]
+    grids = list(time_grids(settings.calls, scheduler_config, *ends))
+    if not grids:
+        raise UsageError(f"{settings.calls} calls do not fit between the times {ends[0]:g} and {ends[1]:g}: take fewer")
+    best: Trial | None = None
+    for done, (name, grid) in enumerate(grids):
+        yield Progress("time grids", done, len(grids), name)
+        trial = student.fit(Times.coupled(grid))
+        if best is None or trial.score > best.score:
+            best = trial
+    assert best is not None
+    return (yield from improve_times(student, best, settings.sweeps))
+
+
+def learned_spec(learned: LearnedSampler, images: Images) -> SamplerSpec:
+    """The recorded scheduler of a learned sampler, with what it was learned for."""
+    contract, scale = images.contract, images.guidance_scale
+    made_for = {
+        "model_class": contract.model_class,
+        "model_digest": contract.model_digest,
+        "guidance": contract.guidance,
+        "guidance_range": [scale, scale],
+        "latent_shape": list(contract.latent_shape),
+    }
+    scheduler = LearnedScheduler.of([learned], own_config(contract.sampler), made_for, full_run_of(contract.sampler))
+    return record_scheduler(scheduler, learned.calls, {})
+
+
+def whole_calls(graph: BlockGraph, contract: Contract, spec: SamplerSpec, knobs: dict[str, str]) -> Candidate:
+    """The candidate that computes every call of a sampler in full."""
+    ratio = max(0.0, 1 - spec.calls / contract.sampler.calls)
+    return Candidate([frozenset(graph.block_names)] * spec.calls, ratio, knobs, sampler=spec)
+
+
+def _record(settings: FitOptions, teacher: Teacher, student: Student, trial: Trial) -> dict[str, str]:
+    return {
+        "method": "fit",
+        "teacher": f"{teacher.spec.class_name} with {teacher.spec.calls} calls ({settings.teacher})",
+        "trajectories": str(settings.trajectories),
+        "memory": str(settings.history),
+        "held_out_db": f"{trial.score:.2f}",
+        "network_calls": str(student.network_calls),
+    }
+
+
+def _knobs(problem: Problem, teacher: Teacher, score: float, plain: Plain | None) -> dict[str, str]:
+    settings = problem.options.settings_as(FitOptions)
+    return {
+        "calls": str(settings.calls),
+        "full_run": f"{problem.contract.sampler.class_name} with {problem.contract.sampler.calls} calls",
+        "teacher": f"{settings.teacher}, {teacher.spec.class_name} with {teacher.spec.calls} calls",
+        "trajectories": str(settings.trajectories),
+        "memory": str(settings.history),
+        "score_db": f"{score:.3f}",
+        **({} if plain is None else {"best_plain": plain.name, "best_plain_db": f"{plain.score:.3f}"}),
+    }
