@@ -10,13 +10,15 @@ from dipgo_deploy.search.reachable import highest_ratio, out_of_reach, ratio_of,
 from tests.search.graphs import contract_of, unet_like
 
 GRAPH, STEPS = unet_like(), 10
+SEEKING_A_RATIO = [name for name, method in METHODS.items() if not method.options().decides_ratio]
+"""All methods but those that are given a number of calls, which are tried in tests/search/fit."""
 
 
 def options_of(method: str, ratio: float, **settings: int) -> SearchOptions:
     return SearchOptions(method, ratio, settings=method_options(method, **settings))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SEEKING_A_RATIO)
 def test_the_range_of_every_method_is_named_where_the_ratio_lies_outside(method: str) -> None:
     wanted = options_of(method, 0.999)
     highest = highest_ratio(GRAPH, STEPS, wanted)
@@ -37,6 +39,8 @@ def test_a_rule_that_misses_its_ratio_says_what_it_reaches(method: str, ratio: f
 
 
 def test_options_that_fix_the_steps_are_not_warned_of() -> None:
+    assert set(METHODS) - set(SEEKING_A_RATIO) == {"fit"}
+    assert out_of_reach(GRAPH, STEPS, options_of("fit", 0.999)) == ""
     wanted = options_of("uniform", 0.1, interval=5)
     assert unmet_ratio(schedule_by_rule(GRAPH, contract_of(GRAPH, STEPS), wanted), GRAPH, wanted) == ""
     assert out_of_reach(GRAPH, STEPS, options_of("uniform", 0.99, calls=1)) == ""
