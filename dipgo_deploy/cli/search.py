@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dipgo_deploy.core.progress import Work
     from dipgo_deploy.core.schedule import Schedule
 
-_METHODS = "fit, dipgo, uniform, deepcache, fora, random, best-random, evolutionary or dpcache."
+_METHODS = "fit, learned, dipgo, uniform, deepcache, fora, random, best-random, evolutionary or dpcache."
 
 
 def search(
@@ -65,26 +65,40 @@ def search(
     kind: Annotated[Literal["output", "residual"], typer.Option(help="What is stored for reuse.")] = "output",
     interval: Annotated[int | None, typer.Option(help="Steps from one full step to the next, at any ratio.")] = None,
     calls: Annotated[
-        int | None, typer.Option(help="Network calls: computed steps (uniform), or steps of the learned sampler (fit).")
+        int | None,
+        typer.Option(help="Network calls: computed steps (uniform), or steps of the learned sampler (fit, learned)."),
     ] = None,
     depth: Annotated[int | None, typer.Option(help="Blocks per end in shallow steps (deepcache).")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed. Default: 0.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Random schedules to evaluate (best-random).")] = None,
     population: Annotated[int | None, typer.Option(help="Schedules of a generation (evolutionary).")] = None,
     trajectories: Annotated[
-        int | None, typer.Option(help="Budget in full trajectories (evolutionary), or trajectories to fit (fit).")
+        int | None,
+        typer.Option(help="Budget in full trajectories (evolutionary), or images to learn from (fit, learned)."),
     ] = None,
     teacher: Annotated[
-        Literal["full", "converged"] | None, typer.Option(help="Run to fit: the full run or the exact one (fit).")
+        Literal["full", "converged"] | None,
+        typer.Option(help="Run to fit: the full run or the exact one (fit, learned)."),
     ] = None,
-    memory: Annotated[int | None, typer.Option(help="Outputs that one step of a learned sampler reads (fit).")] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="Outputs that one step of a learned sampler reads (fit, learned).")
+    ] = None,
+    loss: Annotated[
+        Literal["log-mse", "perceptual"] | None, typer.Option(help="What is compared with the teacher (learned).")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="MODULE:ATTRIBUTE", help="Network of the perceptual loss (learned).")
+    ] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="File of the training. It continues from an existing file (learned).")
+    ] = None,
     images: Annotated[int | None, typer.Option(help="Images for evaluating schedules. Default: 8.")] = None,
     conditions: Annotated[
         Path | None, typer.Option(help="File of class numbers or prompts, one a line, to search on.")
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale to search at.")] = None,
     preset: Annotated[PresetName, typer.Option(help="Settings of dipgo.")] = "default",
-    iterations: Annotated[int | None, typer.Option(help="Gradient steps (dipgo).")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Gradient steps (dipgo, learned).")] = None,
     polish: Annotated[
         int | None, typer.Option(help="Budget of exchanges after training, in trajectories. 0 for none (dipgo).")
     ] = None,
@@ -111,10 +125,12 @@ def search(
 
     if method == "dipgo" and from_pruner is None:
         pruner = pruner or out.with_suffix(".pruner")
+    if method == "learned":
+        training = training or out.with_suffix(".training")
     settings = method_options(
         method, preset, interval=interval, calls=calls, depth=depth, candidates=candidates, population=population,
         trajectories=trajectories, iterations=iterations, polish=polish, order=order, pruner=pruner,
-        from_pruner=from_pruner, teacher=teacher, memory=memory,
+        from_pruner=from_pruner, teacher=teacher, memory=memory, loss=loss, features=features, training=training,
     )  # fmt: skip
     if from_pruner is not None and seed is not None:
         # SearchOptions cannot tell seed 0 from a seed that is left out.
@@ -127,8 +143,8 @@ def search(
         prompts=texts.prompts, guidance_scale=guidance_scale,
         latency=None if latency is None else load_latency_table(latency),
     )  # fmt: skip
-    if out == (from_pruner or pruner):
-        raise UsageError(f"{out} would be the schedule and the pruner: give --out another name")
+    if out in (from_pruner or pruner, training):
+        raise UsageError(f"{out} would be the schedule and the {'training' if training else 'pruner'}: rename one")
     check_target(out)
     replacing.check_kind(out, "schedule", force)
     if from_pruner is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dipgo_deploy.core.callable_package import make_callable
 from dipgo_deploy.search.dipgo.options import DipgoOptions
 from dipgo_deploy.search.fit.options import FitOptions
+from dipgo_deploy.search.learned.options import LearnedOptions
 from dipgo_deploy.search.method_options import (
     BestRandomOptions,
     DeepCacheOptions,
@@ -44,6 +45,7 @@ __all__ = [
     "EvolutionOptions",
     "FitOptions",
     "ForaOptions",
+    "LearnedOptions",
     "RandomOptions",
     "SearchOptions",
     "UniformOptions",

@@ -12,6 +12,7 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.latency import LatencyTable
 from dipgo_deploy.search.dipgo.options import PRESETS, DipgoOptions
 from dipgo_deploy.search.fit.options import FitOptions
+from dipgo_deploy.search.learned.options import LearnedOptions
 from dipgo_deploy.search.method_options import (
     BestRandomOptions,
     DeepCacheOptions,
@@ -77,6 +78,7 @@ METHODS: Mapping[str, Method] = {
     "evolutionary": Method(EvolutionOptions, "evolution:evolutionary", "evaluator"),
     "dpcache": Method(DpcacheOptions, "dynamic_programming:dynamic_programming", "evaluator"),
     "fit": Method(FitOptions, "fit.search:fit", "model"),
+    "learned": Method(LearnedOptions, "learned.search:learned", "model"),
     "dipgo": Method(DipgoOptions, "dipgo.search:dipgo", "model", PRESETS),
 }
 """Every method by name. A new method is one options dataclass and one entry here."""

@@ -61,24 +61,26 @@ class GuidedNetwork:
         rows = self._cast(latent)
         return torch.cat([rows, rows]) if self.contract.guidance == "concat" else rows
 
-    def __call__(self, latent: torch.Tensor, timestep: float) -> torch.Tensor:
+    def __call__(self, latent: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
         """The network's output (rows, C or 2C, H, W) for a scaled latent (B, C, H, W)."""
         return self.many([latent], [timestep])[0]
 
-    def many(self, latents: Sequence[torch.Tensor], timesteps: Sequence[float]) -> tuple[torch.Tensor, ...]:
+    def many(
+        self, latents: Sequence[torch.Tensor], timesteps: Sequence[float | torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
         """Outputs for several latents and timesteps under the same conditioning, in one call.
 
         Args:
             latents: scaled latents (B, C, H, W).
-            timesteps: one per latent.
+            timesteps: one per latent. A scalar tensor carries its gradient.
 
         Returns:
             One output (rows, C or 2C, H, W) per latent.
         """
         rows = [self.rows_of(latent) for latent in latents]
-        times = [torch.full((len(part),), t, dtype=torch.float32) for part, t in zip(rows, timesteps, strict=True)]
+        times = [_times_of(part, timestep) for part, timestep in zip(rows, timesteps, strict=True)]
         conditioning = {name: torch.cat([tensor] * len(rows)) for name, tensor in self._conditioning.items()}
-        inputs = {self._latent_name: torch.cat(rows), TIMESTEP: torch.cat(times).to(self.device), **conditioning}
+        inputs = {self._latent_name: torch.cat(rows), TIMESTEP: torch.cat(times), **conditioning}
         return self.model.forward(**inputs).split([len(part) for part in rows])
 
     def guided(self, prediction: torch.Tensor) -> torch.Tensor:
@@ -90,6 +92,11 @@ class GuidedNetwork:
             return rows
         unconditional, conditional = rows.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)
+
+
+def _times_of(rows: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
+    """The timestep of every row, float32."""
+    return torch.as_tensor(timestep, dtype=torch.float32, device=rows.device).expand(len(rows))
 
 
 def _latent_name(model: Denoiser) -> str:

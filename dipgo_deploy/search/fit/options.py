@@ -26,7 +26,7 @@ class FitOptions(MethodOptions):
     Attributes:
         calls: network calls of the learned sampler.
         teacher: the run that the sampler is fitted to.
-        trajectories: trajectories of the teacher that coefficients are fitted to. As many more are held out.
+        trajectories: trajectories that coefficients are fitted to. ``SearchOptions.images`` more are held out.
         memory: outputs that a combination reads. None is all of them for at most 10 calls, and else the last 3.
         sweeps: rounds of the search over times, 0 for the best spacing of a plain sampler.
         ridge: weight that keeps coefficients small, as a share of each regressor's squared norm.

@@ -1,6 +1,6 @@
 """The closed-form fit as a whole.
 
-1. The teacher's trajectories are recorded, or read from the cache. Half of them are held out.
+1. The teacher's trajectories are recorded, or read from the cache. Those of some images are held out.
 2. Coefficients are fitted on every candidate time grid. The grid with the best held-out images is kept.
 3. The times are moved one after another, with the coefficients fitted again at each try.
 4. The best plain sampler of as many calls is the floor: where it is better on the held-out images, it is the result.
@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dipgo_deploy.core.blocks import BlockGraph
@@ -30,13 +30,28 @@ from dipgo_deploy.search.fit.teacher import Images, Teacher, record_teacher, tea
 from dipgo_deploy.search.options import NOTE
 from dipgo_deploy.search.problem import Problem
 
-__all__ = ["best_fit", "fit", "images_of_search", "learned_spec", "whole_calls"]
+__all__ = ["Fitted", "best_fit", "fit", "fit_sampler", "images_of_search", "knobs_of", "learned_spec", "whole_calls"]
 
 _FIRST_SEED = DipgoOptions().first_seed
 """First seed of the teacher's images. A bench draws other noise."""
 
 _SEEDS_OF_A_SEARCH = 10_000
 """Distance between the images of searches whose seeds differ by 1."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fit: the teacher, the sampler, its mean PSNR on the held-out images in dB, and the best plain sampler."""
+
+    teacher: Teacher
+    sampler: LearnedSampler
+    score: float
+    plain: Plain | None
+
+    @property
+    def is_below_plain(self) -> bool:
+        """Whether the plain sampler is better on the held-out images."""
+        return self.plain is not None and self.plain.score >= self.score
 
 
 def fit(problem: Problem) -> Work[Candidate]:
@@ -52,38 +67,54 @@ def fit(problem: Problem) -> Work[Candidate]:
         UsageError: the teacher draws noise, or the model's noise schedule has no such number of calls.
     """
     settings = problem.options.settings_as(FitOptions)
-    images = images_of_search(problem, 2 * settings.trajectories, problem.options.seed * _SEEDS_OF_A_SEARCH)
-    teacher = yield from record_teacher(images, (yield from teacher_spec(images, settings.teacher)))
-    student = Student(teacher, settings.trajectories, settings.history, settings.ridge)
-    trial = yield from best_fit(student, own_config(problem.contract.sampler), settings)
-    held_out = images.part(settings.trajectories, settings.trajectories)
-    plain = yield from best_plain(held_out, teacher.images[settings.trajectories :], settings.calls)
-    learned = replace(trial.sampler(teacher.initial_scale), fitted=_record(settings, teacher, student, trial))
-    spec, knobs = learned_spec(learned, images), _knobs(problem, teacher, trial.score, plain)
-    if plain is not None and plain.score >= trial.score:
+    fitted = yield from fit_sampler(problem, settings)
+    spec, knobs = learned_spec(fitted.sampler, fitted.teacher.images_drawn), knobs_of(problem, settings, fitted)
+    if fitted.plain is not None and fitted.is_below_plain:
+        plain = fitted.plain
         yield Progress(
             NOTE, 1, 1,
-            f"{plain.name} is better than the fit on held-out images ({plain.score:.2f} against {trial.score:.2f} dB), "
-            "so the schedule takes that sampler",
+            f"{plain.name} is better than the fit on held-out images ({plain.score:.2f} against {fitted.score:.2f} "
+            "dB), so the schedule takes that sampler",
         )  # fmt: skip
         spec, knobs = plain.spec, {**knobs, "sampler": plain.name, "score_db": f"{plain.score:.3f}"}
     return whole_calls(problem.graph, problem.contract, spec, knobs)
 
 
-def images_of_search(problem: Problem, count: int, first: int = 0) -> Images:
-    """The images that a search draws, seeds and classes in turn.
+def fit_sampler(problem: Problem, settings: FitOptions) -> Work[Fitted]:
+    """Do steps 1 to 4, without a choice between fit and plain sampler.
+
+    Args:
+        problem: the search.
+        settings: of the fit.
+
+    Returns:
+        A generator of Progress whose result is the fit.
+    """
+    images = images_of_search(problem, settings.trajectories + problem.options.image_count)
+    teacher = yield from record_teacher(images, (yield from teacher_spec(images, settings.teacher)))
+    student = Student(teacher, settings.trajectories, settings.history, settings.ridge)
+    trial = yield from best_fit(student, own_config(problem.contract.sampler), settings)
+    held_out = images.part(settings.trajectories, problem.options.image_count)
+    plain = yield from best_plain(held_out, teacher.images[settings.trajectories :], settings.calls)
+    sampler = replace(trial.sampler(teacher.initial_scale), fitted=_record(settings, teacher, student, trial))
+    return Fitted(teacher, sampler, trial.score, plain)
+
+
+def images_of_search(problem: Problem, count: int, offset: int = 0) -> Images:
+    """The images that a search draws, seeds and classes in turn. Another seed of the search draws others.
 
     Args:
         problem: the search.
         count: number of images.
-        first: distance of their seeds from the first seed of all searches.
+        offset: images of the search before these.
 
     Returns:
         The images.
     """
     model, options = problem.model, problem.options
     known = options.classes or tuple(range(model.num_classes or 1))
-    seeds = tuple(range(_FIRST_SEED + first, _FIRST_SEED + first + count))
+    first = _FIRST_SEED + _SEEDS_OF_A_SEARCH * options.seed + offset
+    seeds = tuple(range(first, first + count))
     labels = tuple(known[index % len(known)] for index in range(count))
     return Images(model, problem.contract, seeds, labels, problem.contract.guidance_scale(options.guidance_scale))
 
@@ -144,14 +175,15 @@ def _record(settings: FitOptions, teacher: Teacher, student: Student, trial: Tri
     }
 
 
-def _knobs(problem: Problem, teacher: Teacher, score: float, plain: Plain | None) -> dict[str, str]:
-    settings = problem.options.settings_as(FitOptions)
+def knobs_of(problem: Problem, settings: FitOptions, fitted: Fitted) -> dict[str, str]:
+    """The record of a learned sampler in a schedule's origin."""
+    teacher, plain, contract = fitted.teacher, fitted.plain, problem.contract
     return {
         "calls": str(settings.calls),
-        "full_run": f"{problem.contract.sampler.class_name} with {problem.contract.sampler.calls} calls",
+        "full_run": f"{contract.sampler.class_name} with {contract.sampler.calls} calls",
         "teacher": f"{settings.teacher}, {teacher.spec.class_name} with {teacher.spec.calls} calls",
         "trajectories": str(settings.trajectories),
         "memory": str(settings.history),
-        "score_db": f"{score:.3f}",
+        "score_db": f"{fitted.score:.3f}",
         **({} if plain is None else {"best_plain": plain.name, "best_plain_db": f"{plain.score:.3f}"}),
     }

@@ -34,7 +34,7 @@ from dipgo_deploy.search.fit.options import TeacherName
 from dipgo_deploy.supernet.network import GuidedNetwork
 from dipgo_deploy.supernet.stepper import SamplerStepper
 
-__all__ = ["CONVERGED_DB", "Images", "Teacher", "record_teacher", "run_teacher", "teacher_spec"]
+__all__ = ["CONVERGED_DB", "Images", "Teacher", "record_images", "record_teacher", "run_teacher", "teacher_spec"]
 
 CONVERGED_DB = 60.0
 """A run is converged if doubling its calls changes its images by less than this PSNR, in dB (median)."""
@@ -201,6 +201,23 @@ def record_teacher(images: Images, spec: SamplerSpec) -> Work[Teacher]:
     return Teacher(images, spec, times, recorded[:-1][kept], recorded[-1], noise, scale, guided)
 
 
+def record_images(images: Images, spec: SamplerSpec) -> Work[torch.Tensor]:
+    """Draw images with a sampler, or read them from the cache.
+
+    Args:
+        images: what to draw.
+        spec: the sampler.
+
+    Returns:
+        A generator of Progress whose result is the images (B, C, ...), on the CPU.
+    """
+    chunks, total = [], len(images.seeds)
+    for first in range(0, total, _CHUNK):
+        yield Progress("teacher", first, total, f"{spec.class_name} with {spec.calls} calls")
+        chunks.append(_chunk(images.part(first, _CHUNK), spec, whole=False)[0])
+    return torch.cat(chunks)
+
+
 def _distinct(timesteps: Sequence[float]) -> tuple[tuple[float, ...], list[int]]:
     """Descending times and their calls. Of calls at one time the last counts: it has the corrected state."""
     kept: list[int] = []
@@ -211,8 +228,9 @@ def _distinct(timesteps: Sequence[float]) -> tuple[tuple[float, ...], list[int]]
     return tuple(timesteps[call] for call in kept), kept
 
 
-def _chunk(images: Images, spec: SamplerSpec) -> torch.Tensor:
-    path = _path(images, spec)
+def _chunk(images: Images, spec: SamplerSpec, *, whole: bool = True) -> torch.Tensor:
+    """Trajectories (calls + 1, B, C, ...), or the images alone (1, B, C, ...)."""
+    path = _path(images, spec, whole)
     if path.is_file():
         try:
             recorded = load_file(path)["trajectories"]
@@ -220,16 +238,16 @@ def _chunk(images: Images, spec: SamplerSpec) -> torch.Tensor:
             return recorded
         except (SafetensorError, OSError, KeyError):
             pass  # A damaged file is recorded again.
-    recorded = run_teacher(images, spec)
+    recorded = run_teacher(images, spec)[0 if whole else -1 :]
     write_atomic(path, save({"trajectories": recorded.cpu().contiguous()}, {"what": _what(images, spec)}))
     return recorded.cpu()
 
 
-def _path(images: Images, spec: SamplerSpec) -> Path:
+def _path(images: Images, spec: SamplerSpec, whole: bool) -> Path:
     contract = images.contract
     key = json.dumps(
         [contract.model_digest, contract.guidance, contract.latent_shape, contract.dtype, images.guidance_scale,
-         images.seeds, images.labels, spec.digest, _conditioning_digest(images)]
+         images.seeds, images.labels, spec.digest, _conditioning_digest(images), whole]
     )  # fmt: skip
     return cache_folder() / "teachers" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 

@@ -1,0 +1,1 @@
+"""Learned samplers by gradient: coefficients and times that move through the whole chain of calls."""
