@@ -39,8 +39,8 @@ def test_a_rule_that_misses_its_ratio_says_what_it_reaches(method: str, ratio: f
 
 
 def test_options_that_fix_the_steps_are_not_warned_of() -> None:
-    assert set(METHODS) - set(SEEKING_A_RATIO) == {"fit"}
-    assert out_of_reach(GRAPH, STEPS, options_of("fit", 0.999)) == ""
+    assert set(METHODS) - set(SEEKING_A_RATIO) == {"fit", "learned"}
+    assert all(out_of_reach(GRAPH, STEPS, options_of(name, 0.999)) == "" for name in ("fit", "learned"))
     wanted = options_of("uniform", 0.1, interval=5)
     assert unmet_ratio(schedule_by_rule(GRAPH, contract_of(GRAPH, STEPS), wanted), GRAPH, wanted) == ""
     assert out_of_reach(GRAPH, STEPS, options_of("uniform", 0.99, calls=1)) == ""

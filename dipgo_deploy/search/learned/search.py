@@ -22,7 +22,7 @@ from dipgo_deploy.search.candidate import Candidate
 from dipgo_deploy.search.fit.search import fit_sampler, images_of_search, knobs_of, learned_spec, whole_calls
 from dipgo_deploy.search.fit.teacher import record_images, teacher_spec
 from dipgo_deploy.search.learned.chain import LearnedChain
-from dipgo_deploy.search.learned.losses import log_mse, perceptual_loss
+from dipgo_deploy.search.learned.losses import Loss, log_mse, perceptual_loss
 from dipgo_deploy.search.learned.options import LearnedOptions
 from dipgo_deploy.search.learned.plain_start import sampler_of_plain
 from dipgo_deploy.search.learned.training import Pairs, Training
@@ -147,7 +147,7 @@ class LearnedSearch:
             pairs.append(Pairs(images, targets.to(self.device)))
         measured = images_of_search(problem, min(_MEASURED, settings.trajectories), _POOL)
         chain = LearnedChain(start.sampler, measured.network(), measured.noise, recompute=self._recomputes())
-        loss = log_mse
+        loss: Loss = log_mse
         if settings.features is not None:
             loss = perceptual_loss(settings.features, self.device)
             text = f"learning from features of {settings.features}: judge the images by another network"

@@ -12,6 +12,7 @@ from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.progress import finish
 from dipgo_deploy.models import make_contract, sampler_spec
 from dipgo_deploy.models.sampler_coefficients import read_sampler
+from dipgo_deploy.search.fit import teacher as module
 from dipgo_deploy.search.fit.moves import improve_times
 from dipgo_deploy.search.fit.student import Student, Times, solve
 from dipgo_deploy.search.fit.teacher import Images, record_teacher, teacher_spec
@@ -89,22 +90,20 @@ def test_a_ridge_keeps_equal_columns_apart() -> None:
     assert shares[0] + 3 * shares[1] == pytest.approx(best, rel=1e-5)
 
 
-def test_recordings_are_read_back_and_continue(images, trace_cache, monkeypatch) -> None:
+def test_recordings_are_read_back_and_continue(images, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DIPGO_CACHE", str(tmp_path))
     spec = sampler_spec("ddim", 3, images.model.scheduler_config)
     few = replace(images, seeds=tuple(range(500, 510)), labels=tuple(range(10)))
     runs = []
-    run = "dipgo_deploy.search.fit.teacher.run_teacher"
-    from dipgo_deploy.search.fit import teacher as module
-
     original = module.run_teacher
-    monkeypatch.setattr(run, lambda *arguments: runs.append(1) or original(*arguments))
+    monkeypatch.setattr(module, "run_teacher", lambda *arguments: runs.append(1) or original(*arguments))
     work = record_teacher(few, spec)
     next(work), next(work)
     work.close()  # interrupted after the first of two chunks
     first = finish(record_teacher(few, spec))
     again = finish(record_teacher(few, spec))
     assert len(runs) == 2 and torch.equal(first.states, again.states) and len(first.images) == 10
-    for file in (trace_cache / "teachers").glob("*.safetensors"):
+    for file in (tmp_path / "teachers").glob("*.safetensors"):
         file.write_bytes(b"damaged")
     assert torch.equal(finish(record_teacher(few, spec)).images, first.images) and len(runs) == 4
 

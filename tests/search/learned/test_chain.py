@@ -70,7 +70,8 @@ def test_gradients_are_those_of_differences_with_and_without_recomputing(images,
             return float(log_mse(chain(wide.network(), wide.noise), target))
 
     for parameter, gradient in zip(chain.parameters(), gradients[0], strict=True):
-        size = 1e-3 if parameter is chain.times else 1e-5  # the network takes its time in float32
+        # The network takes its time in float32, so differences of times are coarse.
+        size, share = (1e-3, 5e-2) if parameter is chain.times else (1e-5, 1e-3)
         for place in range(len(parameter)):
             with torch.no_grad():
                 parameter[place] += size
@@ -79,7 +80,7 @@ def test_gradients_are_those_of_differences_with_and_without_recomputing(images,
                 below = loss()
                 parameter[place] += size
             expected = (above - below) / (2 * size)
-            assert float(gradient[place]) == pytest.approx(expected, rel=2e-2, abs=2e-3 * float(gradient.abs().max()))
+            assert float(gradient[place]) == pytest.approx(expected, rel=share, abs=share * float(gradient.abs().max()))
 
 
 def test_times_stay_in_order_and_in_range(images) -> None:
