@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -87,9 +90,20 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     with signals_interrupt():
         code = run(sys.argv[1:])
     sys.exit(code)
+
+
+def _show_warning(
+    show: Callable[..., None], message: Warning | str, category: type[Warning], filename: str, *rest: Any
+) -> None:
+    """Print a warning of this package as one line, without its place in the code. Others are shown as usual."""
+    if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(__file__).parents[1]):
+        say(f"warning: {message}")
+    else:
+        show(message, category, filename, *rest)
 
 
 if __name__ == "__main__":

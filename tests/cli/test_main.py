@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import typer
@@ -220,3 +221,13 @@ def test_no_color_leaves_no_escape_codes(command, variables):
         env={**os.environ, **variables},
     )
     assert "\x1b[3" not in done.stdout + done.stderr
+
+
+def test_a_warning_of_the_package_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(
+        main, "run", lambda arguments: warnings.warn_explicit("odd", UserWarning, main.__file__, 1) or 0
+    )
+    with warnings.catch_warnings(), pytest.raises(SystemExit):
+        warnings.simplefilter("always")
+        main.main()
+    assert capsys.readouterr().err == "warning: odd\n"

@@ -110,13 +110,21 @@ def images_of_search(problem: Problem, count: int, offset: int = 0) -> Images:
 
     Returns:
         The images.
+
+    Raises:
+        UsageError: a guidance scale for a contract without guidance.
     """
-    model, options = problem.model, problem.options
+    model, options, scale = problem.model, problem.options, problem.options.guidance_scale
+    if problem.contract.guidance == "none" and scale not in (None, 1.0):
+        raise UsageError(
+            f"guidance_scale is {scale:g}, but the contract has no guidance: choose guidance layout 'concat', or leave "
+            "guidance_scale out"
+        )
     known = options.classes or tuple(range(model.num_classes or 1))
     first = _FIRST_SEED + _SEEDS_OF_A_SEARCH * options.seed + offset
     seeds = tuple(range(first, first + count))
     labels = tuple(known[index % len(known)] for index in range(count))
-    return Images(model, problem.contract, seeds, labels, problem.contract.guidance_scale(options.guidance_scale))
+    return Images(model, problem.contract, seeds, labels, problem.contract.guidance_scale(scale))
 
 
 def best_fit(student: Student, scheduler_config: dict[str, Any], settings: FitOptions) -> Work[Trial]:

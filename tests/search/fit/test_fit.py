@@ -79,6 +79,12 @@ def test_wrong_options_are_refused(settings, message) -> None:
         options(**settings)
 
 
+def test_a_guidance_scale_needs_guidance(digits_unet, blocks, contract) -> None:
+    scaled = replace(options(), guidance_scale=3.0)
+    with pytest.raises(UsageError, match="guidance_scale is 3, but the contract has no guidance"):
+        run(search(digits_unet, contract, scaled, blocks=blocks))
+
+
 def test_the_memory_is_the_whole_history_up_to_ten_calls() -> None:
     assert [method_options("fit", calls=calls).history for calls in (5, 10, 11)] == [5, 10, 3]
     assert method_options("fit", calls=5, memory=2).history == 2
