@@ -49,7 +49,7 @@ def test_a_damaged_record_is_searched_again(tmp_path: Path) -> None:
     assert precision_status(bundle, "float16", QUICK).action == "up to date"
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_bundle_exported_in_half_precision_is_not_searched_and_finite(tmp_path: Path, dtype: str) -> None:
     bundle = few_graphs(tiny("dit"), tmp_path / "half", shares=(1, 0), dtype=dtype)
     assert precision_status(bundle, None, QUICK) == precision_status(bundle, dtype, QUICK) == PrecisionStatus("none")

@@ -56,7 +56,9 @@ def check_same(whole: LoadedModel, known, on_meta: LoadedModel, blocks, sampler:
     assert memory_bytes(programs[0], 2) == memory_bytes(programs[1], 2) and programs[0].macs == programs[1].macs
 
 
-@pytest.mark.parametrize(("name", "granularity"), [("digits-unet", "stage"), ("digits-dit", "branch")])
+@pytest.mark.parametrize(
+    ("name", "granularity"), [pytest.param("digits-unet", "stage", marks=pytest.mark.slow), ("digits-dit", "branch")]
+)
 def test_a_shipped_model_gives_the_same_blocks_without_weights(
     name, granularity, reference_model, traced, traced_on_meta
 ) -> None:

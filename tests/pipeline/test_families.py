@@ -20,13 +20,17 @@ from tests.pipeline.pipelines import FAMILIES, build, drawn, make_bundle
 from tests.pipeline.scheduled import scheduled
 
 CELLS = [(name, "segments" if name in ("dit", "flux") else "subnets", "stage", "output") for name in FAMILIES]
-CELLS += [("dit", "subnets", "branch", "residual"), ("pixart", "segments", "branch", "residual")]
+CELLS += [(name, "subnets", "branch", "residual") for name in ("dit", "sd3")] + [
+    ("pixart", "segments", "branch", "residual"),
+    ("sdxl", "subnets", "layer", "output"),
+    ("ddpm", "subnets", "layer", "output"),
+]
 ALWAYS = (
-    ("sdxl", "subnets", "stage", "output"),
-    ("ddpm", "subnets", "stage", "output"),
+    ("sdxl", "subnets", "layer", "output"),
+    ("ddpm", "subnets", "layer", "output"),
     ("dit", "subnets", "branch", "residual"),
     ("pixart", "subnets", "stage", "output"),
-    ("sd3", "subnets", "stage", "output"),
+    ("sd3", "subnets", "branch", "residual"),
     ("flux", "segments", "stage", "output"),
     ("wan", "subnets", "stage", "output"),
 )
