@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dipgo_deploy.core.contract import SamplerSpec
+from dipgo_deploy.core.contract import Contract, SamplerSpec
 from dipgo_deploy.core.program import Program, memory_bytes
 from dipgo_deploy.core.sampler import LinearSampler
 from dipgo_deploy.core.schedule import Schedule
@@ -43,9 +43,15 @@ A bundle of dipgo-deploy: a reuse schedule compiled to ONNX graphs. Schedule: {o
 | weights on disk | {traced.blocks.weight_bytes / 2**20:.1f} MiB, one file |
 | slots for {contract.batch.opt} images | {memory["slots"] / 2**20:.2f} MiB |
 {_lora_rows(model)}
-Fixed: sampler, number of steps, guidance layout, latent shape {contract.latent_shape}. Run it with
+Fixed: sampler, number of steps, guidance layout, latent shape {_latent_text(contract)}. Run it with
 `dipgo-deploy generate`, check it with `dipgo-deploy verify`, measure it with `dipgo-deploy bench`.
 """
+
+
+def _latent_text(contract: Contract) -> str:
+    """The latent's shape, with the ranges of free sizes."""
+    sizes = (str(contract.ranges[dim]) if isinstance(dim, str) else str(dim) for dim in contract.latent_dims)
+    return f"({', '.join(sizes)})"
 
 
 def _steps_text(sampler: SamplerSpec) -> str:

@@ -34,7 +34,17 @@ def older_bundle(out: Path) -> Bundle | None:
 
 def check_contract_of(older: Bundle, contract: Contract) -> None:
     """Raise InputError if the older bundle has another contract."""
-    for name in ("model_class", "model_digest", "dtype", "sampler", "guidance", "latent_shape", "batch"):
+    for name in (
+        "model_class",
+        "model_digest",
+        "dtype",
+        "sampler",
+        "guidance",
+        "latent_shape",
+        "batch",
+        "height",
+        "width",
+    ):
         if getattr(older.contract, name) != getattr(contract, name):
             raise _refusal(older, f"another {name.replace('_', ' ')}")
 

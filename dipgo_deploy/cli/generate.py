@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dipgo_deploy.cli.image_output import Drawn, ImageOutput, image_output
+from dipgo_deploy.cli.latent_sizes import free_sizes
 from dipgo_deploy.cli.options import (
     Backend,
     BundleFolder,
@@ -17,6 +18,7 @@ from dipgo_deploy.cli.options import (
     Device,
     GpuMemory,
     Json,
+    OneSize,
     OwnModel,
     TrustEngines,
     TrustWeights,
@@ -64,6 +66,7 @@ def generate(
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="Text that guidance steers away from.")] = None,
     count: Annotated[int | None, typer.Option(min=1, max=10_000, help="Images per class (8) or prompt (1).")] = None,
+    size: OneSize = None,
     guidance_scale: Annotated[
         float | None, typer.Option(min=0.0, help="Guidance scale. Default: 2, or with --prompt the pipeline's own.")
     ] = None,
@@ -85,6 +88,7 @@ def generate(
         raise UsageError("--negative-prompt needs --prompt: give it, or leave both out")
     if own_model is not None and prompt:
         raise UsageError("--model is for models without a pipeline, --prompt for models with a pipeline: leave one out")
+    sizes = free_sizes(size)
     output = image_output(out, by_prompt=bool(prompt))
     output.check(force)
     run = run_options(
@@ -93,13 +97,13 @@ def generate(
     if prompt:
         _draw_prompts(
             bundle, output, tuple(prompt), negative_prompt, seed, count or 1, guidance_scale, run, trust_weights, force,
-            as_json,
+            as_json, sizes,
         )  # fmt: skip
         return
     from dipgo_deploy.runtime import GenerateOptions
     from dipgo_deploy.runtime import generate as draw
 
-    options = GenerateOptions(seed, tuple(classes or ()), count or _PER_CLASS, guidance_scale, run=run)
+    options = GenerateOptions(seed, tuple(classes or ()), count or _PER_CLASS, guidance_scale, run=run, sizes=sizes)
     with working(f"generating with {bundle}"):
         loaded = open_bundle(bundle, own_model, trust_weights=trust_weights)
         if not output.is_array:
@@ -165,6 +169,7 @@ def _draw_prompts(
     trust_weights: bool,
     force: bool,
     as_json: bool,
+    sizes: Mapping[str, int],
 ) -> None:
     """Generate through the pipeline, and print where the time went."""
     from dipgo_deploy.pipeline import PromptOptions, draw_prompts
@@ -174,7 +179,7 @@ def _draw_prompts(
             raise UsageError(f"{option} is for runs without --prompt: leave one of them out")
     options = PromptOptions(
         prompts, negative_prompt, seed, count, guidance_scale, run=run, latents=output.is_array,
-        trust_weights=trust_weights,
+        trust_weights=trust_weights, sizes=sizes,
     )  # fmt: skip
     subjects = [number for number in range(len(prompts)) for _ in range(count)]
     drawn = Drawn([seed + index for index in range(len(subjects))], subjects, prompts)

@@ -38,6 +38,7 @@ __all__ = [
     "Lora",
     "MaxGraphs",
     "Meta",
+    "OneSize",
     "Model",
     "OwnModel",
     "PresetName",
@@ -124,7 +125,17 @@ FormatName = Literal["deepcache", "fora", "smoothcache", "cache-dit", "dipgo"]
 Batch = Annotated[int, typer.Option(min=1, help="Images per call.")]
 Size = Annotated[
     str | None,
-    typer.Option(metavar="HEIGHTxWIDTH", help="Size of the latent, such as 96x96. Default: the model's own."),
+    typer.Option(
+        metavar="HEIGHTxWIDTH",
+        help="Size of the latent, such as 96x96, or a range for runs to choose from, such as 32x32..128x128. Default: "
+        "the model's own.",
+    ),
+]
+OneSize = Annotated[
+    str | None,
+    typer.Option(
+        "--size", metavar="HEIGHTxWIDTH", help="Size of the latent, if the bundle has a range. Default: the usual one."
+    ),
 ]
 Tokens = Annotated[
     str | None,

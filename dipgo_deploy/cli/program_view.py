@@ -31,7 +31,7 @@ def contract_table(contract: Contract) -> Table:
         "model": f"{contract.model_class} {contract.model_digest[:12]}, {contract.dtype}",
         "sampler": f"{sampler.class_name}, {sampler.steps} steps, {sampler.calls} calls, config {sampler.digest[:12]}",
         "guidance layout": contract.guidance,
-        "latent": f"{shape_text(contract.latent_shape)}, fixed",
+        "latent": f"{shape_text(contract.latent_dims)}{'' if _has_free_latent(contract) else ', fixed'}",
         **{name: _range_text(size) for name, size in contract.ranges.items()},
         "batch": f"{batch.min} to {batch.max}, best at {batch.opt}",
     }
@@ -41,13 +41,18 @@ def contract_table(contract: Contract) -> Table:
     return table
 
 
+def _has_free_latent(contract: Contract) -> bool:
+    return contract.latent_dims != contract.latent_shape
+
+
 def _range_text(size: SizeRange) -> str:
     return f"{size}, fixed" if size.is_fixed else f"{size}, best at {size.opt}"
 
 
 def contract_line(contract: Contract) -> str:
     """Shape and guidance layout, which are fixed, and the sizes from which a run chooses."""
-    fixed = [f"latent {shape_text(contract.latent_shape)}", f"guidance layout {contract.guidance}"]
+    latent = [] if _has_free_latent(contract) else [f"latent {shape_text(contract.latent_shape)}"]
+    fixed = [*latent, f"guidance layout {contract.guidance}"]
     fixed += [f"{size} {name}" for name, size in contract.ranges.items() if size.is_fixed]
     free = [f"{contract.batch.min} to {contract.batch.max} images"]
     free += [f"{size} {name}" for name, size in contract.ranges.items() if not size.is_fixed]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dipgo_deploy.cli.latent_sizes import check_size_text, size_ranges
 from dipgo_deploy.cli.options import token_range
 from dipgo_deploy.cli.terminal import say
 from dipgo_deploy.cli.units import mib_text
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from dipgo_deploy.models import LoadedModel
 
 __all__ = ["ModelSource", "open_bundle"]
-
-_SIZE = r"[1-9]\d{0,4}x[1-9]\d{0,4}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class ModelSource:
         variant: variant of the weight files, such as ``fp16``.
         revision: branch, tag or commit of a hub name.
         config: architecture, if the keys of the checkpoint do not identify it.
-        size: size of the latent, as ``HEIGHTxWIDTH``.
+        size: size of the latent as ``HEIGHTxWIDTH``, or a range as ``32x32..128x128``.
         tokens: lengths of the text sequence, as ``MIN-OPT-MAX`` or one length.
 
     Raises:
@@ -62,8 +60,8 @@ class ModelSource:
         for option in ("variant", "revision", "config"):
             if self.random_weights is not None and getattr(self, option) is not None:
                 raise UsageError(f"--{option} is for weights that are loaded, not for random weights: leave it out")
-        if self.size is not None and not re.fullmatch(_SIZE, self.size):
-            raise UsageError(f"--size {self.size!r} is not a size of a latent: give HEIGHTxWIDTH, such as 96x96")
+        if self.size is not None:
+            check_size_text(self.size)
         token_range(self.tokens)  # Refuses other text before the model is loaded.
 
     @property
@@ -83,7 +81,7 @@ class ModelSource:
         if loras and not model.has_weights:
             raise UsageError(f"{self.label} was loaded without weights, a LoRA needs them: leave --lora out")
         if self.size is not None:
-            model = model.with_latent_shape((*model.latent_shape[:-2], *map(int, self.size.split("x"))))
+            model = model.with_sizes(*size_ranges(self.size, model.latent_shape[-2:]))
         if (tokens := token_range(self.tokens)) is not None:
             if TOKENS not in model.sizes:
                 raise UsageError(f"{self.label} takes no text: leave --tokens out")

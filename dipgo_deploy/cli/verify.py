@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dipgo_deploy.cli.latent_sizes import free_sizes
 from dipgo_deploy.cli.options import (
     Backend,
     BundleFolder,
@@ -14,6 +15,7 @@ from dipgo_deploy.cli.options import (
     GpuMemory,
     GuidanceScale,
     Json,
+    OneSize,
     OwnModel,
     TrustEngines,
     run_options,
@@ -31,6 +33,7 @@ def verify(
     images: Annotated[int | None, typer.Option(min=1, help="Trajectories to compare. Default: 4.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their noise.")] = 1000,
     tokens: Annotated[int | None, typer.Option(min=1, help="Text length. Default: the usual one.")] = None,
+    size: OneSize = None,
     guidance_scale: GuidanceScale = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Relative tolerance of one call. Default: 1e-4, in half precision 2e-2.")
@@ -54,14 +57,15 @@ def verify(
     """Verify BUNDLE: does the program compute what the schedule says, and how near is the schedule to the full run?"""
     if backend == "torch":
         raise UsageError("--backend torch is the reference of every verification: choose onnxruntime, tensorrt or rtx")
-    if against is not None and (once or tolerance is not None or tokens is not None):
-        raise UsageError("--against compares images of two bundles: leave --once, --tokens and --tolerance out")
+    sizes = free_sizes(size, tokens)
+    if against is not None and (once or tolerance is not None or sizes):
+        raise UsageError("--against compares images of two bundles: leave --once, --tokens, --size and --tolerance out")
     if once:
-        chosen = guidance_scale is not None or min_psnr is not None or tokens is not None
+        chosen = guidance_scale is not None or min_psnr is not None or bool(sizes)
         if chosen or backend != "onnxruntime" or device == "cuda":
             raise UsageError(
-                "--once compares single calls on the CPU: leave --guidance-scale, --min-psnr, --tokens, --backend and "
-                "--device cuda out"
+                "--once compares single calls on the CPU: leave --guidance-scale, --min-psnr, --tokens, --size, "
+                "--backend and --device cuda out"
             )
         _verify_once(bundle, own_model, images or 1, seed, tolerance, as_json)
         return
@@ -74,7 +78,7 @@ def verify(
     options = VerifyOptions(
         images=images or 4,
         seed=seed,
-        tokens=tokens,
+        sizes=sizes,
         guidance_scale=guidance_scale,
         local_tolerance=tolerance,
         min_psnr_db=min_psnr,

@@ -14,7 +14,7 @@ from typing import Literal
 
 from dipgo_deploy.core.contract import Contract
 from dipgo_deploy.core.errors import InputError
-from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec, check_specs
+from dipgo_deploy.core.tensors import FREE_SIZES, SizeRange, TensorSpec, check_specs
 
 __all__ = [
     "BLOCKS_FILE",
@@ -195,8 +195,11 @@ def fit_contract(contract: Contract, graph: BlockGraph) -> Contract:
     Returns:
         The contract, with no range that is wider than the graph's.
     """
-    traced = graph.sizes.get(TOKENS)
-    return contract if traced is None else replace(contract, tokens=_narrow(contract.tokens, traced))
+    tokens, height, width = (
+        _narrow(contract.ranges.get(name), graph.sizes[name]) if name in graph.sizes else contract.ranges.get(name)
+        for name in FREE_SIZES
+    )
+    return replace(contract, tokens=tokens, height=height, width=width)
 
 
 def _narrow(wanted: SizeRange | None, traced: SizeRange) -> SizeRange:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from dipgo_deploy.core.errors import InputError, UsageError
-from dipgo_deploy.core.tensors import FREE_SIZES, SizeRange
+from dipgo_deploy.core.tensors import FREE_SIZES, HEIGHT, WIDTH, Dim, SizeRange
 
 __all__ = [
     "BatchRange",
@@ -101,6 +101,7 @@ class Contract:
         latent_shape: the latent of one image, ``(C, H, W)``, or of a video, ``(C, F, H, W)``.
         batch: images per call.
         tokens: lengths of the text sequence. None for a model without text, and in contracts of format 1.1 and before.
+        height, width: sizes of the latent that a run may choose from. None where ``latent_shape`` fixes the size.
         versions: versions of the tools, as a record. They are not compared.
     """
 
@@ -112,6 +113,8 @@ class Contract:
     latent_shape: tuple[int, ...]
     batch: BatchRange = BatchRange()
     tokens: SizeRange | None = None
+    height: SizeRange | None = None
+    width: SizeRange | None = None
     versions: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -124,6 +127,24 @@ class Contract:
         if requested is not None:
             return requested
         return 2.0 if self.guidance == "concat" else 1.0
+
+    @property
+    def latent_dims(self) -> tuple[Dim, ...]:
+        """The latent of one image, with the symbols of free sizes in place of numbers."""
+        free = (name if size is not None else None for name, size in ((HEIGHT, self.height), (WIDTH, self.width)))
+        last = (symbol or number for symbol, number in zip(free, self.latent_shape[-2:], strict=False))
+        return (*self.latent_shape[:-2], *last)
+
+    def latent_at(self, chosen: Mapping[str, int]) -> tuple[int, ...]:
+        """The latent of one image in numbers.
+
+        Args:
+            chosen: values of free sizes by symbol. The others have their usual values.
+
+        Returns:
+            ``(C, H, W)``, or ``(C, F, H, W)`` with frames.
+        """
+        return tuple(chosen.get(dim, size) for dim, size in zip(self.latent_dims, self.latent_shape, strict=True))  # type: ignore[arg-type]
 
     @property
     def ranges(self) -> dict[str, SizeRange]:
@@ -175,6 +196,15 @@ def check_contract(contract: Contract, where: str) -> None:
         "sampler.steps is below 1": sampler.steps < 1,
         "latent_shape holds no sizes above 0": not contract.latent_shape or min(contract.latent_shape) < 1,
         "batch is not in the order min, opt, max": not 1 <= batch.min <= batch.opt <= batch.max,
+        **{
+            f"{name} is not in the order min, opt, max": not 1 <= size.min <= size.opt <= size.max or size.step < 1
+            for name, size in contract.ranges.items()
+        },
+        **{
+            f"{name} has another usual value than latent_shape": contract.ranges[name].opt not in contract.latent_shape
+            for name in (HEIGHT, WIDTH)
+            if name in contract.ranges
+        },
     }
     if problem := next((text for text, is_wrong in problems.items() if is_wrong), None):
         raise InputError(f"{where}: contract.{problem}: fix the file, or write it again")

@@ -12,9 +12,11 @@ from dipgo_deploy.core.errors import InputError
 __all__ = [
     "DTYPE_BYTES",
     "FREE_SIZES",
+    "HEIGHT",
     "MIB",
     "ROWS",
     "TOKENS",
+    "WIDTH",
     "Dim",
     "SizeRange",
     "TensorSpec",
@@ -33,12 +35,13 @@ A product may end in a division without remainder. Symbols:
 - ``batch``: images of a call
 - ``rows``: rows of the network's batch, 2 * batch with concatenated guidance
 - ``tokens``: length of the text sequence
+- ``height``, ``width``: of the latent, in latent pixels
 """
 
-ROWS, TOKENS = "rows", "tokens"
-"""Symbols of the axes that a batch and a text have."""
+ROWS, TOKENS, HEIGHT, WIDTH = "rows", "tokens", "height", "width"
+"""Symbols of the axes that a batch, a text and a latent have."""
 
-FREE_SIZES = (TOKENS,)
+FREE_SIZES = (TOKENS, HEIGHT, WIDTH)
 """Symbols whose values a caller may choose within the range of the contract, besides the batch."""
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}

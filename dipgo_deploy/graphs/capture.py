@@ -224,10 +224,12 @@ def _taken_sizes(
 def _limits(program: torch.export.ExportedProgram, size: Any) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size
-    limits = program.range_constraints.get(size.node.expr)
+    # A size in steps is a number times a symbol, and only the symbol has a range.
+    step, symbol = size.node.expr.as_coeff_Mul()
+    limits = program.range_constraints.get(symbol)
     if limits is None:
         return 0, sys.maxsize
-    return int(limits.lower), int(min(limits.upper, sys.maxsize))
+    return int(limits.lower) * int(step), int(min(limits.upper * step, sys.maxsize))
 
 
 def _name_dims(graph: ir.Graph, axes: Mapping[str, Mapping[int, str]]) -> None:

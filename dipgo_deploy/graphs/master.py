@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from dipgo_deploy.core.blocks import BLOCKS_FILE
 from dipgo_deploy.core.disk import write_atomic
 from dipgo_deploy.core.errors import DipgoError, InputError, first_line
 from dipgo_deploy.core.files import save_block_graph
-from dipgo_deploy.core.tensors import SizeRange, TensorSpec
+from dipgo_deploy.core.tensors import HEIGHT, WIDTH, SizeRange, TensorSpec
 from dipgo_deploy.graphs.block_graph import BlockPatterns, build_block_graph
 from dipgo_deploy.graphs.capture import EXAMPLE_ROWS, PARAMETER_PREFIX, Capture, capture
 from dipgo_deploy.graphs.constant_shapes import make_shapes_constant
@@ -64,8 +64,10 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
             raise
         # The exporter seldom says which size it cannot keep free, so all are fixed.
         refused = {name: str(error) for name, size in sizes.items() if not size.is_fixed}
+        _check_sides(model, refused, str(error))
         sizes = {name: replace(size, min=size.opt, max=size.opt) for name, size in sizes.items()}
         captured, external = _captured(model, order, sizes, folder)
+    _check_taken(model, captured.sizes)
     specs = infer_specs(captured.model, captured.sizes)
     _write_config(model, folder)
     # Before the master graph is written, for writing removes the module scopes that assign nodes to blocks.
@@ -73,6 +75,25 @@ def write_trace(model: LoadedModel, chosen: BlockPatterns, folder: Path) -> None
     if model.has_weights:
         _write_master(captured.model, specs, folder)
     save_block_graph(folder / BLOCKS_FILE, blocks)
+
+
+def _check_sides(model: LoadedModel, refused: Collection[str], reason: str) -> None:
+    """Raise InputError for a free height or width. Nobody gets one size who asked for many."""
+    if sides := [name for name in (HEIGHT, WIDTH) if name in refused]:
+        raise InputError(
+            f"{' and '.join(sides)} of this {model.class_name} cannot be free ({reason}): choose one size, and make a "
+            "bundle for each size"
+        )
+
+
+def _check_taken(model: LoadedModel, taken: Mapping[str, SizeRange]) -> None:
+    """Raise InputError where the exporter takes fewer heights or widths than were asked for."""
+    for name in (HEIGHT, WIDTH):
+        if name in taken and (taken[name].min, taken[name].max) != (model.sizes[name].min, model.sizes[name].max):
+            raise InputError(
+                f"this {model.class_name} takes {name} {taken[name]} only, not {model.sizes[name]}: choose a smaller "
+                "range of sizes"
+            )
 
 
 def _captured(

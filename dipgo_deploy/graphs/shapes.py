@@ -1,7 +1,8 @@
 """Shapes of every value of a graph, as sums of products of symbols.
 
 1. ONNX shape inference runs at two values of every symbol of the inputs, in all combinations. Integers that follow from
-   the shapes of inputs are computed first, because inference does not know the values of every integer.
+   the shapes of inputs are computed first, because inference does not know the values of every integer. Where shapes
+   stay unknown, integers that follow from the shapes found so far are computed, and inference runs again.
 2. Every size is fitted by a sum of products of symbols, which must also hold at a third value of every symbol.
 """
 
@@ -89,24 +90,46 @@ def _infer_at(proto: onnx.ModelProto, values: Mapping[str, int]) -> dict[str, tu
             dim.dim_value = values[dim.dim_param]
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
-    integers = _put_integers(fixed.graph)
-    inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
-    shapes = {}
-    for value in (*inferred.value_info, *inferred.input, *inferred.output):
-        kind = value.type.tensor_type
-        if not kind.HasField("shape") or any(not dim.HasField("dim_value") for dim in kind.shape.dim):
+    integers = _put_integers(fixed.graph, {v.name: _known_shape(v) or () for v in fixed.graph.input})
+    while True:
+        inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
+        values_of_graph = (*inferred.value_info, *inferred.input, *inferred.output)
+        shapes = {value.name: shape for value in values_of_graph if (shape := _known_shape(value)) is not None}
+        unknown = [value.name for value in values_of_graph if value.name not in shapes]
+        if not unknown:
+            break
+        more = _put_integers(fixed.graph, shapes)
+        if not more:
             free = " and ".join("batch" if symbol == ROWS else symbol for symbol in values)
             raise InputError(
-                f"the shape of {value.name} cannot be inferred: the model cannot run with a dynamic {free}"
+                f"the shape of {unknown[0]} cannot be inferred: the model cannot run with a dynamic {free}"
             )
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-        shapes[value.name] = (dtype, tuple(dim.dim_value for dim in kind.shape.dim))
-    return {**shapes, **integers}
+        integers |= more
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values_of_graph}
+    dtypes = {name: onnx.helper.tensor_dtype_to_np_dtype(kind).name for name, kind in kinds.items()}
+    return {**{name: (dtypes[name], shape) for name, shape in shapes.items()}, **integers}
 
 
-def _put_integers(graph: onnx.GraphProto) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Replace integers that follow from the shapes of the inputs by initializers. Returns their dtypes and shapes."""
-    shapes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in graph.input}
+def _known_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    """The shape of a value in numbers. None if it is not known."""
+    kind = value.type.tensor_type
+    if not kind.HasField("shape") or any(not dim.HasField("dim_value") for dim in kind.shape.dim):
+        return None
+    return tuple(dim.dim_value for dim in kind.shape.dim)
+
+
+def _put_integers(
+    graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Replace integers that follow from known shapes by initializers.
+
+    Args:
+        graph: changed in place.
+        shapes: in numbers, of the values whose shapes are known.
+
+    Returns:
+        Dtype and shape of every integer that was replaced.
+    """
     small = (t for t in graph.initializer if t.data_type in _INTEGERS and np.prod(t.dims) <= _MOST_INTEGERS)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in small}
     known: dict[str, np.ndarray] = {}

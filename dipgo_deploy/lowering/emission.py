@@ -33,7 +33,7 @@ class Emission:
         self.schedule, self.graph, self.plans, self.layouts = schedule, graph, plans, layouts
         self.calls: list[Call] = []
         contract = schedule.contract
-        self._latent = TensorSpec("", ("batch", *contract.latent_shape), "float32")
+        self._latent = TensorSpec("", ("batch", *contract.latent_dims), "float32")
         self.specs: dict[str, TensorSpec] = {"noise": self._latent}
         self.conditioning = {s.name: f"c:{s.name}" for s in graph.inputs[1:] if s.name != TIMESTEP}
         self.specs |= {value: graph.values[name] for name, value in self.conditioning.items()}

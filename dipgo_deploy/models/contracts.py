@@ -19,6 +19,7 @@ import numpy as np
 
 from dipgo_deploy.core.contract import BatchRange, Contract, Guidance, SamplerSpec, installed_versions
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.tensors import HEIGHT, TOKENS, WIDTH
 from dipgo_deploy.models.loaded_model import LoadedModel
 from dipgo_deploy.models.presets.pipeline_call import PipelineCall, pipeline_defaults
 from dipgo_deploy.models.presets.pipeline_check import check_rows
@@ -108,6 +109,7 @@ def make_contract(
     # Only what the user chose counts as an override: a refusal of the model's own config names its file.
     spec = sampler_spec(sampler, steps, model.scheduler_config, options, arguments)
     _check_variance(spec)
+    _check_shift(model, arguments)
     read_sampler(spec)
     return Contract(
         model_class=model.class_name,
@@ -117,9 +119,20 @@ def make_contract(
         guidance=_checked_guidance(model, guidance or default_guidance(model)),
         latent_shape=model.latent_shape,
         batch=batch,
-        tokens=model.sizes.get("tokens"),
+        tokens=model.sizes.get(TOKENS),
+        height=model.sizes.get(HEIGHT),
+        width=model.sizes.get(WIDTH),
         versions=library_versions(),
     )
+
+
+def _check_shift(model: LoadedModel, arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError for timesteps that follow from the image's size, where the size is free."""
+    if "mu" in arguments and {HEIGHT, WIDTH} & model.ranges.keys():
+        raise UsageError(
+            f"the scheduler shifts its timesteps by the image's size (use_dynamic_shifting), so a schedule of this "
+            f"{model.class_name} is for one size: choose one size"
+        )
 
 
 def _check_variance(sampler: SamplerSpec) -> None:

@@ -9,16 +9,19 @@ import numpy as np
 import torch
 
 from dipgo_deploy.core.program import TIMESTEP
-from dipgo_deploy.core.tensors import TOKENS, SizeRange, TensorSpec
+from dipgo_deploy.core.tensors import HEIGHT, TOKENS, WIDTH, SizeRange, TensorSpec
 from dipgo_deploy.models.presets import Input
+from dipgo_deploy.models.presets.inputs import JOINED
 
 __all__ = [
     "MOST_TOKENS",
+    "at_latent",
     "at_length",
     "changed_inputs",
     "conditioning_rows",
     "free_axes",
     "inputs_of_example",
+    "latent_sides",
     "size_ranges",
 ]
 
@@ -88,6 +91,29 @@ def at_length(inputs: Mapping[str, Input], axes: Axes, tokens: int | None) -> di
         for axis in (axis for axis, symbol in symbols.items() if symbol == TOKENS and tokens is not None):
             resized[name] = resized[name].resized(axis - 1, tokens or 0)
     return resized
+
+
+def at_latent(inputs: Mapping[str, Input], latent: Sequence[int]) -> dict[str, Input]:
+    """The inputs with extra channels of the latent's height and width. A recorded call may have had another size.
+
+    Args:
+        inputs: the conditioning inputs.
+        latent: shape of one image's latent.
+
+    Returns:
+        The inputs.
+    """
+    resized = dict(inputs)
+    for name in (name for name in JOINED if name in inputs and len(inputs[name].shape) == len(latent)):
+        for axis in (len(latent) - 2, len(latent) - 1):
+            resized[name] = resized[name].resized(axis, latent[axis])
+    return resized
+
+
+def latent_sides(latent: Sequence[int], free: Collection[str]) -> dict[int, str]:
+    """The axes of height and width, as far as they are free, the rows being axis 0."""
+    axes = {len(latent) - 1: HEIGHT, len(latent): WIDTH}
+    return {axis: symbol for axis, symbol in axes.items() if symbol in free}
 
 
 def size_ranges(

@@ -1,6 +1,6 @@
 """Checks of a call against the contract: latent shape, rows, conditioning, guidance, and the pipeline's scheduler.
 
-1. The latent has the contract's shape, and the rows are a batch within the contract's range.
+1. The latent has the contract's shape, with height and width within its ranges. The rows are a batch within the range.
 2. Conditioning has the shape that was traced, with a text length within the contract's range.
 3. Guidance rows are present if and only if the contract has guidance. Under ``concat`` both halves of the rows hold the
    same latents at every step. Without guidance they may be equal at the first step (two prompts, one seed), not later.
@@ -18,7 +18,7 @@ from weakref import WeakSet
 import torch
 
 from dipgo_deploy.core.contract import Contract, SamplerSpec
-from dipgo_deploy.core.tensors import ROWS, TensorSpec
+from dipgo_deploy.core.tensors import ROWS, SizeRange, TensorSpec
 from dipgo_deploy.models.schedulers import is_recorded_as
 from dipgo_deploy.pipeline.calls import NetworkCall, RefusedCall
 
@@ -53,11 +53,13 @@ class CallCheck:
 
     def check(self, call: NetworkCall) -> CallSizes:
         """The sizes of a call. Raises RefusedCall if shapes or rows are outside the contract."""
-        expected, shape = self.contract.latent_shape, tuple(call.latent.shape[1:])
-        if shape != expected:
+        expected, shape = self.contract.latent_dims, tuple(call.latent.shape[1:])
+        allowed_sizes = [self.contract.ranges[dim] if isinstance(dim, str) else dim for dim in expected]
+        if len(shape) != len(expected) or not all(map(_takes, allowed_sizes, shape)):
             raise RefusedCall(
-                f"the bundle is made for latents of shape {expected}, got {shape}: set height and width, and "
-                "use_resolution_binning=False where the pipeline has it (call_arguments gives them)"
+                f"the bundle is made for latents of shape ({', '.join(map(str, allowed_sizes))}), got {shape}: set "
+                "height and width, and use_resolution_binning=False where the pipeline has it (call_arguments gives "
+                "them)"
             )
         rows = len(call.latent)
         batch, remainder = divmod(rows, self.contract.rows_per_image)
@@ -77,7 +79,8 @@ class CallCheck:
 
     def _chosen(self, call: NetworkCall) -> dict[str, int]:
         """The free sizes of a call, read from the axes that consist of one."""
-        chosen: dict[str, int] = {}
+        sides = zip(self.contract.latent_dims, call.latent.shape[1:], strict=True)
+        chosen = {dim: size for dim, size in sides if isinstance(dim, str)}
         for spec in (spec for spec in self.inputs[1:] if spec.name in call.conditioning):
             for axis, dim in enumerate(spec.shape):
                 shape = call.conditioning[spec.name].shape
@@ -126,6 +129,10 @@ class CallCheck:
             f"the bundle is made for guidance 'none', got {rows}: set guidance_scale=1, or make a schedule with "
             "guidance 'concat'"
         )
+
+
+def _takes(allowed: SizeRange | int, size: int) -> bool:
+    return allowed.has(size) if isinstance(allowed, SizeRange) else allowed == size
 
 
 def _repeats(tensor: torch.Tensor, copies: int) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class PromptOptions:
         run: what runs the denoiser. The rest of the pipeline runs on the same device.
         trust_weights: check large files of the bundle by size only.
         latents: stop before the VAE, and return latents in place of images.
+        sizes: height and width of the latent, where the contract has a range. The usual size by default.
 
     Raises:
         UsageError: no prompt, or a count or batch below 1.
@@ -58,6 +59,7 @@ class PromptOptions:
     run: RunOptions = RunOptions()
     trust_weights: bool = False
     latents: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -106,7 +108,7 @@ def draw_prompts(folder: Path, options: PromptOptions) -> PromptImages:
     arguments = _arguments(pipeline, denoiser, options) | {"output_type": "latent" if options.latents else "np"}
     prompts = [prompt for prompt in options.prompts for _ in range(options.count)]
     batch = min(options.batch, len(prompts), denoiser.bundle.contract.batch.max)
-    denoiser.prepare(batch=batch)
+    denoiser.prepare(batch=batch, sizes=options.sizes)
     with time_parts(pipeline) as times:
         parts = [
             _draw(pipeline, _fill_batch(prompts[start : start + batch], batch), options.seed + start, arguments)
@@ -123,7 +125,7 @@ def _fill_batch(prompts: Sequence[str], batch: int) -> list[str]:
 def _arguments(pipeline: Any, denoiser: DeployedDenoiser, options: PromptOptions) -> dict[str, Any]:
     """The arguments of every call. Raises UsageError for an option that the pipeline does not take."""
     parameters = inspect.signature(type(pipeline).__call__).parameters
-    arguments = call_arguments(pipeline, denoiser.bundle.contract)
+    arguments = call_arguments(pipeline, denoiser.bundle.contract, options.sizes)
     texts = {"prompt": options.prompts, "negative_prompt": options.negative_prompt}
     for name, text in texts.items():
         if text is not None and name not in parameters:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from dipgo_deploy.bundle.load import load_bundle
@@ -95,12 +95,15 @@ def load_pipeline(folder: str | Path, *, fallback: bool = False, trust_weights: 
     return pipeline
 
 
-def call_arguments(pipeline: Any, contract: Contract) -> dict[str, Any]:
+def call_arguments(
+    pipeline: Any, contract: Contract, sizes: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Any]:
     """The arguments with which a call of a pipeline fits a contract.
 
     Args:
         pipeline: a diffusers pipeline.
         contract: of the bundle.
+        sizes: height and width of the latent, where the contract has a range. The usual size by default.
 
     Returns:
         Steps, size and frames. Guidance is turned off for a contract without guidance, because pipelines turn it on by
@@ -111,7 +114,8 @@ def call_arguments(pipeline: Any, contract: Contract) -> dict[str, Any]:
     if {"height", "width"} <= parameters.keys():
         # A pipeline without a VAE works on pixels.
         scale = next((factor for name in _SCALE_FACTORS if (factor := getattr(pipeline, name, None))), 1)
-        arguments |= {"height": contract.latent_shape[-2] * scale, "width": contract.latent_shape[-1] * scale}
+        height, width = contract.latent_at(sizes)[-2:]
+        arguments |= {"height": height * scale, "width": width * scale}
     if "use_resolution_binning" in parameters:
         arguments["use_resolution_binning"] = False
     if len(contract.latent_shape) > 3:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,20 +23,23 @@ Inputs = tuple[np.ndarray, Mapping[str, np.ndarray]]
 """Noise and conditioning of a run."""
 
 
-def run_inputs(model: LoadedModel, contract: Contract, seeds: Sequence[int]) -> Inputs:
+def run_inputs(
+    model: LoadedModel, contract: Contract, seeds: Sequence[int], sizes: Mapping[str, int] = MappingProxyType({})
+) -> Inputs:
     """Default inputs of a run: noise of the seeds, and the classes in turn.
 
     Args:
         model: makes the conditioning.
         contract: gives the latent shape and the guidance layout.
         seeds: one for each image.
+        sizes: values of free sizes by symbol. The others have their usual values.
 
     Returns:
         Noise (B, C, H, W) of the seeds, and conditioning of class 0, 1 and so on.
     """
     classes = model.num_classes or 1
     labels = [index % classes for index in range(len(seeds))]
-    return noise_for(seeds, contract.latent_shape), model.conditioning(labels, contract.guidance)
+    return noise_for(seeds, contract.latent_at(sizes)), model.at_sizes(sizes).conditioning(labels, contract.guidance)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class GenerateOptions:
         guidance_scale: None takes the contract's usual scale.
         batch: images at a time.
         run: what runs the graphs.
+        sizes: values of free sizes by symbol, such as ``{"height": 96, "width": 64}``. The others have their usual
+            values.
 
     Raises:
         UsageError: a count or batch below 1.
@@ -60,6 +66,7 @@ class GenerateOptions:
     guidance_scale: float | None = None
     batch: int = 8
     run: RunOptions = RunOptions()
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -96,12 +103,17 @@ def generate(bundle: Bundle, options: GenerateOptions = GenerateOptions()) -> np
     """
     seeds, labels = options.images_of(bundle.model.num_classes)
     scale = bundle.contract.guidance_scale(options.guidance_scale)
-    session = open_session(bundle, min(options.batch, len(labels)), options.run, guidance_scale=scale)
-    return np.concatenate(list(generate_batches(session, bundle, seeds, labels)))
+    batch = min(options.batch, len(labels))
+    session = open_session(bundle, batch, options.run, guidance_scale=scale, sizes=options.sizes)
+    return np.concatenate(list(generate_batches(session, bundle, seeds, labels, options.sizes)))
 
 
 def generate_batches(
-    session: Session, bundle: Bundle, seeds: Sequence[int], labels: Sequence[int]
+    session: Session,
+    bundle: Bundle,
+    seeds: Sequence[int],
+    labels: Sequence[int],
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[np.ndarray]:
     """Generate images one batch of the session at a time.
 
@@ -112,15 +124,16 @@ def generate_batches(
         bundle: its model makes the conditioning.
         seeds: one for each image.
         labels: the class of each image.
+        sizes: values of free sizes by symbol, those of the session.
 
     Yields:
         Images (B, C, H, W), float32. The last batch may be shorter.
     """
-    contract, batch = bundle.contract, session.batch
+    contract, batch, model = bundle.contract, session.batch, bundle.model.at_sizes(sizes)
     for start in range(0, len(seeds), batch):
         # A session has a fixed batch, so the last one is filled up with repeats, which are dropped.
         indices = [min(start + i, len(seeds) - 1) for i in range(batch)]
-        noise = noise_for([seeds[i] for i in indices], contract.latent_shape)
-        conditioning = bundle.model.conditioning([labels[i] for i in indices], contract.guidance)
+        noise = noise_for([seeds[i] for i in indices], contract.latent_at(sizes))
+        conditioning = model.conditioning([labels[i] for i in indices], contract.guidance)
         images = session.run(noise, conditioning, seed=seeds[start])
         yield images[: len(seeds) - start].astype(np.float32)

@@ -17,7 +17,6 @@ from dipgo_deploy.core.precision import is_half
 from dipgo_deploy.core.program import Program
 from dipgo_deploy.core.run_options import BackendName, RunOptions
 from dipgo_deploy.core.schedule import full_schedule
-from dipgo_deploy.core.tensors import TOKENS
 from dipgo_deploy.models import LoadedModel
 from dipgo_deploy.models.full_run import full_run_of
 from dipgo_deploy.runtime.generate import run_inputs
@@ -56,10 +55,10 @@ class Ladder:
         self.local = local_tolerance(options, contract.dtype)
         self.free = options.free_tolerance or (HALF if self.half else SINGLE)[1]
         self.scale = contract.guidance_scale(options.guidance_scale)
-        self.sizes = {} if options.tokens is None else {TOKENS: options.tokens}
-        contract.sizes(options.images, self.sizes)  # Refuses a length outside the contract.
-        model = bundle.model.at_sizes(self.sizes)
-        self.inputs = run_inputs(model, contract, range(options.seed, options.seed + options.images))
+        self.sizes = options.sizes
+        contract.sizes(options.images, self.sizes)  # Refuses a size outside the contract.
+        seeds = range(options.seed, options.seed + options.images)
+        self.inputs = run_inputs(bundle.model, contract, seeds, self.sizes)
         self.image = np.empty(0)
         self._arbiter = "float64"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.precision import is_half
@@ -33,7 +34,7 @@ class VerifyOptions:
         local_tolerance: of one call. None takes the dtype's own: 1e-4 for float32, 2e-2 for half precision.
         free_tolerance: of the whole trajectory. None takes 1e-3 for float32, 1e-1 for half precision.
         min_psnr_db: median PSNR to the full run that the schedule must reach. None only reports it.
-        tokens: length of the text sequence. None takes the contract's usual length.
+        sizes: values of free sizes by symbol, such as ``{"tokens": 154}``. The others have their usual values.
         run: the backend to verify. ``tensorrt`` and ``rtx`` verify the bundle's engines in addition to ONNX Runtime.
         reference_device: where PyTorch and ONNX Runtime run. None takes ``run.device``, and ``cpu`` next to engines.
 
@@ -47,7 +48,7 @@ class VerifyOptions:
     local_tolerance: float | None = None
     free_tolerance: float | None = None
     min_psnr_db: float | None = None
-    tokens: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
     run: RunOptions = RunOptions()
     reference_device: DeviceName | None = None
 

@@ -22,11 +22,10 @@ from tests.pipeline.scheduled import scheduled
 CELLS = [(name, "segments" if name in ("dit", "flux") else "subnets", "stage", "output") for name in FAMILIES]
 CELLS += [(name, "subnets", "branch", "residual") for name in ("dit", "sd3")] + [
     ("pixart", "segments", "branch", "residual"),
-    ("sdxl", "subnets", "layer", "output"),
     ("ddpm", "subnets", "layer", "output"),
 ]
 ALWAYS = (
-    ("sdxl", "subnets", "layer", "output"),
+    ("sdxl", "subnets", "stage", "output"),
     ("ddpm", "subnets", "layer", "output"),
     ("dit", "subnets", "branch", "residual"),
     ("pixart", "subnets", "stage", "output"),

@@ -31,7 +31,7 @@ CELLS = [
 
 ALWAYS = (
     ("sd", "branch", "residual"),
-    ("sdxl", "layer", "output"),
+    ("sdxl", "stage", "output"),
     ("ddpm", "layer", "output"),
     ("dit", "branch", "residual"),
     ("pixart-alpha", "branch", "output"),

@@ -37,9 +37,9 @@ def test_an_intact_bundle_passes_and_the_schedule_is_reported_separately(bundle_
 
 def test_any_text_length_of_the_contract_is_verified(sd_bundle: Path) -> None:
     bundle = load_bundle(sd_bundle)
-    assert verify_bundle(bundle, VerifyOptions(images=1, tokens=154)).passed
+    assert verify_bundle(bundle, VerifyOptions(images=1, sizes={"tokens": 154})).passed
     with pytest.raises(UsageError, match="tokens is 2000, but the contract takes 1 to 1024"):
-        verify_bundle(bundle, VerifyOptions(images=1, tokens=2000))
+        verify_bundle(bundle, VerifyOptions(images=1, sizes={"tokens": 2000}))
 
 
 def test_a_wrong_graph_is_found_and_named(bundle_folder: Path, monkeypatch) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from dipgo_deploy.core.errors import InputError
 from dipgo_deploy.models.presets.inputs import Input, Shape, latent_channels
-from dipgo_deploy.models.presets.preset import Network, Preset, extra_inputs, first_output, square
+from dipgo_deploy.models.presets.preset import Network, Preset, any_side, extra_inputs, first_output, square
 
 __all__ = ["DIT", "PIXART", "WAN"]
 
@@ -21,6 +21,9 @@ _FRAMES, _HEIGHT, _WIDTH = 21, 60, 104
 
 _LARGE = 128
 """``sample_size`` of PixArt-alpha's model of 1024 pixels."""
+
+_ONE_TABLE = "its table of positions is made for one size"
+"""Why the latent of DiT and PixArt has one size."""
 
 _IMAGE_TOKENS = 257
 """Tokens of the CLIP image encoder of Wan's image-to-video pipeline, if the folder does not say them."""
@@ -81,6 +84,7 @@ DIT = Preset(
     forward=first_output,
     latent_shape=square,
     inputs=_dit_inputs,
+    sides=lambda _: _ONE_TABLE,
 )
 """``DiTTransformer2DModel``."""
 
@@ -94,6 +98,7 @@ PIXART = Preset(
     latent_shape=square,
     tokens=120,
     inputs=_pixart_inputs,
+    sides=lambda _: _ONE_TABLE,
 )
 """``PixArtTransformer2DModel``. PixArt-Sigma's pipelines give 300 tokens."""
 
@@ -107,5 +112,6 @@ WAN = Preset(
     latent_shape=_wan_shape,
     tokens=512,
     inputs=_wan_inputs,
+    sides=lambda config: any_side(max(config["patch_size"][1:])),
 )
 """``WanTransformer3DModel``, text and image to video."""

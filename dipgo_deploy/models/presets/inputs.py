@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["EXTRA", "LEADING", "REFERENCE", "Input", "Shape", "joined", "latent_channels"]
+__all__ = ["EXTRA", "JOINED", "LEADING", "REFERENCE", "Input", "Shape", "joined", "latent_channels"]
 
 EXTRA, LEADING, REFERENCE = "extra_channels", "leading_channels", "reference"
 """Names of the inputs that are joined to the latent."""
+
+JOINED = (EXTRA, LEADING)
+"""Inputs that have the latent's height and width."""
 
 Shape = tuple[int, ...]
 """Shape of one image's latent: (C, H, W), or (C, F, H, W) with frames."""

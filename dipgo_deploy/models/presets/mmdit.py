@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.models.presets.inputs import REFERENCE, Input, Shape, joined, latent_channels
-from dipgo_deploy.models.presets.preset import Network, Preset, extra_inputs, first_output, square
+from dipgo_deploy.models.presets.preset import Network, Preset, any_side, extra_inputs, first_output, square
 
 __all__ = ["FLUX", "SD3", "pack", "positions", "unpack"]
 
@@ -111,6 +112,15 @@ def _flux_forward(
     return unpack(output if reference is None else output[:, :own], height, width)
 
 
+def _sd3_sides(config: Mapping[str, Any]) -> SizeRange:
+    """Sides within the table of positions, whose middle is cut out.
+
+    The exporter rounds the middle of an odd number of patches down where PyTorch rounds it up, so sides are even.
+    """
+    patch = int(config["patch_size"])
+    return any_side(2 * patch, patch * int(config["pos_embed_max_size"]))
+
+
 SD3 = Preset(
     granularities={
         "stage": ("transformer_blocks.*",),
@@ -121,6 +131,7 @@ SD3 = Preset(
     latent_shape=square,
     tokens=333,
     inputs=_sd3_inputs,
+    sides=_sd3_sides,
 )
 """``SD3Transformer2DModel``. Text has 77 tokens of the two CLIP encoders and 256 of T5."""
 
@@ -137,5 +148,6 @@ FLUX = Preset(
     latent_shape=_flux_shape,
     tokens=512,
     inputs=_flux_inputs,
+    sides=lambda _: "its packed tokens do not tell height from width",
 )
 """``FluxTransformer2DModel``, on latents as the VAE gives them. Packing into tokens is part of the graph."""

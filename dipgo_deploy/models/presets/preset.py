@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dipgo_deploy.core.errors import UsageError
+from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.models.presets.inputs import EXTRA, LEADING, Input, Shape, joined, latent_channels
 from dipgo_deploy.models.presets.pipeline_call import PipelineCall
 
@@ -19,6 +20,7 @@ __all__ = [
     "Network",
     "Preset",
     "Shape",
+    "any_side",
     "extra_inputs",
     "first_output",
     "patterns_for",
@@ -53,6 +55,10 @@ TEXT_AXES: Mapping[str, Mapping[int, str]] = {
 """Axes of the text sequence, by the names that diffusers' denoisers give their inputs."""
 
 
+MOST_SIDE = 4096
+"""Largest side of a latent, in latent pixels, where the network itself has no limit."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """Block patterns by granularity, and a forward with named, flat inputs. No model file is copied.
@@ -70,6 +76,8 @@ class Preset:
         inputs: ``inputs(network)`` gives the conditioning inputs that a config asks for, in call order. Not used if
             there is an ``example``.
         axes: symbols of the free axes of each input, besides the rows. Inputs that a model lacks are ignored.
+        sides: ``sides(config)`` gives the heights and widths that the latent may have, or the reason why a network has
+            only one size.
     """
 
     granularities: Mapping[str, tuple[str, ...]]
@@ -80,6 +88,20 @@ class Preset:
     constant_inputs: Sequence[str] = ()
     inputs: Callable[[Network], dict[str, Input]] | None = None
     axes: Mapping[str, Mapping[int, str]] = field(default_factory=lambda: dict(TEXT_AXES))
+    sides: Callable[[Mapping[str, Any]], SizeRange | str] = lambda _: any_side()
+
+
+def any_side(step: int = 1, largest: int = MOST_SIDE) -> SizeRange:
+    """The sides of latents that a network takes.
+
+    Args:
+        step: every side is a multiple of this number.
+        largest: side, in latent pixels.
+
+    Returns:
+        The sides, from two steps on: the exporter takes a size of 1 for a number.
+    """
+    return SizeRange(2 * step, 2 * step, largest, step)
 
 
 def patterns_for(class_name: str, preset: Preset, granularity: str) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from dipgo_deploy.core.errors import InputError
+from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.models.presets.inputs import Input
-from dipgo_deploy.models.presets.preset import Network, Preset, extra_inputs, first_output, square
+from dipgo_deploy.models.presets.preset import Network, Preset, any_side, extra_inputs, first_output, square
 
 __all__ = ["CONDITIONED", "PLAIN", "guidance_embedding"]
 
@@ -169,6 +170,11 @@ def _plain_inputs(network: Network) -> dict[str, Input]:
     return _class_input(network) | extra_inputs(network)
 
 
+def _sides(config: Mapping[str, Any]) -> SizeRange:
+    """Sides that every stage halves evenly. At other sizes diffusers tells each upsampler which size to make."""
+    return any_side(2 ** (len(config["block_out_channels"]) - 1))
+
+
 CONDITIONED = Preset(
     granularities={
         "stage": _STAGES,
@@ -183,6 +189,7 @@ CONDITIONED = Preset(
     forward=_forward,
     latent_shape=square,
     inputs=_inputs,
+    sides=_sides,
 )
 """``UNet2DConditionModel``, with the inputs that its config asks for."""
 
@@ -192,5 +199,6 @@ PLAIN = Preset(
     forward=first_output,
     latent_shape=square,
     inputs=_plain_inputs,
+    sides=_sides,
 )
 """``UNet2DModel``. Its attentions are single layers, so there is no ``branch`` granularity."""
