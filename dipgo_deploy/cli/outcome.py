@@ -19,7 +19,7 @@ from types import FrameType
 from typer.exceptions import TyperException
 
 from dipgo_deploy.cli.terminal import say
-from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, UsageError
+from dipgo_deploy.core.errors import DipgoError, InputError, MissingError, UsageError, first_line
 
 __all__ = ["OPTION_OF_PARAMETER", "RENAMED_OPTIONS", "exit_code", "signals_interrupt"]
 
@@ -170,7 +170,7 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror}: check path, permissions and free space", InputError.exit_code)
-    return _fail(f"{type(error).__name__}: {error} (set DIPGO_TRACEBACK=1 to see where)", 1)
+    return _fail(f"unexpected failure: {first_line(error)} (set DIPGO_TRACEBACK=1 to see where)", 1)
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,10 +1,10 @@
-"""What a free text length costs: graphs with fixed and with free tokens on ONNX Runtime, and their engines.
+"""What free axes cost: graphs with fixed and with free text lengths or latent sizes on ONNX Runtime, and engines.
 
 Two models of middle size with random weights run a schedule that computes everything. Three sessions take turns: the
-fixed graph, the fixed graph again (the noise floor), and the free graph at the same length. One thread, one image, CPU
+fixed graph, the fixed graph again (the noise floor), and the free graph at the same sizes. One thread, one image, CPU
 time. Engines of the U-Net are built by TensorRT for RTX, which needs no GPU: their bytes and seconds are compared.
 
-    python benchmarks/text_lengths.py --rounds 40 --out benchmarks/results/text_lengths.json
+    python benchmarks/free_axes.py --axis tokens --axis size --rounds 40
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -53,7 +54,7 @@ def sd3() -> LoadedModel:
     """A transformer of Stable Diffusion 3's kind: latent of 32 by 32 pixels, 333 tokens."""
     module = SD3Transformer2DModel(
         sample_size=32, in_channels=16, num_layers=6, attention_head_dim=64, num_attention_heads=6,
-        joint_attention_dim=256, caption_projection_dim=384, pooled_projection_dim=256, pos_embed_max_size=32,
+        joint_attention_dim=256, caption_projection_dim=384, pooled_projection_dim=256, pos_embed_max_size=64,
     )  # fmt: skip
     return model_from_module(module, text_tokens=333)
 
@@ -79,13 +80,23 @@ def engines(bundles: Mapping[str, Bundle]) -> dict[str, object]:
     return rows
 
 
-def measured(name: str, model: LoadedModel, rounds: int) -> dict[str, object]:
+def variants(model: LoadedModel, axis: str) -> dict[str, LoadedModel]:
+    """The model with every axis fixed, and with one axis free."""
+    tokens, side = model.tokens, model.latent_shape[-1]
+    fixed = model.with_tokens(SizeRange(tokens, tokens, tokens))
+    if axis == "tokens":
+        return {"fixed": fixed, "free": model.with_tokens(SizeRange(1, tokens, 1024))}
+    sides = SizeRange(side // 2, side, 2 * side)
+    return {"fixed": fixed, "free": fixed.with_sizes(sides, sides)}
+
+
+def measured(name: str, model: LoadedModel, axis: str, rounds: int) -> dict[str, object]:
     """Medians of a run in ms, and the two ratios."""
     tokens = model.tokens
     with tempfile.TemporaryDirectory() as folder:
-        ranges = {"fixed": SizeRange(tokens, tokens, tokens), "free": SizeRange(1, tokens, 1024)}
         bundles = {
-            kind: load_bundle(bundle_of(model.with_tokens(size), Path(folder) / kind)) for kind, size in ranges.items()
+            kind: load_bundle(bundle_of(variant, Path(folder) / kind))
+            for kind, variant in variants(model, axis).items()
         }
         sessions = {
             label: open_session(bundles[kind], 1, RunOptions(threads=1))
@@ -105,22 +116,25 @@ def measured(name: str, model: LoadedModel, rounds: int) -> dict[str, object]:
         for label in ("again", "free")
     }
     return {
-        "model": name, "tokens": tokens, "rounds": rounds, "cpu_ms": medians, "again_over_fixed": pairs["again"],
-        "free_over_fixed": pairs["free"], "engines": built,
+        "model": name, "axis": axis, "tokens": tokens, "latent": model.latent_shape, "rounds": rounds,
+        "cpu_ms": medians, "again_over_fixed": pairs["again"], "free_over_fixed": pairs["free"], "engines": built,
     }  # fmt: skip
 
 
 def main() -> None:
-    """Measure both models and write the document."""
+    """Measure both models and write the document. Rows of other axes stay."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--axis", action="append", choices=("tokens", "size"))
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/text_lengths.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/free_axes.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
-    for name, build in {"unet": unet, "sd3": sd3}.items():
+    axes = arguments.axis or ["tokens", "size"]
+    older = json.loads(arguments.out.read_text())["rows"] if arguments.out.is_file() else []
+    rows = [row for row in older if row["axis"] not in axes]
+    for axis, (name, build) in product(axes, {"unet": unet, "sd3": sd3}.items()):
         torch.manual_seed(0)
-        rows.append(measured(name, build(), arguments.rounds))
+        rows.append(measured(name, build(), axis, arguments.rounds))
         print(json.dumps(rows[-1]))
     document = {"environment": environment(), "rows": rows}
     write_atomic(arguments.out, json.dumps(document, indent=1) + "\n")
