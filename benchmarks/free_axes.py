@@ -32,6 +32,7 @@ from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.engines import EngineOptions, build_bundle_engines
 from dipgo_deploy.graphs import trace
 from dipgo_deploy.models import LoadedModel, make_contract, model_from_module
+from dipgo_deploy.models.input_shapes import with_sizes
 from dipgo_deploy.runtime.environment import environment
 from dipgo_deploy.runtime.generate import run_inputs
 from dipgo_deploy.runtime.open import open_session
@@ -87,7 +88,7 @@ def variants(model: LoadedModel, axis: str) -> dict[str, LoadedModel]:
     if axis == "tokens":
         return {"fixed": fixed, "free": model.with_tokens(SizeRange(1, tokens, 1024))}
     sides = SizeRange(side // 2, side, 2 * side)
-    return {"fixed": fixed, "free": fixed.with_sizes(sides, sides)}
+    return {"fixed": fixed, "free": with_sizes(fixed, sides, sides)}
 
 
 def measured(name: str, model: LoadedModel, axis: str, rounds: int) -> dict[str, object]:

@@ -21,6 +21,7 @@ from dipgo_deploy.graphs.cut import MASTER_FILE
 from dipgo_deploy.graphs.untrusted import load_graphs
 from dipgo_deploy.lowering import LowerOptions, StepProgram, begin_at, lower, lower_steps
 from dipgo_deploy.models import PRESETS, LoadedModel, load_model
+from dipgo_deploy.models.input_shapes import with_inputs
 from dipgo_deploy.models.sampler_coefficients import read_sampler
 from dipgo_deploy.models.schedulers import own_config
 from dipgo_deploy.models.sources.python import with_weights
@@ -108,7 +109,7 @@ class Bundle:
             model = replace(model, text_tokens=text if isinstance(text, int) else None)
         usual = contract.sizes(1)
         inputs = [replace(spec, shape=spec.resolve(usual)) for spec in self.blocks.inputs]
-        return model.for_contract(contract).with_inputs(inputs)
+        return with_inputs(model.for_contract(contract), inputs)
 
     def _load_model(self) -> LoadedModel:
         """The model as its files hold it. Weights of a changed module may have names that its class does not know."""

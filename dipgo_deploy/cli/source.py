@@ -74,6 +74,7 @@ class ModelSource:
 
         Random weights are left out if memory is too small.
         """
+        from dipgo_deploy.models.input_shapes import with_sizes
         from dipgo_deploy.models.lora import with_loras
         from dipgo_deploy.models.lora_files import loras_from_texts
 
@@ -81,7 +82,7 @@ class ModelSource:
         if loras and not model.has_weights:
             raise UsageError(f"{self.label} was loaded without weights, a LoRA needs them: leave --lora out")
         if self.size is not None:
-            model = model.with_sizes(*size_ranges(self.size, model.latent_shape[-2:]))
+            model = with_sizes(model, *size_ranges(self.size, model.latent_shape[-2:]))
         if (tokens := token_range(self.tokens)) is not None:
             if TOKENS not in model.sizes:
                 raise UsageError(f"{self.label} takes no text: leave --tokens out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dipgo_deploy.models.contracts import make_contract
+from dipgo_deploy.models.input_shapes import with_sizes
 from dipgo_deploy.models.learned_check import check_learned
 from dipgo_deploy.models.learned_scheduler import LearnedScheduler
 from dipgo_deploy.models.loaded_model import LoadedModel
@@ -34,4 +35,5 @@ __all__ = [
     "scheduler_from_spec",
     "shipped_configs",
     "with_prompts",
+    "with_sizes",
 ]

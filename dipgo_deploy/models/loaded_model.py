@@ -20,7 +20,7 @@ from torch import nn
 from dipgo_deploy.core.contract import Contract, Guidance
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.program import TIMESTEP
-from dipgo_deploy.core.tensors import HEIGHT, TOKENS, WIDTH, SizeRange, TensorSpec
+from dipgo_deploy.core.tensors import HEIGHT, TOKENS, WIDTH, SizeRange
 from dipgo_deploy.models.cast import DTYPES, cast_copy, check_dtype
 from dipgo_deploy.models.identity import Behaviour, behaviour_of, check_copy
 from dipgo_deploy.models.identity.live import latent_argument
@@ -28,7 +28,6 @@ from dipgo_deploy.models.lora_files import LoraFile
 from dipgo_deploy.models.network_inputs import (
     at_latent,
     at_length,
-    changed_inputs,
     conditioning_rows,
     free_axes,
     inputs_of_example,
@@ -163,16 +162,15 @@ class LoadedModel:
             own = self.preset.inputs(Network(self.config, self.latent_shape, self.tokens, self.pipeline_call))
         every = {**own, **self.pipeline_call.recorded}
         present = {name: entry for name, entry in every.items() if entry is not None}
-        sized = at_latent(present, self.latent_shape)
-        return at_length(sized, self.preset.axes, None if self._has_labels else self.text_tokens)
+        tokens = None if self._has_labels else self.text_tokens
+        return at_length(at_latent(present, self.latent_shape), self.preset.axes, tokens)
 
     @property
     def axes(self) -> Mapping[str, Mapping[int, str]]:
         """Symbols of the free axes of inputs, besides the rows. The latent is among them where its size is free."""
-        axes = free_axes(self.inputs, self.preset.axes)
-        if free := {name for name in (HEIGHT, WIDTH) if name in self.ranges}:
-            sides = latent_sides(self.latent_shape, free)
-            return {**axes, self.latent_name: sides, **{name: sides for name in JOINED if name in self.inputs}}
+        axes = dict(free_axes(self.inputs, self.preset.axes))
+        if sides := latent_sides(self.latent_shape, self.ranges):
+            axes |= {name: sides for name in (self.latent_name, *JOINED) if name in (self.latent_name, *self.inputs)}
         return axes
 
     @cached_property
@@ -182,9 +180,8 @@ class LoadedModel:
         Text may have up to MOST_TOKENS tokens, unless ``ranges`` says otherwise. Class labels always become the same
         number of tokens.
         """
-        texts = free_axes(self.inputs, self.preset.axes)
-        sides = {name: self.ranges[name] for name in (HEIGHT, WIDTH) if name in self.ranges}
-        return {**size_ranges(self.inputs, texts, self.ranges, fixed=self._has_labels), **sides}
+        axes = free_axes(self.inputs, self.preset.axes)
+        return size_ranges(self.inputs, axes, self.ranges, fixed=self._has_labels)
 
     @property
     def _has_labels(self) -> bool:
@@ -195,42 +192,10 @@ class LoadedModel:
         """The same model for other lengths of the text sequence."""
         return replace(self, text_tokens=tokens.opt, ranges={**self.ranges, TOKENS: tokens})
 
-    def with_sizes(self, height: SizeRange, width: SizeRange) -> LoadedModel:
-        """The same model for latents of any size within two ranges.
-
-        Args:
-            height: of the latent, in latent pixels. ``opt`` is the size of searches and of costs.
-            width: of the latent.
-
-        Returns:
-            The model. A range of one value fixes that side.
-
-        Raises:
-            UsageError: the class runs at one size, or a range holds sizes that its layers do not halve evenly.
-        """
-        ranges = {name: size for name, size in self.ranges.items() if name not in (HEIGHT, WIDTH)}
-        free = {name: size for name, size in ((HEIGHT, height), (WIDTH, width)) if not size.is_fixed}
-        shape = (*self.latent_shape[:-2], height.opt, width.opt)
-        if not free:
-            return replace(self, latent_shape=shape, ranges=ranges)
-        allowed = self.preset.sides(self.config)
-        if isinstance(allowed, str):
-            raise UsageError(
-                f"{self.class_name} runs at one size, because {allowed}: choose one size, and make a bundle for each "
-                "size"
-            )
-        for name, size in free.items():
-            if not all(map(allowed.has, (size.min, size.opt, size.max))):
-                raise UsageError(
-                    f"this {self.class_name} takes {name} {allowed}, got {size}: choose sizes of that kind"
-                )
-            ranges[name] = replace(size, step=allowed.step)
-        return replace(self, latent_shape=shape, ranges=ranges)
-
     def at_sizes(self, sizes: Mapping[str, int]) -> LoadedModel:
         """The same model with inputs of other sizes, by symbol."""
-        height, width = sizes.get(HEIGHT, self.latent_shape[-2]), sizes.get(WIDTH, self.latent_shape[-1])
-        shape = (*self.latent_shape[:-2], height, width)
+        sides = (sizes.get(name, own) for name, own in zip((HEIGHT, WIDTH), self.latent_shape[-2:], strict=True))
+        shape = (*self.latent_shape[:-2], *sides)
         return replace(self, text_tokens=sizes.get(TOKENS, self.text_tokens), latent_shape=shape)
 
     @cached_property
@@ -258,20 +223,6 @@ class LoadedModel:
         assert self.preset.example is not None
         return self.preset.example(self.module, self.latent_shape, rows, self.tokens)
 
-    def with_inputs(self, specs: Sequence[TensorSpec]) -> LoadedModel:
-        """The same model with the conditioning inputs that were traced, in their shapes.
-
-        Args:
-            specs: the inputs of a trace, the latent first.
-
-        Returns:
-            A copy whose inputs have these names and shapes. Inputs that the config does not ask for have no defaults.
-        """
-        changed = changed_inputs(self.inputs, specs)
-        if not changed:
-            return self
-        return replace(self, call=replace(self.pipeline_call, recorded={**self.pipeline_call.recorded, **changed}))
-
     def as_dtype(self, dtype: str) -> LoadedModel:
         """A copy of the model in another dtype, or the model itself if it already has that dtype."""
         if dtype == self.dtype:
@@ -297,8 +248,8 @@ class LoadedModel:
     def with_latent_shape(self, shape: tuple[int, ...]) -> LoadedModel:
         """The same model on latents of another shape. The trace fails if the model does not accept the shape."""
         ranges = {name: size for name, size in self.ranges.items() if name not in (HEIGHT, WIDTH)}
-        same = shape == self.latent_shape and ranges == self.ranges
-        return self if same else replace(self, latent_shape=shape, ranges=ranges)
+        is_same = (shape, ranges) == (self.latent_shape, self.ranges)
+        return self if is_same else replace(self, latent_shape=shape, ranges=ranges)
 
     def for_contract(self, contract: Contract) -> LoadedModel:
         """The same model with the latent shape and the free sizes of a contract."""

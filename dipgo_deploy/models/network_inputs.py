@@ -128,17 +128,17 @@ def size_ranges(
         fixed: whether the text has always the same length.
 
     Returns:
-        The range of ``tokens``, from 1 to MOST_TOKENS by default. Nothing without a text, and nothing for two texts of
-        different lengths, which one symbol cannot describe.
+        The range of ``tokens``, from 1 to MOST_TOKENS by default, if there is a text. Two texts of different lengths
+        have none, because one symbol cannot describe them. And the ranges of height and width, as far as chosen.
     """
     places = [(inputs[name].shape, axis, symbol) for name in axes for axis, symbol in axes[name].items()]
     lengths = {shape[axis - 1] for shape, axis, symbol in places if symbol == TOKENS}
+    sides = {name: chosen[name] for name in (HEIGHT, WIDTH) if name in chosen}
     if len(lengths) != 1:
-        return {}
+        return sides
     usual = lengths.pop()
-    if fixed:
-        return {TOKENS: SizeRange(usual, usual, usual)}
-    return {TOKENS: chosen.get(TOKENS, SizeRange(1, usual, max(usual, MOST_TOKENS)))}
+    any_length = SizeRange(1, usual, max(usual, MOST_TOKENS))
+    return {TOKENS: SizeRange(usual, usual, usual) if fixed else chosen.get(TOKENS, any_length), **sides}
 
 
 def conditioning_rows(

@@ -170,7 +170,7 @@ def test_calls_and_marks_are_on_the_backends_own_stream():
         yield
         log.append("exit")
 
-    contract = SimpleNamespace(latent_shape=(1, 2, 2), guidance="none")
+    contract = SimpleNamespace(latent_at=lambda _: (1, 2, 2), guidance="none")
     session = SimpleNamespace(
         program=SimpleNamespace(contract=contract),
         batch=1,
@@ -181,7 +181,7 @@ def test_calls_and_marks_are_on_the_backends_own_stream():
     clock = SimpleNamespace(
         mark=lambda: log.append("mark") or len(log), elapsed_ms=lambda first, second: second - first
     )
-    model = SimpleNamespace(num_classes=None, conditioning=lambda *_: {})
+    model = SimpleNamespace(num_classes=None, at_sizes=lambda _: SimpleNamespace(conditioning=lambda *_: {}))
     assert time_calls(session, model, clock) == [2, 2, 4]
     assert log == ["begin", "enter", "mark", "call", "mark", "call", "mark", "exit"]
 

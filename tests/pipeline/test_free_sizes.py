@@ -14,7 +14,7 @@ from dipgo_deploy.bundle import ExportOptions, export, load_bundle
 from dipgo_deploy.core.errors import UsageError
 from dipgo_deploy.core.tensors import SizeRange
 from dipgo_deploy.graphs import trace
-from dipgo_deploy.models import load_model, make_contract, scheduler_from_spec
+from dipgo_deploy.models import load_model, make_contract, scheduler_from_spec, with_sizes
 from dipgo_deploy.pipeline import RefusedCall, call_arguments, load_pipeline
 from dipgo_deploy.runtime.generate import GenerateOptions, generate
 from dipgo_deploy.search.random_schedules import random_schedule
@@ -32,7 +32,7 @@ def free_bundle(name: str, pipeline: Path, out: Path) -> Path:
     """The bundle of a saved pipeline for any size in RANGE, under a random schedule."""
     family = FAMILIES[name]
     model = replace(load_model(pipeline), latent_shape=tiny(family.denoiser).latent_shape, text_tokens=TOKENS)
-    model = model.with_sizes(RANGE, RANGE)
+    model = with_sizes(model, RANGE, RANGE)
     contract = make_contract(model, sampler=family.sampler, steps=4, guidance=family.guidance)
     schedule = random_schedule(trace(model).blocks, contract, "output", np.random.default_rng(2), 0.55)
     return export(model, schedule, out, ExportOptions("subnets"))
@@ -106,16 +106,17 @@ def test_memory_is_counted_at_the_largest_size_and_engines_get_a_profile(free_un
 )
 def test_a_class_of_one_size_is_refused_at_once(name: str, reason: str) -> None:
     with pytest.raises(UsageError, match=f"{reason}: choose one size, and make a bundle for each size"):
-        tiny(name).with_sizes(RANGE, RANGE)
-    assert tiny(name).with_sizes(SizeRange(8, 8, 8), SizeRange(8, 8, 8)).latent_shape == tiny(name).latent_shape
+        with_sizes(tiny(name), RANGE, RANGE)
+    one = SizeRange(8, 8, 8)
+    assert with_sizes(tiny(name), one, one).latent_shape == tiny(name).latent_shape
 
 
 def test_what_a_model_cannot_serve_is_refused() -> None:
     with pytest.raises(UsageError, match="this UNet2DConditionModel takes height 4 to 4096 in steps of 2, got 3 to 9"):
-        tiny("sd").with_sizes(SizeRange(3, 6, 9), RANGE)
-    model = tiny("sd3").with_sizes(RANGE, RANGE)
+        with_sizes(tiny("sd"), SizeRange(3, 6, 9), RANGE)
+    model = with_sizes(tiny("sd3"), RANGE, RANGE)
     shifted = replace(model, scheduler_config={**model.scheduler_config, "use_dynamic_shifting": True})
     with pytest.raises(UsageError, match=r"shifts its timesteps by the image's size .*: choose one size"):
         make_contract(shifted, steps=4)
     with pytest.raises(UsageError, match="this SD3Transformer2DModel takes height 8 to 16 in steps of 4, got 8 to 64"):
-        tiny("sd3").with_sizes(SizeRange(8, 8, 64), RANGE)
+        with_sizes(tiny("sd3"), SizeRange(8, 8, 64), RANGE)
