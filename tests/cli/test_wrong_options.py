@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
         (["--method", "best-random", "--images", 0], "images must be at least 1"),
         (
             ["--method", "uniform", "--iterations", 3],
-            "iterations does not belong to method uniform: leave it out, or choose dipgo",
+            "iterations does not belong to method uniform: leave it out, or choose learned or dipgo",
         ),
         (["--method", "uniform", "--preset", "paper"], "preset does not belong to method uniform"),
         (["--method", "random", "--from-pruner", "p.pruner"], "--from-pruner does not belong to method random"),
