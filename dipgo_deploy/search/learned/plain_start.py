@@ -1,8 +1,9 @@
-"""A plain sampler as the start of a learned one: the same steps, written over the state and the outputs."""
+"""Starts of a learned sampler: a plain sampler over the state and the outputs, and inputs apart from the state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,25 @@ import numpy as np
 from dipgo_deploy.core.learned_sampler import Combination, LearnedSampler
 from dipgo_deploy.core.sampler import LinearSampler
 
-__all__ = ["sampler_of_plain"]
+__all__ = ["sampler_of_plain", "with_inputs"]
+
+
+def with_inputs(sampler: LearnedSampler, memory: int) -> LearnedSampler:
+    """The same sampler with network inputs that can move apart from the states.
+
+    With a whole history that adds nothing: the next state can be any combination already.
+
+    Args:
+        sampler: its inputs may be empty.
+        memory: outputs that an input may read.
+
+    Returns:
+        The sampler. Where it has no inputs and forgets outputs, its inputs are the states, with zeros for the outputs.
+    """
+    if sampler.inputs or memory >= sampler.calls:
+        return sampler
+    inputs = tuple(Combination(1.0, 0.0, (0.0,) * min(memory, call)) for call in range(sampler.calls))
+    return replace(sampler, inputs=inputs)
 
 
 def sampler_of_plain(sampler: LinearSampler, timesteps: Sequence[float], memory: int) -> LearnedSampler | None:

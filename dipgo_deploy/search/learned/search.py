@@ -24,7 +24,7 @@ from dipgo_deploy.search.fit.teacher import record_images, teacher_spec
 from dipgo_deploy.search.learned.chain import LearnedChain
 from dipgo_deploy.search.learned.losses import Loss, log_mse, perceptual_loss
 from dipgo_deploy.search.learned.options import LearnedOptions
-from dipgo_deploy.search.learned.plain_start import sampler_of_plain
+from dipgo_deploy.search.learned.plain_start import sampler_of_plain, with_inputs
 from dipgo_deploy.search.learned.training import Pairs, Training
 from dipgo_deploy.search.learned.training_file import Saved, load_saved, save_training, search_digest
 from dipgo_deploy.search.learned.workers import Workers
@@ -134,7 +134,7 @@ class LearnedSearch:
             if plain is not None:
                 yield Progress(NOTE, 0, 1, f"the search starts from {fitted.plain.name}, which is better than the fit")
                 sampler, record = plain, {**record, "score_db": f"{fitted.plain.score:.3f}"}
-        return _Start(sampler, record)
+        return _Start(with_inputs(sampler, settings.history), record)
 
     def _training(self, start: _Start) -> Work[Training]:
         settings, problem = self.settings, self.problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from dipgo_deploy.search.fit.search import learned_spec
 from dipgo_deploy.search.fit.teacher import Images, run_teacher
 from dipgo_deploy.search.learned.chain import LearnedChain
 from dipgo_deploy.search.learned.losses import log_mse
-from dipgo_deploy.search.learned.plain_start import sampler_of_plain
+from dipgo_deploy.search.learned.plain_start import sampler_of_plain, with_inputs
 
 START = LearnedSampler(
     timesteps=(900.0, 500.0, 150.0),
@@ -81,6 +82,16 @@ def test_gradients_are_those_of_differences_with_and_without_recomputing(images,
                 parameter[place] += size
             expected = (above - below) / (2 * size)
             assert float(gradient[place]) == pytest.approx(expected, rel=share, abs=share * float(gradient.abs().max()))
+
+
+def test_inputs_can_move_apart_from_states_that_forget(images) -> None:
+    short = replace(START, states=tuple(replace(row, outputs=row.outputs[:1]) for row in START.states))
+    assert with_inputs(START, 3) is START and with_inputs(short, 1).inputs[2] == Combination(1.0, 0.0, (0.0,))
+    chain, before = chain_of(images, with_inputs(short, 1)), chain_of(images, short)
+    drawn = chain(images.network(), images.noise)
+    torch.testing.assert_close(drawn, before(images.network(), images.noise), rtol=0, atol=1e-6)
+    drawn.sum().backward()
+    assert [len(numbers) for numbers in chain.inputs] == [1, 2, 2] and chain.inputs[2].grad.abs().max() > 0
 
 
 def test_times_stay_in_order_and_in_range(images) -> None:
