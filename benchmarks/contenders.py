@@ -1,6 +1,6 @@
-"""The bench of both reference models with 512 images: searched schedules, rules and plain samplers side by side.
+"""The bench of both reference models with 512 images: searched schedules, learned samplers, rules and plain samplers.
 
-Every schedule prunes 0.8 of the MACs in whole stages. Searches and bundles are kept under benchmarks/pruners, so that
+Every schedule prunes 0.8 of the MACs in whole stages. Learned samplers make 10 and 5 calls. Searches and bundles are kept under benchmarks/pruners, so that
 an interrupted run goes on; the bench itself, which measures time, always runs as a whole, and wants a quiet machine.
 """
 
@@ -19,7 +19,9 @@ from dipgo_deploy.models import REFERENCE_MODELS
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 METHODS = ("dipgo", "evolutionary", "dpcache", "uniform")
+CALLS = {"fit-10": 10, "fit-5": 5}
 KINDS = {"digits-unet": "output", "digits-dit": "residual"}
+PRUNED = ("--ratio", "0.8")
 IMAGES = 512
 
 
@@ -35,14 +37,15 @@ def measure(model: str) -> None:
     """Search what is missing, export, bench; the report and its plot go to benchmarks/results."""
     work = HERE / "pruners" / f"bench-{model}"
     work.mkdir(parents=True, exist_ok=True)
-    schedules = {method: work / f"{method}.json" for method in METHODS}
-    for method, path in schedules.items():
+    schedules = {name: work / f"{name}.json" for name in (*METHODS, *CALLS)}
+    for name, path in schedules.items():
         if not path.is_file():
-            command("search", model, "--method", method, "--ratio", "0.8", "--kind", KINDS[model], "--out", path)
+            learned = ("--method", "fit", "--calls", str(CALLS[name])) if name in CALLS else ()
+            command("search", model, *(learned or ("--method", name, *PRUNED, "--kind", KINDS[model])), "--out", path)
     bundle = work / "dipgo"
     if not bundle.is_dir():
         command("export", model, "--schedule", schedules["dipgo"], "--out", bundle)
-    others = [part for method in METHODS[1:] for part in ("--with-schedule", schedules[method])]
+    others = [part for method in (*METHODS[1:], *CALLS) for part in ("--with-schedule", schedules[method])]
     counts = ("--images", str(IMAGES), "--converged-images", "64", "--converged-calls", "1000")
     found, plot = RESULTS / f"bench-{model}.json", RESULTS / f"bench-{model}.png"
     command("bench", bundle, *others, *counts, "--plot", plot, "--out", found)
