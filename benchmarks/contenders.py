@@ -1,7 +1,8 @@
 """The bench of both reference models with 512 images: searched schedules, learned samplers, rules and plain samplers.
 
-Every schedule prunes 0.8 of the MACs in whole stages. Learned samplers make 10 and 5 calls. Searches and bundles are kept under benchmarks/pruners, so that
-an interrupted run goes on; the bench itself, which measures time, always runs as a whole, and wants a quiet machine.
+Every schedule prunes 0.8 of the MACs in whole stages. Learned samplers make 10 and 5 calls. Searches and bundles are
+kept under benchmarks/pruners, so that an interrupted run goes on. The bench itself, which measures time, always runs as
+a whole, and wants a quiet machine.
 """
 
 from __future__ import annotations
