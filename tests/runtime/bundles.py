@@ -30,7 +30,7 @@ def planted(factor: float = 1e7) -> LoadedModel:
 
     With a ``factor`` of 2e5 float16 holds the weights of the convolution, but not its output.
     """
-    model = tiny("sd")
+    model = tiny("ddpm")
     with torch.no_grad():
         model.module.get_submodule(PLANTED).resnets[0].conv1.weight.mul_(factor)
     return model

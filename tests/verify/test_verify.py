@@ -53,7 +53,7 @@ def test_a_wrong_graph_is_found_and_named(bundle_folder: Path, monkeypatch) -> N
 
 def test_float64_decides_where_float32_itself_is_too_coarse(tmp_path: Path, monkeypatch) -> None:
     """Values near 1500 have float32 steps of 1e-4, and a normalisation brings them back to about 1."""
-    model = tiny("sd")
+    model = tiny("ddpm")
     with torch.no_grad():
         model.module.get_submodule("down_blocks.1").resnets[0].conv1.bias.add_(1500.0)
     bundle = few_graphs(model, tmp_path / "bundle")
