@@ -60,7 +60,9 @@ def test_single_calls_have_no_trajectories_and_no_gpu(tmp_path, capsys, option):
     assert "--once compares single calls on the CPU: leave" in capsys.readouterr().err
 
 
-def test_trace_takes_random_weights_in_half_precision(config, tmp_path, capsys):
+def test_trace_takes_random_weights_in_half_precision(tmp_path, capsys):
+    tiny("dit").module.save_config(tmp_path)
+    config = str(tmp_path / "config.json")
     assert run(["trace", "--random-weights", config, "--dtype", "float16", "--out", str(tmp_path / "t"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["macs"]["papers"] > 0
     assert json.loads((tmp_path / "t" / "blocks.json").read_text())["dtype"] == "float16"
@@ -154,6 +156,7 @@ def test_help_says_that_the_models_own_is_the_default(command, capsys):
         assert "Sampler by name. Default: the model's own." in text
 
 
+@pytest.mark.slow
 def test_another_size_goes_the_whole_way(config, tmp_path, capsys):
     schedule, bundle = str(tmp_path / "s.json"), str(tmp_path / "bundle")
     model = ["--random-weights", config]
